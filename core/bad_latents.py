@@ -1,0 +1,118 @@
+"""generate-bad-latents: real latents of original layouts and as many latents of the current model."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from core.autoencoder import Autoencoder
+from core.checkpoints import find_checkpoint, load_autoencoder, load_unet
+from core.config import ExperimentConfig
+from core.device import pick_device
+from core.files import save_tensors, whole_file
+from core.layouts import LayoutPictures
+from core.manifest import choose_originals, is_augmented, read_manifest, split_by_layout
+from core.records import run_stage
+from core.sampling import sample_latents
+from core.seeding import derive_seed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BadLatentsRequest:
+    """The documented inputs and options of the task."""
+
+    manifest: Path
+    autoencoder_checkpoint: Path
+    diffusion_checkpoint: Path
+    output_dir: Path
+    num_samples: int = 5000
+    batch_size: int = 32
+    num_steps: int = 100
+    seed: int = 42
+    device: str = "auto"
+    held_out: bool = True  # whether layouts of the validation split may be used where training ones run short
+
+
+def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -> dict[str, Any]:
+    """Stage record after writing the discriminator's dataset to `request.output_dir`.
+
+    `real_latents/`, `real_latents_all.pt`, `bad_latents/`, `bad_latents_all.pt` ([N, C, h, w] float32) and
+    `discriminator_manifest.csv`. Bad latent i comes from seed i alone, by DDIM with `num_steps` evaluations.
+    """
+    inputs = {
+        "manifest": request.manifest,
+        "autoencoder": find_checkpoint(request.autoencoder_checkpoint),
+        "diffusion": find_checkpoint(request.diffusion_checkpoint),
+    }
+    settings = {name: getattr(request, name) for name in ("num_samples", "num_steps", "seed", "held_out")}
+    return run_stage("bad latents", request.output_dir, inputs, settings, lambda: _generate(config, request))
+
+
+def _generate(config: ExperimentConfig, request: BadLatentsRequest) -> dict[str, Any]:
+    device = pick_device(request.device)
+    rows = _candidates(config, request)
+    unet = load_unet(request.diffusion_checkpoint, config).to(device, memory_format=torch.channels_last)
+    autoencoder = load_autoencoder(request.autoencoder_checkpoint, config).to(device)
+    originals = choose_originals(rows, request.num_samples, derive_seed(request.seed, "real latents"))
+    pictures = LayoutPictures(originals, config.dataset.outputs.rgb, config.dataset.image_size)
+    real = encode_pictures(pictures, autoencoder, request.batch_size, "real latents")
+    seeds = [derive_seed(request.seed, "bad latents", index) for index in range(request.num_samples)]
+    bad = sample_latents(unet, config, seeds, request.num_steps, request.batch_size, "bad latents")
+    names = _write_latents(real, "real", request.output_dir) + _write_latents(bad, "bad", request.output_dir)
+    _write_manifest(names, len(real), request)
+    return {"real_latents": len(real), "bad_latents": len(bad), "bad_latent_std": bad.std().item()}
+
+
+def _candidates(config: ExperimentConfig, request: BadLatentsRequest) -> pd.DataFrame:
+    """Rows to choose reals from: those of the training split, which later validation never sees.
+
+    If they are too few and `held_out` allows it, all rows; if even those are too few, all are used.
+    """
+    rows = read_manifest(request.manifest, [config.dataset.outputs.rgb], config.dataset)
+    training, _ = split_by_layout(rows, config.training.train_split, config.training.split_seed)
+    available = int((~is_augmented(training)).sum())
+    if available < request.num_samples and request.held_out:
+        training, available = rows, int((~is_augmented(rows)).sum())
+    if available < request.num_samples:
+        log.warning(
+            "num_samples %d is above the %d original layouts of %s: all of them are used",
+            request.num_samples,
+            available,
+            request.manifest,
+        )
+    return training
+
+
+@torch.no_grad()
+def encode_pictures(pictures: LayoutPictures, autoencoder: Autoencoder, batch_size: int, description: str) -> Tensor:
+    """Latents [N, C, h, w] on the CPU of every picture."""
+    device = next(autoencoder.parameters()).device
+    batches = torch.arange(len(pictures)).split(batch_size)
+    parts = []
+    for indices in tqdm(batches, description, unit="batch", disable=None):
+        parts.append(autoencoder.encode(pictures.batch(indices.tolist()).rgb.to(device)).cpu())
+    return torch.cat(parts)
+
+
+def _write_latents(latents: Tensor, kind: str, folder: Path) -> list[str]:
+    """Write each latent and all of them; returns the relative names of the single files."""
+    names = [f"{kind}_latents/{kind}_latent_{index:05d}.pt" for index in range(len(latents))]
+    for name, latent in zip(tqdm(names, f"writing {kind} latents", disable=None), latents, strict=True):
+        save_tensors(latent.clone(), folder / name)
+    save_tensors(latents, folder / f"{kind}_latents_all.pt")
+    return names
+
+
+def _write_manifest(names: list[str], num_real: int, request: BadLatentsRequest) -> None:
+    labels = [1] * num_real + [0] * (len(names) - num_real)
+    rows = pd.DataFrame({"latent_path": names, "label": labels, "is_viable": [label == 1 for label in labels]})
+    shuffled = rows.sample(frac=1, random_state=request.seed % 2**32)
+    with whole_file(request.output_dir / "discriminator_manifest.csv") as file:
+        shuffled.to_csv(file, index=False)

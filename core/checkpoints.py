@@ -1,0 +1,176 @@
+"""Checkpoint files: what they hold, and models built from them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from core.autoencoder import Autoencoder
+from core.config import AutoencoderSection, ExperimentConfig, OptimizationSection
+from core.diffusion import build_unet
+from core.discriminator import LatentDiscriminator
+from core.errors import InputError
+from core.files import save_tensors
+from core.layouts import load_tensors
+
+
+@dataclass
+class TrainState:
+    """A diffusion model in training: everything a resumed run needs, and progress in epochs and steps."""
+
+    unet: UNet2DModel
+    ema: UNet2DModel
+    optimizer: Optimizer
+    epoch: int = 0
+    step: int = 0
+    best_val_loss: float | None = None
+    adversarial_weight: float | None = None
+    start: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def save(self, path: Path, config: ExperimentConfig, resumable: bool = True) -> None:
+        """Write the checkpoint, with the optimizer if it is to be resumed from."""
+        weights = {f"unet.{key}": value for key, value in self.unet.state_dict().items()}
+        weights |= {f"unet_ema.{key}": value for key, value in self.ema.state_dict().items()}
+        checkpoint = {
+            "state_dict": weights,
+            "config": config.describing_model(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "best_val_loss": self.best_val_loss,
+            "adversarial_weight": self.adversarial_weight,
+            "start": self.start,
+            "training_history": self.history,
+        }
+        if resumable:
+            checkpoint["optimizer_state"] = self.optimizer.state_dict()
+        save_tensors(checkpoint, path)
+
+    def load(self, path: Path) -> None:
+        """Take over the full state of the checkpoint at `path`."""
+        checkpoint = load_checkpoint(path, "checkpoint")
+        if "optimizer_state" not in checkpoint:
+            raise InputError(f"checkpoint {path} has no optimizer state to go on from: give the _latest.pt file")
+        load_weights(self.unet, _with_prefix(checkpoint["state_dict"], "unet."), path)
+        load_weights(self.ema, _with_prefix(checkpoint["state_dict"], "unet_ema."), path)
+        self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+        self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
+        self.best_val_loss = checkpoint["best_val_loss"]
+        self.adversarial_weight = checkpoint["adversarial_weight"]
+        self.start, self.history = checkpoint["start"], checkpoint["training_history"]
+
+
+def new_train_state(unet: UNet2DModel, section: OptimizationSection, device: torch.device) -> TrainState:
+    """State before the first step: EMA equal to the UNet, a fresh optimizer."""
+    unet = unet.to(device, memory_format=torch.channels_last)
+    ema = build_like(unet).to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    optimizer = AdamW(
+        unet.parameters(),
+        lr=section.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=section.weight_decay,
+        fused=True,
+    )
+    return TrainState(unet, ema, optimizer)
+
+
+def build_like(unet: UNet2DModel) -> UNet2DModel:
+    """A second UNet with the same configuration and weights."""
+    twin = UNet2DModel.from_config(unet.config)
+    twin.load_state_dict(unet.state_dict())
+    return twin
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint at `path`, or in or beside the `checkpoints` folder, as published configs disagree on it."""
+    path = Path(path)
+    candidates = [path, path.parent / "checkpoints" / path.name, path.parent.parent / path.name]
+    return next((candidate for candidate in candidates if candidate.is_file()), path)
+
+
+def load_checkpoint(path: Path, what: str) -> dict[str, Any]:
+    """The dictionary saved at `path`, with `state_dict` and `config`; InputError if it is no checkpoint."""
+    checkpoint = load_tensors(path, what)
+    if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= checkpoint.keys():
+        raise InputError(f"{what} {path} is no checkpoint: it holds no state_dict and config")
+    return checkpoint
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Copy `weights` into `module`; InputError names the first key that does not fit."""
+    own = module.state_dict()
+    mismatch = next((key for key in own if key not in weights or own[key].shape != weights[key].shape), None)
+    mismatch = mismatch or next((key for key in weights if key not in own), None)
+    if mismatch is None:
+        module.load_state_dict(weights)
+        return
+    there = list(weights[mismatch].shape) if mismatch in weights else "missing"
+    here = list(own[mismatch].shape) if mismatch in own else "unknown"
+    raise InputError(
+        f"checkpoint {path} is of another architecture: {mismatch} is {there} there and {here} in the model; "
+        "use the config it was trained with"
+    )
+
+
+def load_unet(path: str | Path, config: ExperimentConfig) -> UNet2DModel:
+    """UNet with the EMA weights of the diffusion checkpoint at `path`."""
+    path = find_checkpoint(path)
+    weights = load_checkpoint(path, "diffusion checkpoint")["state_dict"]
+    unet = build_unet(config.unet, config.latent_size)
+    load_weights(unet, _with_prefix(weights, "unet_ema.") or _with_prefix(weights, "unet."), path)
+    return unet
+
+
+def load_autoencoder(path: str | Path, config: ExperimentConfig) -> Autoencoder:
+    """Frozen autoencoder of the checkpoint at `path`; InputError if its latents do not fit the config's UNet."""
+    path = find_checkpoint(path)
+    checkpoint = load_checkpoint(path, "autoencoder checkpoint")
+    try:
+        sizes = {key: value for key, value in checkpoint["config"].items() if key != "image_size"}
+        section = AutoencoderSection.model_validate(sizes)
+    except (ValidationError, AttributeError):
+        raise InputError(f"autoencoder checkpoint {path} is of another architecture: its config names no sizes") from None
+    wanted = config.autoencoder
+    for name in ("latent_channels", "downsampling_steps"):
+        if getattr(section, name) != getattr(wanted, name):
+            raise InputError(
+                f"autoencoder checkpoint {path} has {name} {getattr(section, name)}, the config's "
+                f"autoencoder.{name} is {getattr(wanted, name)}: use the checkpoint this config was made for"
+            )
+    model = build_autoencoder(section)
+    load_weights(model, checkpoint["state_dict"], path)
+    return model.eval().requires_grad_(False)
+
+
+def build_autoencoder(section: AutoencoderSection) -> Autoencoder:
+    """Untrained autoencoder of the configured sizes."""
+    return Autoencoder(section.latent_channels, section.base_channels, section.downsampling_steps, section.max_channels)
+
+
+def save_discriminator(model: LatentDiscriminator, config: dict[str, Any], scores: dict[str, Any], path: Path) -> None:
+    """Write a discriminator checkpoint; `config` holds its constructor's arguments."""
+    save_tensors({"state_dict": model.state_dict(), "config": config, **scores}, path)
+
+
+def load_discriminator(path: str | Path, shape: tuple[int, int, int]) -> LatentDiscriminator:
+    """Frozen discriminator of the checkpoint at `path`; InputError if it was made for other latents."""
+    path = find_checkpoint(path)
+    checkpoint = load_checkpoint(path, "discriminator checkpoint")
+    made_for = tuple(checkpoint["config"].get(name) for name in ("latent_channels", "latent_size"))
+    if made_for != shape[:2]:
+        raise InputError(
+            f"discriminator {path} was made for latents of (channels, size) {made_for}, the config's are {shape[:2]}: "
+            "retrain the discriminator"
+        )
+    model = LatentDiscriminator(**checkpoint["config"])
+    load_weights(model, checkpoint["state_dict"], path)
+    return model.eval().requires_grad_(False)
+
+
+def _with_prefix(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

@@ -1,0 +1,451 @@
+"""One YAML file = one experiment: frozen, validated, with every default in one place."""
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from core.errors import InputError
+from core.files import whole_file
+
+Positive = Annotated[int, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ExperimentSection(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    save_path: str | None = Field(None, description="folder of continue-stage-3; {artifacts.root}/{name}/stage3 if empty")
+    phase: Literal["diffusion_stage1", "diffusion_stage2", "diffusion_stage3"] = "diffusion_stage3"
+    epochs_target: Positive | None = Field(None, description="accepted for old files; the learning rate is constant")
+
+
+class DiffusionSection(Section):
+    stage1_checkpoint: str | None = None
+    stage2_checkpoint: str | None = None
+    stage3_checkpoint: str | None = Field(
+        None, description="full Stage 3 state (optimizer, EMA, epoch) to go on from instead of Stage 2 weights"
+    )
+
+
+class AutoencoderSection(Section):
+    checkpoint: str | None = None
+    frozen: Literal[True] = True
+    latent_channels: Positive = 16
+    base_channels: Positive = 32
+    downsampling_steps: Positive = 4
+    max_channels: Positive = 256
+
+
+class TrajectorySection(Section):
+    num_samples: Positive = Field(1024, description="trajectories cached at the start of a round")
+    states: Positive = Field(4, description="random states kept of each")
+    num_steps: Positive = 50
+    t_min: float = Field(0.02, ge=0, lt=1, description="earliest kept state, as a share of the schedule")
+    t_max: float = Field(0.8, gt=0, le=1)
+
+
+class DiscriminatorSection(Section):
+    checkpoint: str | None = None
+    weight: Weight = Field(0.1, description="weight of the adversarial term; the cap of the balanced weight")
+    balance: Annotated[float, Field(gt=0)] | None = Field(
+        0.5, description="adversarial over noise gradient norm that the weight aims at; null: the weight is fixed"
+    )
+    form: Literal["renoise", "x0_prediction", "draft_k"] = "renoise"
+    draft_steps: Positive = Field(1, description="K of draft_k: last DDIM steps that carry gradient")
+    batch_fraction: float = Field(0.25, gt=0, le=1, description="adversarial sub-batch, as a share of the batch")
+    trajectories: TrajectorySection = TrajectorySection()
+
+
+class OutputsSection(Section):
+    latent: str = "latent_path"
+    rgb: str = "layout_path"
+    segmentation: str = "layout_path"
+
+
+class SyntheticSection(Section):
+    """Generated layouts instead of a manifest of the user's."""
+
+    count: Positive = 1000
+    seed: int = 0
+    rooms: tuple[Positive, Positive] = (1, 6)
+
+
+class DatasetSection(Section):
+    manifest: str | None = None
+    synthetic: SyntheticSection | None = None
+    outputs: OutputsSection = OutputsSection()
+    filters: dict[str, Any] = Field(default_factory=lambda: {"is_empty": [False]})
+    return_path: bool = False
+    image_size: Positive = 512
+    augment: bool = Field(False, description="encode all eight rotations and mirrors of every original")
+    path_remap: dict[str, str] = Field(default_factory=dict, description="path prefix -> the prefix here")
+
+
+class UNetSection(Section):
+    type: Literal["UNet2DModel"] = "UNet2DModel"
+    in_channels: Positive = 16
+    out_channels: Positive = 16
+    base_channels: Positive = 128
+    depth: Positive = 4
+    num_res_blocks: Positive = 2
+    time_dim: Positive | None = None
+    norm_groups: Positive = 8
+    dropout: float = Field(0.2, ge=0, lt=1)
+    attention_at: tuple[int, ...] = Field((), description="levels (0 = finest) with self-attention")
+    mid_attention: bool = False
+    cond_channels: Literal[0] = 0
+    fusion_mode: Literal["none"] = "none"
+
+    @model_validator(mode="after")
+    def _shapes_agree(self) -> "UNetSection":
+        if self.in_channels != self.out_channels:
+            raise ValueError(f"in_channels {self.in_channels} and out_channels {self.out_channels} must be equal")
+        if self.base_channels % self.norm_groups:
+            raise ValueError(f"base_channels {self.base_channels} must be a multiple of norm_groups {self.norm_groups}")
+        return self
+
+
+class SchedulerSection(Section):
+    type: Literal["CosineScheduler", "LinearScheduler"] = "CosineScheduler"
+    num_steps: Annotated[int, Field(ge=2)] = 500
+
+
+class NoiseLossSection(Section):
+    type: Literal["MSELoss"] = "MSELoss"
+    key: Literal["pred_noise"] = "pred_noise"
+    target: Literal["noise"] = "noise"
+    weight: Weight = 1.0
+
+
+class SegmentationLossSection(Section):
+    type: Literal["CrossEntropyLoss"] = "CrossEntropyLoss"
+    key: Literal["segmentation"] = "segmentation"
+    target: Literal["segmentation"] = "segmentation"
+    weight: Weight = 0.1
+
+
+class PerceptualLossSection(Section):
+    type: Literal["PerceptualLoss"] = "PerceptualLoss"
+    key: Literal["rgb"] = "rgb"
+    target: Literal["rgb"] = "rgb"
+    weight: Weight = 0.05
+    net: Literal["alex", "vgg", "squeeze"] = "alex"
+    backbone: str | None = Field(None, description="file with the trunk's weights; torchvision's own if empty")
+
+
+class SemanticLossSection(Section):
+    type: Literal["SemanticLoss"] = "SemanticLoss"
+    segmentation_loss: SegmentationLossSection = SegmentationLossSection()
+    perceptual_loss: PerceptualLossSection = PerceptualLossSection()
+    max_t: float = Field(0.4, gt=0, le=1, description="highest noise level decoded, as a share of the schedule")
+    batch_fraction: float = Field(0.125, gt=0, le=1, description="decoded sub-batch, as a share of the batch")
+
+
+class LossSection(Section):
+    noise_loss: NoiseLossSection = NoiseLossSection()
+    semantic_loss: SemanticLossSection | None = SemanticLossSection()
+
+
+class OptimizationSection(Section):
+    """What every diffusion stage is trained with."""
+
+    epochs: Positive = 50
+    batch_size: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 0.00003
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    optimizer: Literal["AdamW"] = "AdamW"
+    weight_decay: Weight = 0.1
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 0.5
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    eval_interval: Positive = 5
+    sample_interval: Positive = 10
+
+
+class TrainingSection(OptimizationSection):
+    seed: int = 42
+    train_split: Share = 0.8
+    split_seed: int = 42
+    num_workers: Annotated[int, Field(ge=0)] = 8
+    shuffle: bool = True
+    save_interval: Positive = Field(99999, description="epochs between kept epoch_NNN checkpoints")
+    latest_interval: Positive = Field(1, description="epochs between writes of the resumable checkpoint")
+    use_amp: bool = True
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    loss: LossSection = LossSection()
+
+
+class AutoencoderTrainingSection(Section):
+    epochs: Positive = 50
+    batch_size: Positive = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 0.0001
+    weight_decay: Weight = 0.01
+    segmentation_weight: Weight = 0.2
+    latent_noise: Weight = Field(0.1, description="std of the noise on the latent while the autoencoder learns")
+
+
+class PrerequisitesSection(Section):
+    """How to make what Stage 3 starts from, where the config names no checkpoints."""
+
+    seed: int = 42
+    autoencoder: AutoencoderTrainingSection | None = AutoencoderTrainingSection()
+    stage1: OptimizationSection | None = OptimizationSection(epochs=500, learning_rate=0.0002)
+    stage2: OptimizationSection | None = OptimizationSection(epochs=100, learning_rate=0.00005)
+
+
+class BadLatentsSection(Section):
+    num_samples: Positive = 5000
+    batch_size: Positive = 32
+    num_steps: Positive = 100
+
+
+class DiscriminatorTrainingSection(Section):
+    epochs: Positive = 50
+    batch_size: Positive = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 0.0002
+
+
+class AdvanceWhenSection(Section):
+    viability_score: Share = 0.8
+    evaluations: Positive = 3
+
+
+class RoundsSection(Section):
+    count: Positive = 3
+    epochs_per_round: Positive = 25
+    bad_latents: BadLatentsSection = BadLatentsSection()
+    discriminator: DiscriminatorTrainingSection = DiscriminatorTrainingSection()
+    advance_when: AdvanceWhenSection | None = None
+    viability_samples: Positive = Field(256, description="held-out seeds that viability is measured on")
+
+
+class ArtifactsSection(Section):
+    root: str = "artifacts"
+    endpoint_url: str | None = None
+
+
+class ExperimentConfig(Section):
+    """Everything one experiment is made of; `load_config` reads it from YAML."""
+
+    experiment: ExperimentSection
+    diffusion: DiffusionSection = DiffusionSection()
+    autoencoder: AutoencoderSection = AutoencoderSection()
+    discriminator: DiscriminatorSection = DiscriminatorSection()
+    dataset: DatasetSection
+    unet: UNetSection = UNetSection()
+    scheduler: SchedulerSection = SchedulerSection()
+    training: TrainingSection = TrainingSection()
+    prerequisites: PrerequisitesSection | None = None
+    rounds: RoundsSection = RoundsSection()
+    artifacts: ArtifactsSection = ArtifactsSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_published_loss_forms(cls, data: Any) -> Any:
+        return _with_one_loss_form(data) if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> "ExperimentConfig":
+        if self.unet.in_channels != self.autoencoder.latent_channels:
+            raise ValueError(
+                f"unet.in_channels {self.unet.in_channels} must equal "
+                f"autoencoder.latent_channels {self.autoencoder.latent_channels}"
+            )
+        if self.latent_size % 2 ** (self.unet.depth - 1):
+            raise ValueError(
+                f"unet.depth {self.unet.depth} halves a {self.latent_size}x{self.latent_size} latent too often "
+                f"(dataset.image_size {self.dataset.image_size}, "
+                f"autoencoder.downsampling_steps {self.autoencoder.downsampling_steps})"
+            )
+        return self
+
+    @property
+    def latent_size(self) -> int:
+        """Side of the square latent."""
+        return self.dataset.image_size // 2**self.autoencoder.downsampling_steps
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one latent."""
+        return (self.autoencoder.latent_channels, self.latent_size, self.latent_size)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of every Stage 3 term, by the term's name."""
+        loss = self.training.loss
+        weights = {"noise": loss.noise_loss.weight}
+        if loss.semantic_loss is not None:
+            weights["segmentation"] = loss.semantic_loss.segmentation_loss.weight
+            weights["perceptual"] = loss.semantic_loss.perceptual_loss.weight
+        weights["adversarial"] = self.discriminator.weight
+        return weights
+
+    def stage_training(self, stage: int) -> TrainingSection:
+        """Training settings of Stage 1, 2 or 3: `training` for the stage the file is for, else `prerequisites`."""
+        loss = self.training.loss if stage > 1 else LossSection(noise_loss=self.training.loss.noise_loss, semantic_loss=None)
+        if self.experiment.phase == f"diffusion_stage{stage}":
+            return self.training.model_copy(update={"loss": loss})
+        section = getattr(self.prerequisites, f"stage{stage}", None)
+        if section is None:
+            raise InputError(
+                f"diffusion.stage{stage}_checkpoint is missing, and there is no prerequisites.stage{stage} to make it "
+                "with: set one of the two"
+            )
+        return self.training.model_copy(update={**dict(section), "seed": self.prerequisites.seed, "loss": loss})
+
+    def describing_model(self, training: TrainingSection | None = None) -> dict[str, Any]:
+        """What a checkpoint says of its making: everything but paths and machine settings.
+
+        `training` stands in for the config's own where an earlier stage is described.
+        """
+        config = self if training is None else self.model_copy(update={"training": training})
+        return config.model_dump(
+            mode="json",
+            exclude={
+                "experiment": {"save_path"},
+                "diffusion": True,
+                "autoencoder": {"checkpoint"},
+                "discriminator": {"checkpoint"},
+                "dataset": {"manifest", "path_remap"},
+                "training": {
+                    "device": True,
+                    "num_workers": True,
+                    "loss": {"semantic_loss": {"perceptual_loss": {"backbone": True}}},
+                },
+                "artifacts": True,
+            },
+        )
+
+    def with_values(self, values: dict[str, Any]) -> "ExperimentConfig":
+        """This config with `values` at dotted keys, validated again."""
+        data = self.model_dump()
+        for key, value in values.items():
+            _set_value(data, key, value)
+        return _validated(data, self.experiment.name)
+
+
+def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> ExperimentConfig:
+    """Config read from the YAML file at `path`, with `key.path=value` overrides applied.
+
+    Raises InputError, in one line, for a missing or unreadable file, an unknown key (with the nearest valid
+    one) or a value of the wrong type or range.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"config {path} cannot be read ({error.strerror}): give the path of a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise InputError(f"config {path} is not valid YAML{line}: mend the file") from None
+    if not isinstance(data, dict):
+        raise InputError(f"config {path} holds no mapping of sections: see configs/demo.yaml")
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise InputError(f"--set {override}: write it as key.path=value")
+        try:
+            _set_value(data, key.strip(), yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise InputError(f"--set {override}: the value is not valid YAML") from None
+    return _validated(data, str(path))
+
+
+def save_config(config: ExperimentConfig, path: Path) -> None:
+    """Write a config that `load_config` reads back equal, a whole file."""
+    with whole_file(path) as file:
+        file.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+
+
+def _validated(data: dict[str, Any], source: str) -> ExperimentConfig:
+    try:
+        return ExperimentConfig.model_validate(data)
+    except ValidationError as error:
+        raise InputError(f"config {source}: {_first_problem(error)}") from None
+
+
+def _set_value(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        if data.get(parent) is None:
+            data[parent] = {}
+        data = data[parent]
+        if not isinstance(data, dict):
+            raise InputError(f"--set {key}: {parent} is a value, not a section")
+    data[leaf] = value
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One line for the first problem: the dotted key, what is wrong, what would be right."""
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        valid = _keys_beside(location)
+        near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0)
+        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else "remove it"
+        return f"unknown key {key}; {hint}"
+    if problem["type"] == "missing":
+        return f"{key} is missing: set it"
+    if problem["type"] == "value_error":
+        return f"{key + ': ' if key else ''}{problem['ctx']['error']}"
+    return f"{key}: {problem['msg'].lower()}, got {problem['input']!r}"
+
+
+def _keys_beside(location: list[str]) -> list[str]:
+    model: Any = ExperimentConfig
+    for part in location[:-1]:
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        model = _section_of(field.annotation)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
+
+
+def _with_one_loss_form(data: dict[str, Any]) -> dict[str, Any]:
+    """`data` with a published list or single loss rewritten to the `noise_loss`/`semantic_loss` maps."""
+    training = data.get("training")
+    loss = training.get("loss") if isinstance(training, dict) else None
+    if not isinstance(loss, dict) or "type" not in loss:
+        return data
+    entries = loss.get("losses") if loss["type"] == "CompositeLoss" else [loss]
+    if not isinstance(entries, list):
+        raise ValueError("training.loss.losses must be a list of losses")
+    maps: dict[str, Any] = {"semantic_loss": None}
+    discriminator = dict(data.get("discriminator") or {})
+    for entry in entries:
+        kind = entry.get("type") if isinstance(entry, dict) else None
+        if kind == "MSELoss":
+            maps["noise_loss"] = entry
+        elif kind == "SemanticLoss":
+            maps["semantic_loss"] = entry
+        elif kind == "DiscriminatorLoss":
+            weight = entry.get("weight", 0.1)
+            if discriminator.setdefault("weight", weight) != weight:
+                raise ValueError(
+                    f"training.loss has a DiscriminatorLoss weight {weight} and discriminator.weight is "
+                    f"{discriminator['weight']}: give one"
+                )
+        else:
+            raise ValueError(
+                f"training.loss: unknown loss type {kind}; use MSELoss, SemanticLoss or DiscriminatorLoss"
+            )
+    return {**data, "discriminator": discriminator, "training": {**training, "loss": maps}}

@@ -1,0 +1,18 @@
+"""Which device a run computes on."""
+
+import torch
+
+from core.errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the GPU where there is one. InputError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name} is unknown: use auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name} is not available on this machine: use auto or cpu")
+    return device

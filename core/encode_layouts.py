@@ -1,0 +1,82 @@
+"""Latents of every layout of a manifest, with rotated and mirrored variants if they are wanted."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from core.autoencoder import Autoencoder
+from core.checkpoints import load_autoencoder
+from core.config import ExperimentConfig
+from core.device import pick_device
+from core.errors import InputError
+from core.files import save_tensors, whole_file
+from core.layouts import LayoutPictures, pictures_from_rgb
+from core.manifest import VARIANTS, is_augmented, read_manifest
+from core.train_autoencoder import variant
+
+_BATCH = 16
+
+
+def encode_layouts(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
+    """Number of latents after writing `latents/*.pt` ([C, h, w] float32) and `manifest.csv` to `folder`.
+
+    The manifest has the source's columns and `latent_path`, and with `dataset.augment` eight rows an original,
+    whose pictures are written to `images/` at the working size. Sources that hold variants are encoded as they are.
+    """
+    rgb = config.dataset.outputs.rgb
+    rows = read_manifest(config.dataset.manifest, [rgb], config.dataset)
+    _refuse_equal_names(rows, rgb)
+    augment = config.dataset.augment and not is_augmented(rows).any()
+    device = pick_device(config.training.device)
+    autoencoder = load_autoencoder(config.autoencoder.checkpoint, config).to(device)
+    pictures = LayoutPictures(rows, rgb, config.dataset.image_size)
+    entries = []
+    for start in tqdm(range(0, len(rows), _BATCH), "encoding layouts", unit="batch", disable=None):
+        batch = rows.iloc[start : start + _BATCH]
+        for index in range(len(VARIANTS) + 1 if augment else 1):
+            entries += _encode(batch, index, augment, pictures, autoencoder, config, folder)
+    with whole_file(folder / "manifest.csv") as file:
+        pd.DataFrame(entries).drop(columns=["manifest_row", "group"]).to_csv(file, index=False)
+    return {"latents": len(entries), "layouts": int(rows["group"].nunique())}
+
+
+def _refuse_equal_names(rows: pd.DataFrame, column: str) -> None:
+    stems = rows[column].map(lambda path: Path(path).stem)
+    if stems.duplicated().any():
+        name = stems[stems.duplicated()].iloc[0]
+        raise InputError(f"two layouts of the manifest are called {name}: their latents would share a file; rename one")
+
+
+def _encode(
+    batch: pd.DataFrame,
+    index: int,
+    augment: bool,
+    pictures: LayoutPictures,
+    autoencoder: Autoencoder,
+    config: ExperimentConfig,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """Manifest rows of one variant of a batch of layouts, after writing its latents (and pictures)."""
+    rgb = np.stack([variant(pictures.rgb(row), index) for row in batch.index])
+    device = next(autoencoder.parameters()).device
+    latents = autoencoder.encode(pictures_from_rgb(rgb).rgb.to(device)).cpu()
+    suffix = f"_{VARIANTS[index - 1]}" if index else ""
+    entries = []
+    for row, latent, picture in zip(batch.to_dict("records"), latents, rgb, strict=True):
+        source = row[config.dataset.outputs.rgb]
+        name = f"{Path(source).stem}{suffix}"
+        entry = row | {config.dataset.outputs.latent: f"latents/{name}.pt"}
+        if augment:
+            kind = {"is_augmented": index > 0, "augmentation_id": index, "augmentation_type": suffix[1:] or None}
+            entry |= {**kind, "original_path": source}
+        if index:
+            entry[config.dataset.outputs.rgb] = f"images/{name}.png"
+            with whole_file(folder / "images" / f"{name}.png") as file:
+                Image.fromarray(picture).save(file, format="PNG")
+        save_tensors(latent.clone(), folder / "latents" / f"{name}.pt")
+        entries.append(entry)
+    return entries

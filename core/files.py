@@ -1,0 +1,58 @@
+"""Whole files: written under a temporary name and renamed, so that a reader never sees half of one."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from core.errors import InputError
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Binary file that appears at `path` only once it is complete and on disk; nothing is left on an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"no space left for {path}: free some and run the same command again") from None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_tensors(value: Any, path: Path) -> None:
+    """`torch.save` a whole file; equal values give equal bytes."""
+    try:
+        # Through a file object: torch.save writes the name of a path into the file.
+        with whole_file(path) as file:
+            torch.save(value, file)
+    except RuntimeError as error:
+        # torch's zip writer hides the errno of a full disk.
+        if "write" not in str(error).lower() and "file" not in str(error).lower():
+            raise
+        raise InputError(f"{path} could not be written ({str(error).splitlines()[0]}): is the disk full?") from None
+
+
+def save_json(value: Any, path: Path) -> None:
+    """Write `value` as indented JSON, a whole file."""
+    with whole_file(path) as file:
+        file.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of the file at `path`."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

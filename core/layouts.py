@@ -1,0 +1,150 @@
+"""Layout pictures and latents on disk, as tensors."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from core.errors import InputError
+from core.palette import BACKGROUND, COLORS, NUM_CLASSES, UNLABELLED, WALL, classes_from_rgb
+
+# Decoded pictures kept in memory; beyond it they are read again from their files.
+CACHE_BYTES = 2 * 2**30
+
+
+class Pictures(NamedTuple):
+    """Layouts as pictures: `rgb` float [B, 3, H, W] in [-1, 1], `classes` long [B, H, W], 255 unlabelled."""
+
+    rgb: Tensor
+    classes: Tensor
+
+
+class LayoutPictures:
+    """The pictures of manifest rows at the working size, read when first asked for."""
+
+    def __init__(self, rows: pd.DataFrame, column: str, size: int):
+        self._paths = rows[column].tolist()
+        self._manifest_rows = rows["manifest_row"].tolist()
+        self._size = size
+        self._cache: dict[int, np.ndarray] = {}
+        self._capacity = CACHE_BYTES // (3 * size * size)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def rgb(self, index: int) -> np.ndarray:
+        """uint8 [size, size, 3] of row `index`; InputError names the row and path of a bad picture."""
+        picture = self._cache.get(index)
+        if picture is None:
+            try:
+                picture = read_layout(self._paths[index], self._size)
+            except InputError as error:
+                raise InputError(f"manifest row {self._manifest_rows[index] + 1}: {error}") from None
+            if len(self._cache) < self._capacity:
+                self._cache[index] = picture
+        return picture
+
+    def batch(self, indices: list[int]) -> Pictures:
+        """Pictures of the rows `indices`."""
+        return pictures_from_rgb(np.stack([self.rgb(index) for index in indices]))
+
+
+def pictures_from_rgb(rgb: np.ndarray) -> Pictures:
+    """Network inputs and targets of uint8 RGB [B, H, W, 3]."""
+    classes = torch.from_numpy(classes_from_rgb(rgb)).long()
+    scaled = torch.from_numpy(np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))).float() / 127.5 - 1
+    return Pictures(scaled, classes)
+
+
+def read_layout(path: str | Path, size: int) -> np.ndarray:
+    """uint8 RGB [size, size, 3] of the picture at `path`; InputError if it is missing or no picture."""
+    try:
+        with Image.open(path) as image:
+            rgb = np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise InputError(f"picture {path} does not exist: mend the manifest or set dataset.path_remap") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"picture {path} cannot be read ({error}): replace the file") from None
+    return resize_layout(rgb, size)
+
+
+def resize_layout(rgb: np.ndarray, size: int) -> np.ndarray:
+    """Palette picture at `size`: each cell takes the class that covers it, walls first so that they do not tear.
+
+    Averaging colours would leave the palette, and taking single pixels would break thin walls.
+    """
+    height, width = rgb.shape[:2]
+    if (height, width) == (size, size):
+        return rgb
+    factor = -(-max(height, width) // size)
+    if (height, width) != (factor * size, factor * size):
+        enlarged = Image.fromarray(rgb).resize((factor * size, factor * size), Image.Resampling.NEAREST)
+        rgb = np.asarray(enlarged)
+    classes = classes_from_rgb(rgb)
+    cells = classes.reshape(size, factor, size, factor)
+    shares = np.stack([(cells == index).mean(axis=(1, 3)) for index in range(NUM_CLASSES)], axis=-1)
+    voted = _vote(shares)
+    picture = COLORS[voted]
+    unlabelled = (cells == UNLABELLED).mean(axis=(1, 3)) > 0.5
+    picture[unlabelled] = rgb[factor // 2 :: factor, factor // 2 :: factor][unlabelled]
+    return picture
+
+
+def _vote(shares: np.ndarray) -> np.ndarray:
+    """Class of each cell from the share of it that every class covers, [..., classes] -> [...]."""
+    objects = shares.copy()
+    objects[..., [WALL, BACKGROUND]] = 0
+    voted = np.full(shares.shape[:-1], BACKGROUND)
+    furnished = objects.sum(-1) >= 0.5
+    voted[furnished] = objects.argmax(-1)[furnished]
+    voted[(shares[..., WALL] >= 0.35) & (shares[..., WALL] >= objects.max(-1))] = WALL
+    return voted
+
+
+def load_tensors(path: str | Path, what: str) -> object:
+    """What `torch.save` wrote at `path`, tensors and plain values only; InputError otherwise, nothing executed."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist") from None
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "Weights only load failed" in str(error):
+            raise InputError(f"{what} {path} is refused: it is no file of plain tensors written by torch.save") from None
+        raise InputError(f"{what} {path} is damaged or no torch file: replace it") from None
+    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{what} {path} is damaged or no torch file ({str(error).splitlines()[0]}): replace it") from None
+
+
+def read_latent(path: str | Path, shape: tuple[int, int, int]) -> Tensor:
+    """Latent [C, h, w] float32 of the file at `path`, stored as [C, h, w] or [1, C, h, w]."""
+    latent = load_tensors(path, "latent")
+    if not isinstance(latent, Tensor):
+        raise InputError(f"latent {path} holds a {type(latent).__name__}, not a tensor: encode the layouts again")
+    if latent.dim() == 4 and len(latent) == 1:
+        latent = latent[0]
+    if tuple(latent.shape) != tuple(shape):
+        raise InputError(
+            f"latent {path} has shape {list(latent.shape)}, the model takes {list(shape)}: "
+            "encode the layouts with this config's autoencoder"
+        )
+    # A file may hold the storage of the whole batch the latent was cut from.
+    return latent.float().clone()
+
+
+def read_latents(rows: pd.DataFrame, column: str, shape: tuple[int, int, int]) -> Tensor:
+    """Latents [N, C, h, w] of manifest rows; InputError names the row and path of a bad one."""
+    latents = torch.empty(len(rows), *shape)
+    bar = tqdm(rows[[column, "manifest_row"]].itertuples(index=False), "reading latents", len(rows), disable=None)
+    for position, (path, manifest_row) in enumerate(bar):
+        try:
+            latents[position] = read_latent(path, shape)
+        except InputError as error:
+            raise InputError(f"manifest row {manifest_row + 1}: {error}") from None
+    return latents

@@ -1,0 +1,140 @@
+"""Manifest CSV files: which layouts there are, where their files lie, which belong together."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.config import DatasetSection
+from core.errors import InputError
+
+VARIANTS = ("rot90", "rot180", "rot270", "mirror", "mirror_rot90", "mirror_rot180", "mirror_rot270")
+_VARIANT_SUFFIX = re.compile(r"_(?:orig|aug\d+|(?:mirror_)?rot(?:90|180|270)|mirror)$", re.IGNORECASE)
+_COMPARISONS = {"__lt": "lt", "__gt": "gt", "__le": "le", "__ge": "ge", "__ne": "ne"}
+
+
+def read_manifest(path: str | Path, columns: Sequence[str], dataset: DatasetSection) -> pd.DataFrame:
+    """Rows of the manifest at `path` that have every one of `columns` and pass the dataset's filters.
+
+    Text in `columns` becomes absolute paths; a column `group` names the layout a row is a variant of. Unknown
+    columns are kept. Raises InputError for a missing or empty file, a missing column, or no row left.
+    """
+    path = Path(path)
+    rows = _read_csv(path)
+    missing = [column for column in columns if column not in rows.columns]
+    if missing:
+        raise InputError(f"manifest {path} has no column {missing[0]}; it has {', '.join(rows.columns)}")
+    rows = _filtered(rows, dataset.filters, path).dropna(subset=list(dict.fromkeys(columns)))
+    if rows.empty:
+        raise InputError(f"manifest {path}: no row is left after dataset.filters {dataset.filters}: relax the filters")
+    rows = rows.reset_index(names="manifest_row")
+    for column in dict.fromkeys(columns):
+        rows[column] = [str(resolve_path(text, path, dataset.path_remap)) for text in rows[column]]
+    rows["group"] = [layout_group(row) for row in rows.to_dict("records")]
+    return rows
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(path, dtype={"room_id": str, "scene_id": str, "augmentation_type": str})
+    except FileNotFoundError:
+        raise InputError(f"manifest {path} does not exist: set dataset.manifest") from None
+    except pd.errors.EmptyDataError:
+        raise InputError(f"manifest {path} is empty: it needs a header and at least one row") from None
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise InputError(f"manifest {path} is no readable CSV file: {str(error).splitlines()[0]}") from None
+    if rows.empty:
+        raise InputError(f"manifest {path} has no rows: it needs at least one layout")
+    return rows
+
+
+def resolve_path(text: str, manifest: Path, remap: Mapping[str, str]) -> Path:
+    """File that `text` in `manifest` means: absolute, beside the manifest, or beside the manifest's parent.
+
+    Published manifests hold paths relative to the parent of the augmented folder, and others with that folder
+    doubled (`augmented/augmented/...`); `remap` replaces a leading prefix first. If no candidate exists, the
+    first is returned, so that the reader's error names it.
+    """
+    for prefix, replacement in remap.items():
+        if text.startswith(prefix):
+            text = replacement + text[len(prefix) :]
+            break
+    folder = manifest.resolve().parent
+    parts = Path(text).parts
+    single = Path(*[part for part, before in zip(parts, (None, *parts[:-1]), strict=True) if part != before])
+    candidates = [folder / text, folder.parent / text, folder / single, folder.parent / single]
+    return next((path for path in candidates if path.exists()), candidates[0])
+
+
+def layout_group(row: Mapping[str, Any]) -> str:
+    """Name shared by a layout and its rotated and mirrored variants."""
+    original = row.get("original_path")
+    source = original if isinstance(original, str) and original else row.get("layout_path") or row.get("latent_path")
+    stem = Path(str(source)).stem
+    while (shorter := _VARIANT_SUFFIX.sub("", stem)) != stem:
+        stem = shorter
+    return stem
+
+
+def is_augmented(rows: pd.DataFrame) -> pd.Series:
+    """True for each row that is a variant of another layout: the column `is_augmented`, else the file's name.
+
+    Only the name counts, not the folder: originals live under folders called `augmented` too.
+    """
+    if "is_augmented" in rows.columns:
+        return rows["is_augmented"].map(_as_text).eq("true")
+    stems = rows["layout_path"].map(lambda path: Path(path).stem)
+    return stems.str.contains(_VARIANT_SUFFIX) & ~stems.str.lower().str.endswith("_orig")
+
+
+def split_by_layout(rows: pd.DataFrame, train_split: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(training rows, validation rows); all variants of a layout fall on the same side.
+
+    Raises InputError if there are fewer than two layouts.
+    """
+    groups = np.array(sorted(rows["group"].unique()))
+    if len(groups) < 2:
+        raise InputError(f"the manifest holds {len(groups)} layout: training and validation need at least two")
+    order = np.random.default_rng(seed).permutation(len(groups))
+    count = min(max(1, int(train_split * len(groups))), len(groups) - 1)
+    training = rows["group"].isin(groups[order[:count]])
+    return rows[training].reset_index(drop=True), rows[~training].reset_index(drop=True)
+
+
+def choose_originals(rows: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """`count` rows of unaugmented layouts, drawn without replacement; all of them if there are fewer."""
+    originals = rows[~is_augmented(rows)]
+    if originals.empty:
+        raise InputError("the manifest has no original layout: every row is marked as augmented")
+    chosen = np.random.default_rng(seed).permutation(len(originals))[:count]
+    return originals.iloc[np.sort(chosen)].reset_index(drop=True)
+
+
+def _filtered(rows: pd.DataFrame, filters: Mapping[str, Any], path: Path) -> pd.DataFrame:
+    for key, wanted in filters.items():
+        suffix = next((suffix for suffix in _COMPARISONS if key.endswith(suffix)), "")
+        column = key.removesuffix(suffix)
+        if column not in rows.columns:
+            if column == "is_empty":
+                continue  # every published config filters on it, not every manifest has it
+            raise InputError(f"manifest {path} has no column {column} to filter on; it has {', '.join(rows.columns)}")
+        if suffix and suffix != "__ne":
+            keep = getattr(rows[column], _COMPARISONS[suffix])(wanted)
+        else:
+            values = wanted if isinstance(wanted, list | tuple) else [wanted]
+            keep = rows[column].map(_as_text).isin([_as_text(value) for value in values])
+            keep = ~keep if suffix else keep
+        rows = rows[keep]
+    return rows
+
+
+def _as_text(value: Any) -> str:
+    """Comparable form of a cell: pandas reads `false`, `False` and 0 differently from file to file."""
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip().lower()

@@ -1,0 +1,150 @@
+"""The autoencoder: layouts to standardised latents and back, trained once and then frozen."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from core.autoencoder import Autoencoder, autoencoder_loss
+from core.checkpoints import build_autoencoder, load_checkpoint, load_weights
+from core.config import ExperimentConfig
+from core.device import pick_device
+from core.errors import InputError
+from core.files import save_tensors, whole_file
+from core.layouts import LayoutPictures, pictures_from_rgb
+from core.manifest import VARIANTS, read_manifest, split_by_layout
+from core.palette import BACKGROUND, UNLABELLED
+from core.progress import EpochProgress
+from core.seeding import derive_seed, generator
+
+BEST_NAME, LATEST_NAME = "autoencoder_checkpoint_best.pt", "autoencoder_checkpoint_latest.pt"
+
+
+def variant(picture: np.ndarray, index: int) -> np.ndarray:
+    """Rotated or mirrored picture [H, W, ...]: 0 as it is, 1..7 in the order of `VARIANTS`."""
+    name = VARIANTS[index - 1] if index else ""
+    mirrored = np.flip(picture, axis=1) if name.startswith("mirror") else picture
+    quarter_turns = {"rot90": 1, "rot180": 2, "rot270": 3}.get(name.removeprefix("mirror_"), 0)
+    return np.rot90(mirrored, quarter_turns)
+
+
+@dataclass
+class _Run:
+    model: Autoencoder
+    optimizer: AdamW
+    config: ExperimentConfig
+    folder: Path
+    device: torch.device
+    history: list[dict[str, float]]
+
+    def save(self, name: str, **more: Any) -> None:
+        sizes = self.config.autoencoder.model_dump(exclude={"checkpoint", "frozen"})
+        saved = {"state_dict": self.model.state_dict(), "config": sizes | {"image_size": self.config.dataset.image_size}}
+        save_tensors(saved | more, self.folder / name)
+
+
+def train_autoencoder(config: ExperimentConfig, folder: Path) -> dict[str, float]:
+    """Metrics of the best epoch after writing the checkpoints and `autoencoder_metrics.csv` to `folder`.
+
+    `pixel_agreement` is the share of labelled validation pixels whose class the segmentation head gets right at
+    the working size, `object_agreement` the same over pixels that are not background. Goes on from
+    `autoencoder_checkpoint_latest.pt` if it is there.
+    """
+    settings = config.prerequisites.autoencoder
+    rows = read_manifest(config.dataset.manifest, [config.dataset.outputs.rgb], config.dataset)
+    splits = split_by_layout(rows, config.training.train_split, config.training.split_seed)
+    training, validation = (
+        LayoutPictures(split, config.dataset.outputs.rgb, config.dataset.image_size) for split in splits
+    )
+    run = _start(config, folder)
+    batch_size = min(settings.batch_size, len(training))
+    steps = len(training) // batch_size
+    with EpochProgress("autoencoder", settings.epochs, steps, len(run.history)) as progress:
+        for epoch in range(len(run.history) + 1, settings.epochs + 1):
+            row = {"epoch": epoch, "train_loss": _train_epoch(run, training, epoch, batch_size, steps, progress)}
+            row |= _validate(run, validation, batch_size)
+            if row["val_loss"] < min((old["val_loss"] for old in run.history), default=float("inf")):
+                run.save(BEST_NAME)
+            run.history.append(row)
+            run.save(LATEST_NAME, optimizer_state=run.optimizer.state_dict(), training_history=run.history)
+            progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
+    with whole_file(folder / "autoencoder_metrics.csv") as file:
+        pd.DataFrame(run.history).to_csv(file, index=False)
+    best = min(run.history, key=lambda row: row["val_loss"])
+    return {name: best[name] for name in ("epoch", "val_loss", "pixel_agreement", "object_agreement")}
+
+
+def _start(config: ExperimentConfig, folder: Path) -> _Run:
+    settings = config.prerequisites.autoencoder
+    device = pick_device(config.training.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.prerequisites.seed, "autoencoder weights"))
+        model = build_autoencoder(config.autoencoder).to(device, memory_format=torch.channels_last)
+    optimizer = AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    history: list[dict[str, float]] = []
+    latest = folder / LATEST_NAME
+    if latest.exists():
+        checkpoint = load_checkpoint(latest, "autoencoder checkpoint")
+        load_weights(model, checkpoint["state_dict"], latest)
+        optimizer.load_state_dict(checkpoint["optimizer_state"])
+        history = checkpoint["training_history"]
+    return _Run(model, optimizer, config, folder, device, history)
+
+
+def _train_epoch(
+    run: _Run, pictures: LayoutPictures, epoch: int, batch_size: int, steps: int, progress: EpochProgress
+) -> float:
+    config, settings = run.config, run.config.prerequisites.autoencoder
+    rng = generator(config.prerequisites.seed, "autoencoder epoch", epoch)
+    order = torch.randperm(len(pictures), generator=rng)
+    variants = torch.randint(len(VARIANTS) + 1, (len(pictures),), generator=rng) if config.dataset.augment else None
+    total = torch.zeros((), device=run.device)
+    run.model.train()
+    for indices in order[: steps * batch_size].split(batch_size):
+        rgb = np.stack([pictures.rgb(i) if variants is None else variant(pictures.rgb(i), variants[i]) for i in indices.tolist()])
+        inputs = pictures_from_rgb(rgb)
+        latent = run.model.encoder(inputs.rgb.to(run.device, memory_format=torch.channels_last))
+        # Noise on the latent makes the decoder tolerate the small errors of a generated latent.
+        latent = latent + settings.latent_noise * torch.randn(latent.shape, generator=rng).to(run.device)
+        loss = _loss(run, latent, inputs.rgb, inputs.classes)
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"autoencoder: the loss is {loss.item()} in epoch {epoch}; nothing was updated: lower "
+                "prerequisites.autoencoder.learning_rate"
+            )
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+        run.optimizer.step()
+        total += loss.detach()
+        progress.step()
+    return (total / steps).item()
+
+
+def _loss(run: _Run, latent: Tensor, rgb: Tensor, classes: Tensor) -> Tensor:
+    mse, cross_entropy = autoencoder_loss(run.model.decoder(latent), rgb.to(run.device), classes.to(run.device))
+    return mse + run.config.prerequisites.autoencoder.segmentation_weight * cross_entropy
+
+
+@torch.no_grad()
+def _validate(run: _Run, pictures: LayoutPictures, batch_size: int) -> dict[str, float]:
+    run.model.eval()
+    loss, right, labelled, right_objects, objects = 0.0, 0, 0, 0, 0
+    for indices in torch.arange(len(pictures)).split(batch_size):
+        inputs = pictures.batch(indices.tolist())
+        latent = run.model.encode(inputs.rgb.to(run.device))
+        loss += _loss(run, latent, inputs.rgb, inputs.classes).item() * len(indices) / len(pictures)
+        agree = run.model.decoder(latent).logits.argmax(1).cpu() == inputs.classes
+        known, object_ = inputs.classes != UNLABELLED, inputs.classes < BACKGROUND
+        right, labelled = right + (agree & known).sum().item(), labelled + known.sum().item()
+        right_objects, objects = right_objects + (agree & object_).sum().item(), objects + object_.sum().item()
+    return {
+        "val_loss": loss,
+        "pixel_agreement": right / max(1, labelled),
+        "object_agreement": right_objects / max(1, objects),
+    }

@@ -1,0 +1,197 @@
+"""retrain-discriminator: real latents against bad ones."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Adam
+
+from core.checkpoints import save_discriminator
+from core.device import pick_device
+from core.diffusion import add_noise
+from core.discriminator import LatentDiscriminator, draw_noise_levels
+from core.errors import InputError
+from core.files import whole_file
+from core.layouts import load_tensors
+from core.progress import EpochProgress
+from core.records import run_stage
+from core.seeding import derive_seed, generator
+
+# Share of latents, drawn by seed, that the discriminator never trains on.
+VALIDATION_SHARE = 0.2
+# Share of training latents judged clean; the others are noised, so that every noise level is learnt.
+CLEAN_SHARE = 0.5
+# Approximate R1 penalty (Lin et al., 2025): squared change of the logit under small noise on the latent.
+PENALTY_WEIGHT, PENALTY_NOISE = 10.0, 0.05
+
+
+@dataclass(frozen=True)
+class DiscriminatorRequest:
+    """The documented inputs and options of the task."""
+
+    real_latents: Path
+    fake_latents: Path
+    output_dir: Path
+    epochs: int = 50
+    batch_size: int = 64
+    learning_rate: float = 0.0002
+    seed: int = 42
+    device: str = "auto"
+
+
+def train_discriminator(request: DiscriminatorRequest) -> dict[str, Any]:
+    """Stage record after writing `discriminator_best.pt` (lowest validation loss) and `discriminator_history.csv`.
+
+    History columns: epoch, train_loss, train_acc, val_loss, val_acc, on clean latents for validation.
+    """
+    inputs = _input_files("real", request.real_latents) | _input_files("fake", request.fake_latents)
+    settings = {name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed")}
+    return run_stage("discriminator", request.output_dir, inputs, settings, lambda: _train(request))
+
+
+def read_latent_pool(path: Path) -> Tensor:
+    """Latents [N, C, h, w] of a `.pt` file with all of them, or of a folder of files with one or more each."""
+    files = _latent_files(path)
+    parts = []
+    for file in files:
+        value = load_tensors(file, "latents")
+        if not isinstance(value, Tensor) or value.dim() not in (3, 4):
+            raise InputError(f"latents {file} hold no [N, C, h, w] or [C, h, w] tensor: generate them again")
+        parts.append(value.float() if value.dim() == 4 else value.float()[None])
+        if parts[-1].shape[1:] != parts[0].shape[1:]:
+            raise InputError(f"latents {file} have shape {list(parts[-1].shape[1:])}, others {list(parts[0].shape[1:])}")
+    pool = torch.cat(parts)
+    if len(pool) < 2:
+        raise InputError(f"latents {path} hold {len(pool)} latent: training and validation need at least two")
+    if not torch.isfinite(pool).all():
+        raise InputError(f"latents {path} hold values that are not finite: generate them again")
+    return pool
+
+
+def _latent_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.glob("*.pt"))
+        if not files:
+            raise InputError(f"folder {path} holds no .pt file: give a file or folder of latents")
+        return files
+    if not path.exists():
+        raise InputError(f"latents {path} do not exist: give a .pt file or a folder of them")
+    return [path]
+
+
+def _input_files(kind: str, path: Path) -> dict[str, Path]:
+    files = _latent_files(path)
+    return {kind: path} if files == [path] else {f"{kind} {file.name}": file for file in files}
+
+
+def _train(request: DiscriminatorRequest) -> dict[str, Any]:
+    device = pick_device(request.device)
+    real, fake = read_latent_pool(request.real_latents), read_latent_pool(request.fake_latents)
+    if real.shape[1:] != fake.shape[1:]:
+        raise InputError(
+            f"real latents have shape {list(real.shape[1:])} and fake ones {list(fake.shape[1:])}: "
+            "both must come from the same autoencoder"
+        )
+    real, real_validation = _split(real, request.seed, "real split")
+    fake, fake_validation = _split(fake, request.seed, "fake split")
+    model_config = {"latent_channels": real.shape[1], "latent_size": real.shape[2]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(request.seed, "discriminator weights"))
+        model = LatentDiscriminator(**model_config).to(device)
+    training = [pool.to(device) for pool in (real, fake)]
+    validation = [pool.to(device) for pool in (real_validation, fake_validation)]
+    optimizer = Adam(model.parameters(), lr=request.learning_rate, betas=(0.5, 0.99))
+    history: list[dict[str, float]] = []
+    best: dict[str, float] = {}
+    # An epoch is one pass over the larger class; the smaller is seen as often, so that classes are balanced.
+    steps = max(1, -(-max(len(real), len(fake)) // (request.batch_size // 2 or 1)))
+    with EpochProgress("discriminator", request.epochs, steps, 0) as progress:
+        for epoch in range(1, request.epochs + 1):
+            row = {"epoch": epoch, **_train_epoch(model, optimizer, training, request, epoch, steps, progress)}
+            row |= _validate(model, validation)
+            history.append(row)
+            if not best or row["val_loss"] < best["val_loss"]:
+                best = row
+                scores = {name: row[name] for name in ("epoch", "val_loss", "val_acc")}
+                save_discriminator(model, model_config, scores, request.output_dir / "discriminator_best.pt")
+            progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
+    with whole_file(request.output_dir / "discriminator_history.csv") as file:
+        pd.DataFrame(history).to_csv(file, index=False)
+    return {"val_acc": best["val_acc"], "val_loss": best["val_loss"], "best_epoch": best["epoch"]}
+
+
+def _split(pool: Tensor, seed: int, stream: str) -> tuple[Tensor, Tensor]:
+    order = torch.randperm(len(pool), generator=generator(seed, stream))
+    held_out = max(1, int(VALIDATION_SHARE * len(pool)))
+    return pool[order[held_out:]], pool[order[:held_out]]
+
+
+def _train_epoch(
+    model: LatentDiscriminator,
+    optimizer: Adam,
+    pools: list[Tensor],
+    request: DiscriminatorRequest,
+    epoch: int,
+    steps: int,
+    progress: EpochProgress,
+) -> dict[str, float]:
+    half = request.batch_size // 2 or 1
+    rng = generator(request.seed, "discriminator epoch", epoch)
+    orders = [_endless_order(len(pool), steps * half, rng) for pool in pools]
+    device = pools[0].device
+    loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+    model.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(request.seed, "discriminator dropout", epoch))
+        for step in range(steps):
+            take = slice(step * half, (step + 1) * half)
+            latents = torch.cat([pool[order[take]] for pool, order in zip(pools, orders, strict=True)])
+            labels = torch.cat([torch.ones(half), torch.zeros(half)]).to(device)
+            loss, logits = discriminator_loss(model, latents, labels, rng)
+            if not torch.isfinite(loss):
+                raise InputError(
+                    f"discriminator: the loss is {loss.item()} in epoch {epoch}, step {step + 1}; nothing was "
+                    "updated: lower --learning_rate"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.detach()
+            correct += ((logits > 0) == (labels > 0.5)).float().mean()
+            progress.step()
+    return {"train_loss": (loss_sum / steps).item(), "train_acc": (correct / steps).item()}
+
+
+def discriminator_loss(
+    model: LatentDiscriminator, latents: Tensor, labels: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy on latents at random noise levels plus the approximate R1 penalty, and the logits [B]."""
+    alpha_bar = draw_noise_levels(len(latents), CLEAN_SHARE, rng).to(latents.device)
+    eps, shift = (torch.randn(latents.shape, generator=rng).to(latents.device) for _ in range(2))
+    noised = add_noise(latents, eps, alpha_bar)
+    logits = model(noised, alpha_bar)
+    moved = model(noised + PENALTY_NOISE * shift, alpha_bar)
+    penalty = PENALTY_WEIGHT * (moved - logits).square().mean()
+    return F.binary_cross_entropy_with_logits(logits, labels) + penalty, logits
+
+
+def _endless_order(size: int, length: int, rng: torch.Generator) -> Tensor:
+    """`length` indices below `size`: permutation after permutation."""
+    rounds = -(-length // size)
+    return torch.cat([torch.randperm(size, generator=rng) for _ in range(rounds)])[:length]
+
+
+@torch.no_grad()
+def _validate(model: LatentDiscriminator, pools: list[Tensor]) -> dict[str, float]:
+    """Loss and accuracy on clean held-out latents, the mean of the two classes."""
+    model.eval()
+    loss, accuracy = 0.0, 0.0
+    for pool, label in zip(pools, (1.0, 0.0), strict=True):
+        logits = torch.cat([model(part) for part in pool.split(512)])
+        loss += F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label)).item() / 2
+        accuracy += ((logits > 0) == (label > 0.5)).float().mean().item() / 2
+    return {"val_loss": loss, "val_acc": accuracy}

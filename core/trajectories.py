@@ -1,0 +1,71 @@
+"""States of the model's own sampling trajectories, kept for the adversarial term."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+from tqdm import tqdm
+
+from core.adversarial import AdversarialDraws
+from core.config import ExperimentConfig
+from core.diffusion import build_scheduler, ddim_chain, ddim_timesteps, denoiser
+from core.files import save_tensors
+from core.layouts import load_tensors
+from core.seeding import derive_seed, generator, sample_noise
+
+# The last eighth of the trajectories is kept for validation.
+_HELD_OUT_SHARE = 8
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """`xt` [N, K, C, h, w]: K states of each of N trajectories, at timesteps `t` [N, K]."""
+
+    xt: Tensor
+    t: Tensor
+
+    def draw(self, count: int, num_timesteps: int, held_out: bool, rng: torch.Generator) -> AdversarialDraws:
+        """`count` random states, with a re-noising level s uniform over [t / 2, T) and its noise."""
+        boundary = len(self.xt) - max(1, len(self.xt) // _HELD_OUT_SHARE)
+        first, last = (boundary, len(self.xt)) if held_out else (0, max(1, boundary))
+        which = torch.randint(first, last, (count,), generator=rng)
+        state = torch.randint(self.xt.shape[1], (count,), generator=rng)
+        xt, t = self.xt[which, state].float(), self.t[which, state]
+        low = t // 2
+        s = low + (torch.rand(count, generator=rng) * (num_timesteps - low)).long()
+        return AdversarialDraws(xt, t, s, torch.randn(xt.shape, generator=rng))
+
+
+@torch.no_grad()
+def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -> Trajectories:
+    """Random states of fresh trajectories of `unet`, seeded by the epoch they are made at."""
+    section, seed = config.discriminator.trajectories, config.training.seed
+    device = next(unet.parameters()).device
+    scheduler = build_scheduler(config.scheduler)
+    timesteps = ddim_timesteps(scheduler, section.num_steps)
+    span = config.scheduler.num_steps
+    allowed = [i for i, t in enumerate(timesteps) if section.t_min * span <= t <= section.t_max * span]
+    rng = generator(seed, "trajectory states", epoch)
+    order = torch.rand(section.num_samples, len(allowed), generator=rng).argsort(dim=1)
+    kept = torch.tensor(allowed)[order[:, : section.states]]
+    xt = torch.empty(section.num_samples, kept.shape[1], *config.latent_shape)
+    batch_size = config.rounds.bad_latents.batch_size
+    unet.eval()
+    for start in tqdm(range(0, section.num_samples, batch_size), "trajectories", unit="batch", disable=None):
+        rows = range(start, min(start + batch_size, section.num_samples))
+        noise = sample_noise([derive_seed(seed, "trajectories", epoch, row) for row in rows], config.latent_shape)
+        noise = noise.to(device, memory_format=torch.channels_last)
+        for state in ddim_chain(denoiser(unet), noise, scheduler.alphas_cumprod, timesteps):
+            row, column = (kept[rows.start : rows.stop] == state.position).nonzero(as_tuple=True)
+            xt[rows.start + row, column] = state.xt.cpu()[row]
+    return Trajectories(xt, torch.tensor(timesteps)[kept])
+
+
+def kept_trajectories(path: Path, unet: UNet2DModel, config: ExperimentConfig, epoch: int) -> Trajectories:
+    """The trajectories saved at `path`, made and saved first if there are none: a resumed round keeps its states."""
+    if not path.exists():
+        made = make_trajectories(unet, config, epoch)
+        save_tensors({"xt": made.xt, "t": made.t}, path)
+    return Trajectories(**load_tensors(path, "trajectories"))

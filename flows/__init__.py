@@ -1,0 +1,1 @@
+"""Prefect flows: the algorithm in a few lines."""

@@ -1,0 +1,42 @@
+"""The documented training: rounds of generate bad latents, retrain the discriminator, continue Stage 3."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from core.config import load_config
+from core.rounds import close_round, open_round, round_table
+from flows.command import run_flow, say
+from flows.prerequisites import prerequisites
+from tasks.continue_stage3 import continue_stage3
+from tasks.generate_bad_latents import generate_bad_latents
+from tasks.retrain_discriminator import retrain_discriminator
+
+
+@flow(name="adversarial-training")
+def adversarial_training(config: Path, set_values: list[str] = []) -> list[dict[str, Any]]:  # noqa: B006
+    """Run every round of the experiment that is not finished yet; return the records of all."""
+    experiment = load_config(config, set_values)
+    if experiment.prerequisites is not None:
+        prerequisites(config, set_values)
+    return [adversarial_round(config, number, set_values) for number in range(1, experiment.rounds.count + 1)]
+
+
+@flow(name="adversarial-round", flow_run_name="round {number}")
+def adversarial_round(config: Path, number: int, set_values: list[str] = []) -> dict[str, Any]:  # noqa: B006
+    """Generate bad latents, retrain the discriminator on them, continue Stage 3 against it."""
+    this = open_round(load_config(config, set_values), number)
+    if this.record is not None:
+        return this.record
+    started = time.monotonic()
+    bad_latents = generate_bad_latents(**this.bad_latents_options())
+    discriminator = retrain_discriminator(**this.discriminator_options())
+    stage3 = continue_stage3(this.config_path)
+    return close_round(this, bad_latents, discriminator, stage3, seconds=time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    records = run_flow(adversarial_training)
+    say(round_table(records))

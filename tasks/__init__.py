@@ -1,0 +1,1 @@
+"""Prefect tasks: thin wrappers around `core`, each also a command."""

@@ -1,0 +1,73 @@
+"""The one parser: a function's signature is its command."""
+
+import argparse
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError
+from core.progress import log_to_stderr
+
+INPUT_ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
+
+
+def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = None) -> Any:
+    """Result of `function` called with the command line's arguments.
+
+    A parameter without default and annotated `Path` or `str` is positional if it is called `config`, else a
+    required option; one with a default is optional; `bool | None` gives `--name/--no-name`; `list[str]` may be
+    repeated. Option names take underscores or dashes. Parameters after `*` are not for the command line.
+    Exits with 2 and one line for what the user can mend, with 130 when interrupted.
+    """
+    parser = _parser(function)
+    values = vars(parser.parse_args(arguments))
+    log_to_stderr()
+    try:
+        return function(**values)
+    except InputError as error:
+        _leave(f"error: {error}", INPUT_ERROR_STATUS)
+    except KeyboardInterrupt:
+        _leave("interrupted; run the same command again to go on from the last checkpoint", INTERRUPTED_STATUS)
+    except OSError as error:
+        _leave(f"error: {error.filename or 'file'}: {error.strerror or error}; mend it and run again", INPUT_ERROR_STATUS)
+
+
+def say(text: str) -> None:
+    """One result line on stdout."""
+    sys.stdout.write(f"{text}\n")
+
+
+def _leave(line: str, status: int) -> None:
+    logging.shutdown()
+    sys.stderr.write(f"\n{line}\n" if sys.stderr.isatty() else f"{line}\n")
+    sys.exit(status)
+
+
+def _parser(function: Callable[..., Any]) -> argparse.ArgumentParser:
+    description = (inspect.getdoc(function) or "").split("\n\n")[0]
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            continue
+        _add(parser, name, parameter)
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Parameter) -> None:
+    annotation, required = parameter.annotation, parameter.default is inspect.Parameter.empty
+    if name == "config":
+        parser.add_argument("config", metavar="CONFIG", help="YAML file of the experiment")
+        return
+    flags = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
+    if annotation == bool | None:
+        parser.add_argument(*flags, action=argparse.BooleanOptionalAction, default=parameter.default)
+    elif annotation == list[str]:
+        parser.add_argument("--set", dest=name, action="append", default=[], metavar="KEY.PATH=VALUE")
+    elif required:
+        parser.add_argument(*flags, type=annotation, required=True)
+    else:
+        parser.add_argument(*flags, type=annotation, default=parameter.default, help=f"default {parameter.default}")

@@ -1,0 +1,32 @@
+"""continue-stage-3: fine-tune against the frozen discriminator."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from core.artifacts import stage3_folder, with_prerequisites
+from core.config import load_config
+from core.stages import train_stage3
+from tasks.command_line import run_command, say
+
+
+@task(name="continue-stage-3", cache_policy=NO_CACHE)
+def continue_stage3(config: Path, resume: bool | None = None, set_values: list[str] = []) -> dict[str, Any]:  # noqa: B006
+    """Train Stage 3 of a config until its last epoch, going on from the latest checkpoint if there is one.
+
+    Writes checkpoints, samples and metrics under `experiment.save_path`; returns the final metrics.
+    """
+    experiment = with_prerequisites(load_config(config, set_values))
+    metrics = train_stage3(experiment, resume)
+    return {"output_dir": str(stage3_folder(experiment)), "metrics": metrics}
+
+
+if __name__ == "__main__":
+    made = run_command(continue_stage3.fn)
+    metrics = made["metrics"]
+    say(
+        f"epoch {metrics['epoch']}: viability {metrics['viability_before']:.3f} -> {metrics['viability_after']:.3f}, "
+        f"validation loss {metrics['val_loss']:.4f} in {made['output_dir']}"
+    )

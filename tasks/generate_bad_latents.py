@@ -1,0 +1,55 @@
+"""generate-bad-latents: the discriminator's dataset from the current model."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from core.bad_latents import BadLatentsRequest
+from core.bad_latents import generate_bad_latents as generate
+from core.config import load_config
+from tasks.command_line import run_command, say
+
+
+@task(name="generate-bad-latents", cache_policy=NO_CACHE)
+def generate_bad_latents(
+    manifest: Path,
+    autoencoder_checkpoint: Path,
+    diffusion_checkpoint: Path,
+    diffusion_config: Path,
+    output_dir: Path,
+    num_samples: int = 5000,
+    batch_size: int = 32,
+    num_steps: int = 100,
+    seed: int = 42,
+    device: str = "auto",
+    *,
+    held_out: bool = True,
+) -> dict[str, Any]:
+    """Encode real layouts and generate as many bad latents with the diffusion model.
+
+    Writes real_latents/, real_latents_all.pt, bad_latents/, bad_latents_all.pt and discriminator_manifest.csv
+    to `output_dir`; returns the stage's record without its list of files. Inside a round `held_out` is false:
+    layouts of the validation split are never used.
+    """
+    request = BadLatentsRequest(
+        manifest=manifest,
+        autoencoder_checkpoint=autoencoder_checkpoint,
+        diffusion_checkpoint=diffusion_checkpoint,
+        output_dir=output_dir,
+        num_samples=num_samples,
+        batch_size=batch_size,
+        num_steps=num_steps,
+        seed=seed,
+        device=device,
+        held_out=held_out,
+    )
+    record = generate(load_config(diffusion_config), request)
+    return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}
+
+
+if __name__ == "__main__":
+    made = run_command(generate_bad_latents.fn)
+    metrics = made["metrics"]
+    say(f"{metrics['real_latents']} real and {metrics['bad_latents']} bad latents in {made['output_dir']}")

@@ -1,0 +1,46 @@
+"""retrain-discriminator: real latents against bad ones."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from core.train_discriminator import DiscriminatorRequest, train_discriminator
+from tasks.command_line import run_command, say
+
+
+@task(name="retrain-discriminator", cache_policy=NO_CACHE)
+def retrain_discriminator(
+    real_latents: Path,
+    fake_latents: Path,
+    output_dir: Path,
+    epochs: int = 50,
+    batch_size: int = 64,
+    learning_rate: float = 0.0002,
+    seed: int = 42,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Train a fresh discriminator on real and fake latents, each a .pt file or a folder of them.
+
+    Writes discriminator_best.pt and discriminator_history.csv to `output_dir`; returns the stage's record
+    without its list of files.
+    """
+    request = DiscriminatorRequest(
+        real_latents=real_latents,
+        fake_latents=fake_latents,
+        output_dir=output_dir,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        device=device,
+    )
+    record = train_discriminator(request)
+    return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}
+
+
+if __name__ == "__main__":
+    made = run_command(retrain_discriminator.fn)
+    metrics = made["metrics"]
+    say(f"validation accuracy {metrics['val_acc']:.3f} (epoch {metrics['best_epoch']}) in {made['output_dir']}")
