@@ -1,5 +1,6 @@
 """Convolutional autoencoder: layout RGB to a standardised latent, and back to RGB and class logits."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [min(base_channels * 2**i, max_channels) for i in range(steps + 1)]
         layers: list[nn.Module] = [_block(3, widths[0])]
-        for wide_in, wide_out in zip(widths[:-1], widths[1:], strict=True):
+        for wide_in, wide_out in itertools.pairwise(widths):
             layers += [_block(wide_in, wide_out, stride=2), _block(wide_out, wide_out)]
         self.net = nn.Sequential(*layers, nn.Conv2d(widths[-1], latent_channels, 1))
         # Standardises every latent channel, so that the diffusion prior N(0, 1) fits; the running
@@ -50,7 +51,7 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [min(base_channels * 2**i, max_channels) for i in range(steps + 1)][::-1]
         layers: list[nn.Module] = [_block(latent_channels, widths[0]), _block(widths[0], widths[0])]
-        for wide_in, wide_out in zip(widths[:-1], widths[1:], strict=True):
+        for wide_in, wide_out in itertools.pairwise(widths):
             layers += [nn.Upsample(scale_factor=2, mode="nearest"), _block(wide_in, wide_out)]
             layers += [_block(wide_out, wide_out)]
         self.trunk = nn.Sequential(*layers)

@@ -134,7 +134,9 @@ def load_autoencoder(path: str | Path, config: ExperimentConfig) -> Autoencoder:
         sizes = {key: value for key, value in checkpoint["config"].items() if key != "image_size"}
         section = AutoencoderSection.model_validate(sizes)
     except (ValidationError, AttributeError):
-        raise InputError(f"autoencoder checkpoint {path} is of another architecture: its config names no sizes") from None
+        raise InputError(
+            f"autoencoder checkpoint {path} is of another architecture: its config names no sizes"
+        ) from None
     wanted = config.autoencoder
     for name in ("latent_channels", "downsampling_steps"):
         if getattr(section, name) != getattr(wanted, name):

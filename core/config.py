@@ -25,7 +25,9 @@ class Section(BaseModel):
 
 class ExperimentSection(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    save_path: str | None = Field(None, description="folder of continue-stage-3; {artifacts.root}/{name}/stage3 if empty")
+    save_path: str | None = Field(
+        None, description="folder of continue-stage-3; {artifacts.root}/{name}/stage3 if empty"
+    )
     phase: Literal["diffusion_stage1", "diffusion_stage2", "diffusion_stage3"] = "diffusion_stage3"
     epochs_target: Positive | None = Field(None, description="accepted for old files; the learning rate is constant")
 
@@ -292,7 +294,11 @@ class ExperimentConfig(Section):
 
     def stage_training(self, stage: int) -> TrainingSection:
         """Training settings of Stage 1, 2 or 3: `training` for the stage the file is for, else `prerequisites`."""
-        loss = self.training.loss if stage > 1 else LossSection(noise_loss=self.training.loss.noise_loss, semantic_loss=None)
+        loss = (
+            self.training.loss
+            if stage > 1
+            else LossSection(noise_loss=self.training.loss.noise_loss, semantic_loss=None)
+        )
         if self.experiment.phase == f"diffusion_stage{stage}":
             return self.training.model_copy(update={"loss": loss})
         section = getattr(self.prerequisites, f"stage{stage}", None)
@@ -325,6 +331,16 @@ class ExperimentConfig(Section):
                 "artifacts": True,
             },
         )
+
+    def required(self, key: str, instead_of: str | None = None) -> Any:
+        """The value at the dotted `key`; InputError names the key, and the one it stands for, if it is empty."""
+        value: Any = self
+        for part in key.split("."):
+            value = getattr(value, part, None)
+        if value is None:
+            missing = f"{instead_of} is missing, and so is {key} to make it with" if instead_of else f"{key} is missing"
+            raise InputError(f"{missing}: set it in the config (or with --set {instead_of or key}=PATH)")
+        return value
 
     def with_values(self, values: dict[str, Any]) -> "ExperimentConfig":
         """This config with `values` at dotted keys, validated again."""
@@ -445,7 +461,5 @@ def _with_one_loss_form(data: dict[str, Any]) -> dict[str, Any]:
                     f"{discriminator['weight']}: give one"
                 )
         else:
-            raise ValueError(
-                f"training.loss: unknown loss type {kind}; use MSELoss, SemanticLoss or DiscriminatorLoss"
-            )
+            raise ValueError(f"training.loss: unknown loss type {kind}; use MSELoss, SemanticLoss or DiscriminatorLoss")
     return {**data, "discriminator": discriminator, "training": {**training, "loss": maps}}

@@ -1,5 +1,6 @@
 """Latent discriminator: real latents against the model's own bad latents."""
 
+import itertools
 import math
 
 import torch
@@ -22,10 +23,10 @@ class LatentDiscriminator(nn.Module):
         # Each layer halves the map: the documented four on 32x32, fewer on small latents so that 2x2 remains.
         num_layers = max(1, min(4, int(math.log2(latent_size)) - 1))
         widths = [latent_channels] + [base_channels * 2**i for i in range(num_layers)]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in itertools.pairwise(widths))
+        self.embed = nn.Sequential(
+            Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0), nn.Linear(64, 128), nn.SiLU()
         )
-        self.embed = nn.Sequential(Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0), nn.Linear(64, 128), nn.SiLU())
         self.modulate = nn.ModuleList(nn.Linear(128, 2 * b) for b in widths[1:])
         self.activation = nn.LeakyReLU(0.2)
         self.dropout = nn.Dropout(dropout)

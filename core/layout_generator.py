@@ -51,8 +51,7 @@ MARGIN = 10 / 512
 ROOM_AREA = (29.0, 23.0, 21.5, 20.0, 18.0, 17.0)
 
 BED, CABINET, CHAIR, LIGHTING, OTHERS, STOOL, SOFA, TABLE = (
-    CLASS_NAMES.index(name)
-    for name in ("bed", "cabinet", "chair", "lighting", "others", "stool", "sofa", "table")
+    CLASS_NAMES.index(name) for name in ("bed", "cabinet", "chair", "lighting", "others", "stool", "sofa", "table")
 )
 
 
@@ -391,9 +390,7 @@ def _joined(faces: list[_Face]) -> list[_Face]:
     return joined
 
 
-def _place_doors(
-    rng: np.random.Generator, runs: list[_Run], scale: np.ndarray, rooms: list[_Room]
-) -> list[_Rect]:
+def _place_doors(rng: np.random.Generator, runs: list[_Run], scale: np.ndarray, rooms: list[_Room]) -> list[_Rect]:
     """Door openings; each room comes to keep clear its door zones and the paths between them."""
     doors = []
     thresholds: list[list[tuple[float, float]]] = [[] for _ in rooms]
@@ -441,9 +438,7 @@ def _paths(rng: np.random.Generator, room: _Room, points: list[tuple[float, floa
     return strips
 
 
-def _path(
-    rng: np.random.Generator, room: _Room, start: tuple[float, float], end: tuple[float, float]
-) -> list[_Rect]:
+def _path(rng: np.random.Generator, room: _Room, start: tuple[float, float], end: tuple[float, float]) -> list[_Rect]:
     """Two straight strips of floor from `start` to `end` with one bend, none where walls stand in the way."""
     corners = [(start[0], end[1]), (end[0], start[1])]
     for x, y in corners if rng.random() < 0.5 else corners[::-1]:
@@ -462,9 +457,7 @@ def _path(
 def _room_kinds(rng: np.random.Generator, rooms: list[_Room]) -> list[str]:
     """A kind for each room: the smallest of several may be the bathroom, the largest is likely lived in."""
     order = sorted(range(len(rooms)), key=lambda index: rooms[index].area)
-    kinds = [
-        str(kind) for kind in rng.choice(tuple(_KIND_WEIGHTS), len(rooms), p=tuple(_KIND_WEIGHTS.values()))
-    ]
+    kinds = [str(kind) for kind in rng.choice(tuple(_KIND_WEIGHTS), len(rooms), p=tuple(_KIND_WEIGHTS.values()))]
     if len(rooms) > 1:
         kinds[order[0]] = "bathroom" if rng.random() < 0.25 * (len(rooms) - 1) else kinds[order[0]]
         kinds[order[-1]] = "living room" if rng.random() < 0.5 else "bedroom"
@@ -472,8 +465,7 @@ def _room_kinds(rng: np.random.Generator, rooms: list[_Room]) -> list[str]:
         kinds[order[1]] = "bedroom" if rng.random() < 0.6 else "kitchen"
     # A bathroom has few things in it: a large one would look forgotten.
     return [
-        "bedroom" if kind == "bathroom" and room.area > 13 else kind
-        for kind, room in zip(kinds, rooms, strict=True)
+        "bedroom" if kind == "bathroom" and room.area > 13 else kind for kind, room in zip(kinds, rooms, strict=True)
     ]
 
 
@@ -490,9 +482,7 @@ def _furnish(rng: np.random.Generator, room: _Room, kind: str) -> None:
         _clutter(rng, room)
 
 
-def _along_wall(
-    rng: np.random.Generator, room: _Room, length: float, depth: float, access: float
-) -> _Spot | None:
+def _along_wall(rng: np.random.Generator, room: _Room, length: float, depth: float, access: float) -> _Spot | None:
     """A free place for a piece against a wall, often in a corner, with `access` metres of floor before it."""
     faces = [face for face in room.faces if face.stop - face.start > length + WALL_THICKNESS + 2 * GAP]
     for _ in range(16 if faces else 0):
@@ -735,7 +725,7 @@ _PROGRAMMES: dict[str, tuple[tuple[_Place, float], ...]] = {
         (_side_table, 0.3),
         (_clutter, 1.1),
         (_lamp, 0.15),
-        (_stool, 0.1),
+        (_stool, 0.25),
     ),
     "kitchen": (
         (_fitted_block, 0.3),
@@ -743,7 +733,7 @@ _PROGRAMMES: dict[str, tuple[tuple[_Place, float], ...]] = {
         (_dining_table, 0.65),
         (_clutter, 2.0),
         (_side_table, 0.3),
-        (_stool, 0.4),
+        (_stool, 0.6),
     ),
     "bathroom": ((_shelf, 0.6), (_clutter, 2.6), (_stool, 0.2), (_side_table, 0.2)),
     "dining room": ((_dining_table, 1.2), (_counter, 0.4), (_shelf, 0.6), (_clutter, 1.2), (_lamp, 0.2)),
@@ -784,10 +774,10 @@ def _draw(house: _House, size: int) -> np.ndarray:
     origin_x, origin_y = ((left + right) / 2 - size / scale / 2, (top + bottom) / 2 - size / scale / 2)
     picture = Image.new("L", (size, size), BACKGROUND)
     draw = ImageDraw.Draw(picture)
+    # A polygon is drawn with its border pixels: half a pixel less at each side keeps its size.
     for piece in itertools.chain.from_iterable(room.pieces for room in house.rooms):
-        points = [
-            ((x - origin_x) * scale, (y - origin_y) * scale) for x, y in _corners(piece.box, piece.angle)
-        ]
+        corners = _corners(piece.box.grown(-0.5 / scale), piece.angle)
+        points = [((x - origin_x) * scale - 0.5, (y - origin_y) * scale - 0.5) for x, y in corners]
         draw.polygon([(round(x), round(y)) for x, y in points], fill=piece.kind)
     # Walls come after the furniture, whose rounded edges may touch them; their thickness is rounded once.
     thickness = max(1, round(WALL_THICKNESS * scale))
@@ -797,9 +787,7 @@ def _draw(house: _House, size: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _pixels(
-    box: _Rect, origin: tuple[float, float], scale: float, thickness: int
-) -> tuple[int, int, int, int]:
+def _pixels(box: _Rect, origin: tuple[float, float], scale: float, thickness: int) -> tuple[int, int, int, int]:
     """First and last pixels of a wall or door, rounded by its centre line: so walls meet without steps."""
     line = box.grown(-WALL_THICKNESS / 2)
     left, right = (round((x - origin[0]) * scale - thickness / 2) for x in (line.left, line.right))

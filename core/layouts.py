@@ -116,10 +116,14 @@ def load_tensors(path: str | Path, what: str) -> object:
         raise InputError(f"{what} {path} does not exist") from None
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "Weights only load failed" in str(error):
-            raise InputError(f"{what} {path} is refused: it is no file of plain tensors written by torch.save") from None
+            raise InputError(
+                f"{what} {path} is refused: it is no file of plain tensors written by torch.save"
+            ) from None
         raise InputError(f"{what} {path} is damaged or no torch file: replace it") from None
     except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{what} {path} is damaged or no torch file ({str(error).splitlines()[0]}): replace it") from None
+        raise InputError(
+            f"{what} {path} is damaged or no torch file ({str(error).splitlines()[0]}): replace it"
+        ) from None
 
 
 def read_latent(path: str | Path, shape: tuple[int, int, int]) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from core.config import PerceptualLossSection
 from core.errors import InputError
 from core.layouts import load_tensors
+from core.lpips_trunk import INSTALLED
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +38,18 @@ class Perceptual(nn.Module):
 
 
 def build_perceptual(section: PerceptualLossSection) -> Perceptual:
-    """LPIPS with the trunk of `section.backbone`, else torchvision's (cached or downloaded), else random weights.
+    """LPIPS with the trunk of `section.backbone`, else the installed one, else torchvision's, else random weights.
 
-    Random weights are said in one warning line and in `trunk`, which stages write to their record. Raises
-    InputError for a named file that is missing or of another network.
+    The installed one is `core.lpips_trunk`'s. Torchvision's is cached or downloaded. Random weights are said in
+    one warning line and in `trunk`, which stages write to their record. Raises InputError for a named file that
+    is missing or of another network.
     """
-    if section.backbone is not None:
+    installed = INSTALLED.get(section.net)
+    named = section.backbone or (installed if installed and installed.exists() else None)
+    if named is not None:
         net = _lpips(section.net, random_trunk=True)
-        _load_trunk(net, Path(section.backbone))
-        return Perceptual(net, Path(section.backbone).name)
+        _load_trunk(net, Path(named))
+        return Perceptual(net, Path(named).name)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
     try:

@@ -1,96 +1,158 @@
-"""What Stage 3 starts from, made where the config does not name it.
+"""What Stage 3 starts from: layouts, autoencoder, latents, Stage 1, Stage 2, each made where the config names none."""
 
-Every function returns the stage's record, made now or found finished, or None where the config already provides
-the result.
-"""
-
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from core.artifacts import prerequisite_file, prerequisite_folder, with_prerequisites
+from core.artifacts import prerequisite_folder
 from core.config import ExperimentConfig
 from core.encode_layouts import encode_layouts
+from core.errors import InputError
 from core.layout_generator import write_layouts
-from core.records import run_stage
-from core.stages import required, train_prerequisite_stage
-from core.train_autoencoder import train_autoencoder
+from core.records import RECORD_NAME, describe_inputs, difference, read_record, run_stage
+from core.stages import train_prerequisite_stage
+from core.train_autoencoder import BEST_NAME, train_autoencoder
 
-Record = dict[str, Any]
+STAGES = ("layouts", "autoencoder", "latents", "stage1", "stage2")
 
 
-def make_layouts(config: ExperimentConfig) -> Record | None:
-    """Generated layouts and their manifest, for a config with `dataset.synthetic` and no manifest."""
-    synthetic, folder = config.dataset.synthetic, prerequisite_folder(config, "layouts")
+@dataclass(frozen=True)
+class Prerequisite:
+    """One stage to make: from what, how, and the config key that its `result` file fills."""
+
+    stage: str
+    folder: Path
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]
+    work: Callable[[], dict[str, Any]]
+    key: str
+    result: str
+
+    def finished(self) -> bool:
+        """Whether the folder holds this stage, made from the same inputs and settings."""
+        record = self.folder / RECORD_NAME
+        made_from = describe_inputs(self.stage, self.inputs, self.settings)
+        return record.exists() and difference(read_record(record), made_from) is None
+
+    def filled_in(self, config: ExperimentConfig) -> ExperimentConfig:
+        """`config` with the stage's result."""
+        return config.with_values({self.key: str(self.folder / self.result)})
+
+
+def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | None:
+    """Record of a stage, made now or found finished; None where the config provides the result or wants none.
+
+    The stages before it must be finished. Raises InputError if the artefact root holds the stage made from
+    something else.
+    """
+    for earlier in STAGES[: STAGES.index(stage)]:
+        plan = _PLANS[earlier](config)
+        config = plan.filled_in(config) if plan else config
+    plan = _PLANS[stage](config)
+    return run_stage(plan.stage, plan.folder, plan.inputs, plan.settings, plan.work) if plan else None
+
+
+def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
+    """`config` with its empty keys filled by the finished prerequisites under its root, as far as they are there.
+
+    One that was made from another config does not count; the first that cannot be made from this config, or is
+    not finished, ends the search, since the later ones are made from it.
+    """
+    for stage in STAGES:
+        try:
+            plan = _PLANS[stage](config)
+            if plan is not None and not plan.finished():
+                break
+        except InputError:
+            break
+        config = plan.filled_in(config) if plan else config
+    return config
+
+
+def _layouts(config: ExperimentConfig) -> Prerequisite | None:
+    """Generated layouts, for a config with `dataset.synthetic` and no manifest."""
+    synthetic = config.dataset.synthetic
     if config.dataset.manifest is not None or synthetic is None:
         return None
+    folder = prerequisite_folder(config, "layouts")
 
     def work() -> dict[str, int]:
         write_layouts(folder, synthetic.count, synthetic.seed, synthetic.rooms)
         return {"layouts": synthetic.count}
 
-    return run_stage("layouts", folder, {}, synthetic.model_dump(), work)
+    return Prerequisite("layouts", folder, {}, synthetic.model_dump(), work, "dataset.manifest", "manifest.csv")
 
 
-def make_autoencoder(config: ExperimentConfig) -> Record | None:
-    """The autoencoder, unless `autoencoder.checkpoint` names one."""
+def _autoencoder(config: ExperimentConfig) -> Prerequisite | None:
     if config.autoencoder.checkpoint is not None:
         return None
-    config = _with_source_manifest(config)
-    required(config, "prerequisites.autoencoder", "autoencoder.checkpoint")
+    training = config.required("prerequisites.autoencoder", instead_of="autoencoder.checkpoint")
     folder = prerequisite_folder(config, "autoencoder")
     settings = _data_settings(config) | {
         "seed": config.prerequisites.seed,
         "autoencoder": config.autoencoder.model_dump(exclude={"checkpoint"}),
-        "training": config.prerequisites.autoencoder.model_dump(),
+        "training": training.model_dump(),
     }
-    inputs = {"manifest": config.dataset.manifest}
-    return run_stage("autoencoder", folder, inputs, settings, lambda: train_autoencoder(config, folder))
+    inputs = {"manifest": config.required("dataset.manifest")}
+    work = partial(train_autoencoder, config, folder)
+    return Prerequisite("autoencoder", folder, inputs, settings, work, "autoencoder.checkpoint", BEST_NAME)
 
 
-def make_latents(config: ExperimentConfig) -> Record | None:
-    """Latents of every layout, unless the config names an autoencoder and a manifest that already has latents."""
-    if config.autoencoder.checkpoint is not None and _has_latents(config):
+def _latents(config: ExperimentConfig) -> Prerequisite | None:
+    """Encoded layouts, unless the manifest has latents and they are of an autoencoder that the user named."""
+    own_autoencoder = prerequisite_folder(config, "autoencoder") / BEST_NAME
+    autoencoder = config.required("autoencoder.checkpoint")
+    if autoencoder != str(own_autoencoder) and _has_latents(config):
         return None
-    config = _with_source_manifest(with_prerequisites(config), original=config)
     folder = prerequisite_folder(config, "latents")
-    inputs = {
-        "manifest": config.dataset.manifest,
-        "autoencoder": required(config, "autoencoder.checkpoint"),
-    }
-    return run_stage("latents", folder, inputs, _data_settings(config), lambda: encode_layouts(config, folder))
+    if config.dataset.manifest == str(folder / "manifest.csv"):
+        return None
+    inputs = {"manifest": config.required("dataset.manifest"), "autoencoder": autoencoder}
+    work = partial(encode_layouts, config, folder)
+    return Prerequisite("latents", folder, inputs, _data_settings(config), work, "dataset.manifest", "manifest.csv")
 
 
-def make_stage1(config: ExperimentConfig) -> Record | None:
-    """Stage 1, noise loss alone, unless `diffusion.stage1_checkpoint` names one."""
-    return _make_stage(1, config) if config.diffusion.stage1_checkpoint is None else None
+def _stage1(config: ExperimentConfig) -> Prerequisite | None:
+    return _diffusion_stage(1, config) if config.diffusion.stage1_checkpoint is None else None
 
 
-def make_stage2(config: ExperimentConfig) -> Record | None:
-    """Stage 2, with semantic losses, unless `diffusion.stage2_checkpoint` names one or the config is for Stage 1."""
+def _stage2(config: ExperimentConfig) -> Prerequisite | None:
+    """Stage 2, unless the config names one or is for Stage 1 alone."""
     wanted = config.diffusion.stage2_checkpoint is None and config.experiment.phase != "diffusion_stage1"
-    return _make_stage(2, config) if wanted else None
+    return _diffusion_stage(2, config) if wanted else None
 
 
-def _make_stage(stage: int, config: ExperimentConfig) -> Record:
-    training = config.stage_training(stage)
-    config = with_prerequisites(config)
-    folder = prerequisite_folder(config, f"stage{stage}")
+def _diffusion_stage(number: int, config: ExperimentConfig) -> Prerequisite:
+    stage = f"stage{number}"
+    training = config.stage_training(number)
+    folder = prerequisite_folder(config, stage)
     inputs = {
-        "manifest": required(config, "dataset.manifest"),
-        "autoencoder": required(config, "autoencoder.checkpoint"),
+        "manifest": config.required("dataset.manifest"),
+        "autoencoder": config.required("autoencoder.checkpoint"),
     }
-    if stage == 2:
-        inputs["stage1"] = required(config, "diffusion.stage1_checkpoint")
+    if number == 2:
+        inputs["stage1"] = config.required("diffusion.stage1_checkpoint")
     settings = {
         "unet": config.unet.model_dump(mode="json"),
         "scheduler": config.scheduler.model_dump(),
         "training": config.describing_model(training)["training"],
     }
-    return run_stage(
-        f"stage{stage}", folder, inputs, settings, lambda: train_prerequisite_stage(stage, config, folder)
-    )
+    work = partial(train_prerequisite_stage, number, config, folder)
+    result = f"checkpoints/{stage}_checkpoint_best.pt"
+    return Prerequisite(stage, folder, inputs, settings, work, f"diffusion.{stage}_checkpoint", result)
+
+
+_PLANS: dict[str, Callable[[ExperimentConfig], Prerequisite | None]] = {
+    "layouts": _layouts,
+    "autoencoder": _autoencoder,
+    "latents": _latents,
+    "stage1": _stage1,
+    "stage2": _stage2,
+}
 
 
 def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -101,19 +163,10 @@ def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
     }
 
 
-def _with_source_manifest(config: ExperimentConfig, original: ExperimentConfig | None = None) -> ExperimentConfig:
-    """`config` with the manifest of pictures: the user's own, or that of the generated layouts."""
-    manifest = (original or config).dataset.manifest
-    if manifest is None and config.dataset.synthetic is not None:
-        manifest = str(prerequisite_file(config, "layouts"))
-    required(config.with_values({"dataset.manifest": manifest}), "dataset.manifest")
-    return config.with_values({"dataset.manifest": manifest})
-
-
 def _has_latents(config: ExperimentConfig) -> bool:
     """Whether the manifest names a latent for some layout; an unreadable one is reported by its reader."""
     try:
-        rows = pd.read_csv(Path(required(config, "dataset.manifest")))
+        rows = pd.read_csv(Path(config.required("dataset.manifest")))
     except (OSError, ValueError):
         return False
     column = config.dataset.outputs.latent

@@ -38,7 +38,9 @@ class EpochProgress:
         shown = {name: f"{value:.4g}" for name, value in values.items() if value is not None}
         self._bar.set_postfix({"epoch": f"{epoch}/{self._epochs}", **shown}, refresh=False)
         if self._bar.disable:
-            log.info("%s epoch %d/%d  %s", self._stage, epoch, self._epochs, "  ".join(f"{k} {v}" for k, v in shown.items()))
+            log.info(
+                "%s epoch %d/%d  %s", self._stage, epoch, self._epochs, "  ".join(f"{k} {v}" for k, v in shown.items())
+            )
 
 
 def log_to_stderr() -> None:

@@ -32,11 +32,7 @@ def run_stage(
     `work` returns the stage's metrics; it may be run again after a crash and goes on from what it finds. Raises
     InputError if the folder holds the same stage made from other inputs or settings, naming the difference.
     """
-    made_from = {
-        "stage": stage,
-        "inputs": {name: file_entry(Path(path)) for name, path in inputs.items()},
-        "settings": json.loads(json.dumps(settings)),
-    }
+    made_from = describe_inputs(stage, inputs, settings)
     path = folder / RECORD_NAME
     if path.exists():
         record = read_record(path)
@@ -55,15 +51,31 @@ def run_stage(
     return record
 
 
-def refuse_difference(record: Mapping[str, Any], made_from: Mapping[str, Any], folder: Path) -> None:
-    """Raise InputError naming the first input or setting in which `record` is not `made_from` what it would be now."""
+def describe_inputs(stage: str, inputs: Mapping[str, str | Path], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a record that is known beforehand: stage, input files with size and sha256, settings."""
+    return {
+        "stage": stage,
+        "inputs": {name: file_entry(Path(path)) for name, path in inputs.items()},
+        "settings": json.loads(json.dumps(settings)),
+    }
+
+
+def difference(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> str | None:
+    """First input or setting in which `record` is not `made_from` what it would be now, in words."""
     before, now = _comparable(record), _comparable(made_from)
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
-            raise InputError(
-                f"{folder} holds a {record.get('stage')} made with {key} {before.get(key)}, now it is {now.get(key)}: "
-                "choose another folder (artifacts.root, --output_dir) or restore the value"
-            )
+            return f"{key} {before.get(key)}, now it is {now.get(key)}"
+    return None
+
+
+def refuse_difference(record: Mapping[str, Any], made_from: Mapping[str, Any], folder: Path) -> None:
+    """Raise InputError if `record` in `folder` was made from something else."""
+    if (found := difference(record, made_from)) is not None:
+        raise InputError(
+            f"{folder} holds a {record.get('stage')} made with {found}: choose another folder (artifacts.root, "
+            "--output_dir) or restore the value"
+        )
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -98,9 +110,7 @@ def folder_entries(folder: Path) -> dict[str, Any]:
     """Size and sha256 of every file below `folder`, by relative path; records and partial files left out."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     kept = [path for path in files if not path.name.startswith(".") and path != folder / RECORD_NAME]
-    return {
-        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)} for path in kept
-    }
+    return {str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)} for path in kept}
 
 
 def code_version() -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from core.artifacts import round_folder, with_prerequisites
+from core.artifacts import round_folder
 from core.config import ExperimentConfig, save_config
-from core.records import code_version, create_record, file_entry, folder_entries, read_record, refuse_difference
+from core.prerequisites import with_prerequisites
+from core.records import code_version, create_record, describe_inputs, folder_entries, read_record, refuse_difference
 from core.seeding import derive_seed
-from core.stages import required
 
 ROUND_RECORD = "round.json"
 
@@ -73,8 +73,8 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
     config = with_prerequisites(config)
     folder = round_folder(config, number)
     inputs = {
-        "manifest": required(config, "dataset.manifest"),
-        "autoencoder": required(config, "autoencoder.checkpoint"),
+        "manifest": config.required("dataset.manifest"),
+        "autoencoder": config.required("autoencoder.checkpoint"),
     }
     values: dict[str, Any] = {
         "experiment.save_path": str(folder / "stage3"),
@@ -82,20 +82,15 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
         "training.epochs": config.rounds.epochs_per_round,
     }
     if number == 1:
-        generator = required(config, "diffusion.stage1_checkpoint")
-        inputs |= {"stage1": generator, "stage2": required(config, "diffusion.stage2_checkpoint")}
+        generator = config.required("diffusion.stage1_checkpoint")
+        inputs |= {"stage1": generator, "stage2": config.required("diffusion.stage2_checkpoint")}
     else:
         parent = round_folder(config, number - 1)
         generator = str(_latest(parent, config))
         inputs["parent"] = str(parent / ROUND_RECORD)
         values["diffusion.stage3_checkpoint"] = generator
         values["training.epochs"] += read_record(parent / ROUND_RECORD)["metrics"]["epoch"]
-    made_from = {
-        "stage": "round",
-        "round": number,
-        "inputs": {name: file_entry(Path(path)) for name, path in inputs.items()},
-        "settings": _settings(config),
-    }
+    made_from = describe_inputs("round", inputs, _settings(config)) | {"round": number}
     record = read_record(folder / ROUND_RECORD) if (folder / ROUND_RECORD).exists() else None
     if record is not None:
         refuse_difference(record, made_from, folder)

@@ -11,6 +11,8 @@ from core.config import ExperimentConfig
 from core.diffusion import build_scheduler, ddim_timesteps, denoiser, sample_ddim
 from core.seeding import sample_noise
 
+CPU_BATCH = 32
+
 
 @torch.no_grad()
 def sample_latents(
@@ -23,19 +25,24 @@ def sample_latents(
 ) -> Tensor:
     """Latents [len(seeds), C, h, w] on the CPU, one a seed, by DDIM with `num_steps` UNet evaluations.
 
-    Shows a progress bar if it has a `description`.
+    On a CPU latent i is the same to the bit whatever `batch_size` is: convolutions of another batch size may
+    round differently, so `CPU_BATCH` latents are always computed together. Shows a progress bar if it has a
+    `description`.
     """
     device = next(unet.parameters()).device
     scheduler = build_scheduler(config.scheduler)
     timesteps = ddim_timesteps(scheduler, num_steps)
     training = unet.training
     unet.eval()
+    width = CPU_BATCH if device.type == "cpu" else batch_size
     parts = []
     with tqdm(total=len(seeds), desc=description, unit="latent", disable=None if description else True) as bar:
-        for start in range(0, len(seeds), batch_size):
-            noise = sample_noise(seeds[start : start + batch_size], config.latent_shape)
-            noise = noise.to(device, memory_format=torch.channels_last)
-            parts.append(sample_ddim(denoiser(unet), noise, scheduler.alphas_cumprod, timesteps).cpu().contiguous())
-            bar.update(len(noise))
+        for start in range(0, len(seeds), width):
+            wanted = list(seeds[start : start + width])
+            padded = wanted + wanted[-1:] * (width - len(wanted))
+            noise = sample_noise(padded, config.latent_shape).to(device, memory_format=torch.channels_last)
+            latents = sample_ddim(denoiser(unet), noise, scheduler.alphas_cumprod, timesteps)
+            parts.append(latents[: len(wanted)].cpu().contiguous())
+            bar.update(len(wanted))
     unet.train(training)
     return torch.cat(parts)

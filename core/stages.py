@@ -24,15 +24,20 @@ from core.seeding import derive_seed
 from core.train_diffusion import DiffusionTraining, EarlyStop, LatentSet, metric_columns
 from core.trajectories import kept_trajectories
 
+
 def train_prerequisite_stage(stage: int, config: ExperimentConfig, folder: Path) -> dict[str, Any]:
     """Metrics after training Stage 1 (noise loss) or Stage 2 (with semantic losses, from Stage 1) in `folder`."""
     training = config.stage_training(stage)
-    start = None if stage == 1 else required(config, "diffusion.stage1_checkpoint")
+    start = None if stage == 1 else config.required("diffusion.stage1_checkpoint")
     run = _training(config, training, f"stage{stage}", folder, start)
     if run.path("latest").exists():
         run.state.load(run.path("latest"))
     run.run(training.epochs)
-    return {"epoch": run.state.epoch, **_trunk(run.frozen), **metric_columns("val", run.validate(), config.loss_weights)}
+    return {
+        "epoch": run.state.epoch,
+        **_trunk(run.frozen),
+        **metric_columns("val", run.validate(), config.loss_weights),
+    }
 
 
 def train_stage3(config: ExperimentConfig, resume: bool | None) -> dict[str, Any]:
@@ -44,12 +49,12 @@ def train_stage3(config: ExperimentConfig, resume: bool | None) -> dict[str, Any
     """
     folder, name = stage3_folder(config), config.experiment.name
     latest = folder / "checkpoints" / f"{name}_checkpoint_latest.pt"
-    discriminator = required(config, "discriminator.checkpoint")
+    discriminator = config.required("discriminator.checkpoint")
     if resume and not latest.exists():
         raise InputError(f"--resume: there is no {latest} to go on from; leave the option out to start")
     going_on = latest.exists() and resume is not False
     previous = config.diffusion.stage3_checkpoint
-    start = previous or (None if going_on else required(config, "diffusion.stage2_checkpoint"))
+    start = previous or (None if going_on else config.required("diffusion.stage2_checkpoint"))
     run = _training(config, config.training, name, folder, start)
     judge = load_discriminator(discriminator, config.latent_shape).to(run.device)
     if not going_on:
@@ -64,24 +69,13 @@ def train_stage3(config: ExperimentConfig, resume: bool | None) -> dict[str, Any
     return _run_stage3(_with_discriminator(run, judge))
 
 
-def required(config: ExperimentConfig, key: str, instead_of: str | None = None) -> Any:
-    """The value at the dotted `key`; InputError names the key, and the one it stands for, if it is empty."""
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part, None)
-    if value is None:
-        missing = f"{instead_of} is missing, and so is {key} to make it with" if instead_of else f"{key} is missing"
-        raise InputError(f"{missing}: set it in the config (or with --set {instead_of or key}=PATH)")
-    return value
-
-
 def _training(
     config: ExperimentConfig, training: TrainingSection, name: str, folder: Path, start: str | None
 ) -> DiffusionTraining:
     """The stage's training, its UNet from the checkpoint `start` or untrained."""
     device = pick_device(training.device)
     state = new_train_state(_initial_unet(config, start), training, device)
-    autoencoder = load_autoencoder(required(config, "autoencoder.checkpoint"), config).to(device)
+    autoencoder = load_autoencoder(config.required("autoencoder.checkpoint"), config).to(device)
     semantic = training.loss.semantic_loss
     data, validation = load_splits(config, with_pictures=semantic is not None)
     frozen = Frozen(
@@ -95,7 +89,7 @@ def _training(
 def load_splits(config: ExperimentConfig, with_pictures: bool) -> tuple[LatentSet, LatentSet]:
     """Training and validation latents of the config's manifest, and their pictures where a term needs them."""
     outputs, dataset = config.dataset.outputs, config.dataset
-    manifest = required(config, "dataset.manifest")
+    manifest = config.required("dataset.manifest")
     columns = [outputs.latent, *([outputs.rgb, outputs.segmentation] if with_pictures else [])]
     rows = read_manifest(manifest, columns, dataset)
     splits = split_by_layout(rows, config.training.train_split, config.training.split_seed)

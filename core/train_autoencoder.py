@@ -44,7 +44,10 @@ class _Run:
 
     def save(self, name: str, **more: Any) -> None:
         sizes = self.config.autoencoder.model_dump(exclude={"checkpoint", "frozen"})
-        saved = {"state_dict": self.model.state_dict(), "config": sizes | {"image_size": self.config.dataset.image_size}}
+        saved = {
+            "state_dict": self.model.state_dict(),
+            "config": sizes | {"image_size": self.config.dataset.image_size},
+        }
         save_tensors(saved | more, self.folder / name)
 
 
@@ -106,7 +109,9 @@ def _train_epoch(
     total = torch.zeros((), device=run.device)
     run.model.train()
     for indices in order[: steps * batch_size].split(batch_size):
-        rgb = np.stack([pictures.rgb(i) if variants is None else variant(pictures.rgb(i), variants[i]) for i in indices.tolist()])
+        rgb = np.stack(
+            [pictures.rgb(i) if variants is None else variant(pictures.rgb(i), variants[i]) for i in indices.tolist()]
+        )
         inputs = pictures_from_rgb(rgb)
         latent = run.model.encoder(inputs.rgb.to(run.device, memory_format=torch.channels_last))
         # Noise on the latent makes the decoder tolerate the small errors of a generated latent.

@@ -126,7 +126,9 @@ class DiffusionTraining:
         progress.epoch(self.state.epoch, means)
 
     def _write_epoch(self, row: dict[str, Any]) -> None:
-        improved = "val_loss" in row and (self.state.best_val_loss is None or row["val_loss"] < self.state.best_val_loss)
+        improved = "val_loss" in row and (
+            self.state.best_val_loss is None or row["val_loss"] < self.state.best_val_loss
+        )
         if improved:
             self.state.best_val_loss = row["val_loss"]
             self.state.save(self.path("best"), self.config, resumable=False)
@@ -217,7 +219,9 @@ class DiffusionTraining:
         if state.adversarial_weight is not None and state.step % BALANCE_INTERVAL:
             return
         noise, adversarial = (
-            math.sqrt(sum(g.float().square().sum().item() for g in torch.autograd.grad(loss, parameters, retain_graph=True)))
+            math.sqrt(
+                sum(g.float().square().sum().item() for g in torch.autograd.grad(loss, parameters, retain_graph=True))
+            )
             for loss in (losses["noise"], losses["adversarial"])
         )
         aimed = min(section.weight, section.balance * noise / max(adversarial, 1e-12))

@@ -63,7 +63,9 @@ def read_latent_pool(path: Path) -> Tensor:
             raise InputError(f"latents {file} hold no [N, C, h, w] or [C, h, w] tensor: generate them again")
         parts.append(value.float() if value.dim() == 4 else value.float()[None])
         if parts[-1].shape[1:] != parts[0].shape[1:]:
-            raise InputError(f"latents {file} have shape {list(parts[-1].shape[1:])}, others {list(parts[0].shape[1:])}")
+            raise InputError(
+                f"latents {file} have shape {list(parts[-1].shape[1:])}, others {list(parts[0].shape[1:])}"
+            )
     pool = torch.cat(parts)
     if len(pool) < 2:
         raise InputError(f"latents {path} hold {len(pool)} latent: training and validation need at least two")

@@ -1,6 +1,7 @@
 """The documented training: rounds of generate bad latents, retrain the discriminator, continue Stage 3."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,18 @@ from tasks.retrain_discriminator import retrain_discriminator
 
 
 @flow(name="adversarial-training")
-def adversarial_training(config: Path, set_values: list[str] = []) -> list[dict[str, Any]]:  # noqa: B006
+def adversarial_training(config: Path, overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Run every round of the experiment that is not finished yet; return the records of all."""
-    experiment = load_config(config, set_values)
+    experiment = load_config(config, overrides)
     if experiment.prerequisites is not None:
-        prerequisites(config, set_values)
-    return [adversarial_round(config, number, set_values) for number in range(1, experiment.rounds.count + 1)]
+        prerequisites(config, overrides)
+    return [adversarial_round(config, number, overrides) for number in range(1, experiment.rounds.count + 1)]
 
 
 @flow(name="adversarial-round", flow_run_name="round {number}")
-def adversarial_round(config: Path, number: int, set_values: list[str] = []) -> dict[str, Any]:  # noqa: B006
+def adversarial_round(config: Path, number: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Generate bad latents, retrain the discriminator on them, continue Stage 3 against it."""
-    this = open_round(load_config(config, set_values), number)
+    this = open_round(load_config(config, overrides), number)
     if this.record is not None:
         return this.record
     started = time.monotonic()

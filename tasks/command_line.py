@@ -2,11 +2,9 @@
 
 import argparse
 import inspect
-import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
@@ -18,10 +16,10 @@ INPUT_ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
 def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = None) -> Any:
     """Result of `function` called with the command line's arguments.
 
-    A parameter without default and annotated `Path` or `str` is positional if it is called `config`, else a
-    required option; one with a default is optional; `bool | None` gives `--name/--no-name`; `list[str]` may be
-    repeated. Option names take underscores or dashes. Parameters after `*` are not for the command line.
-    Exits with 2 and one line for what the user can mend, with 130 when interrupted.
+    A parameter called `config` is positional; others without default are required options, those with one
+    optional; `bool | None` gives `--name/--no-name`; `Sequence[str]` is `--set`, which may be repeated. Option
+    names take underscores or dashes. Parameters after `*` are not for the command line. Exits with 2 and one line
+    for what the user can mend, with 130 when interrupted.
     """
     parser = _parser(function)
     values = vars(parser.parse_args(arguments))
@@ -33,7 +31,9 @@ def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = 
     except KeyboardInterrupt:
         _leave("interrupted; run the same command again to go on from the last checkpoint", INTERRUPTED_STATUS)
     except OSError as error:
-        _leave(f"error: {error.filename or 'file'}: {error.strerror or error}; mend it and run again", INPUT_ERROR_STATUS)
+        _leave(
+            f"error: {error.filename or 'file'}: {error.strerror or error}; mend it and run again", INPUT_ERROR_STATUS
+        )
 
 
 def say(text: str) -> None:
@@ -65,7 +65,7 @@ def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Paramete
     flags = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
     if annotation == bool | None:
         parser.add_argument(*flags, action=argparse.BooleanOptionalAction, default=parameter.default)
-    elif annotation == list[str]:
+    elif annotation == Sequence[str]:
         parser.add_argument("--set", dest=name, action="append", default=[], metavar="KEY.PATH=VALUE")
     elif required:
         parser.add_argument(*flags, type=annotation, required=True)

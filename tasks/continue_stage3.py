@@ -1,24 +1,26 @@
 """continue-stage-3: fine-tune against the frozen discriminator."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from core.artifacts import stage3_folder, with_prerequisites
+from core.artifacts import stage3_folder
 from core.config import load_config
+from core.prerequisites import with_prerequisites
 from core.stages import train_stage3
 from tasks.command_line import run_command, say
 
 
 @task(name="continue-stage-3", cache_policy=NO_CACHE)
-def continue_stage3(config: Path, resume: bool | None = None, set_values: list[str] = []) -> dict[str, Any]:  # noqa: B006
+def continue_stage3(config: Path, resume: bool | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Train Stage 3 of a config until its last epoch, going on from the latest checkpoint if there is one.
 
     Writes checkpoints, samples and metrics under `experiment.save_path`; returns the final metrics.
     """
-    experiment = with_prerequisites(load_config(config, set_values))
+    experiment = with_prerequisites(load_config(config, overrides))
     metrics = train_stage3(experiment, resume)
     return {"output_dir": str(stage3_folder(experiment)), "metrics": metrics}
 

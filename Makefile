@@ -1,0 +1,28 @@
+# Commands of the project. `make demo` and `make test` need Python 3.11, git and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+RUN := $(VENV)/bin/python
+
+.PHONY: install demo test lint clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	$(RUN) -m core.lpips_trunk
+	touch $@
+
+demo: install
+	$(RUN) -m flows.adversarial_training configs/demo.yaml
+
+test: install
+	$(RUN) -m pytest
+
+lint: install
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+clean:
+	rm -rf $(VENV) artifacts

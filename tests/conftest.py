@@ -1,0 +1,84 @@
+"""A tiny experiment on disk: 12 layouts of 32x32, an autoencoder and a UNet of a few thousand weights."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+from core.config import ExperimentConfig, load_config
+from core.layout_generator import write_layouts
+from core.prerequisites import STAGES, make_prerequisite, with_prerequisites
+
+TINY = """
+experiment: {{name: tiny}}
+dataset: {{manifest: {manifest}, image_size: 32, augment: true}}
+autoencoder: {{latent_channels: 4, base_channels: 8, downsampling_steps: 2, max_channels: 16}}
+unet: {{in_channels: 4, out_channels: 4, base_channels: 16, depth: 2, num_res_blocks: 1, dropout: 0.1}}
+scheduler: {{num_steps: 100}}
+discriminator: {{trajectories: {{num_samples: 8, states: 2, num_steps: 10}}}}
+training:
+  {{epochs: 2, batch_size: 16, learning_rate: 1.0e-4, eval_interval: 2, sample_interval: 2, device: cpu,
+  loss: {{semantic_loss: {{perceptual_loss: {{backbone: {trunk}}}}}}}}}
+prerequisites:
+  autoencoder: {{epochs: 2, learning_rate: 1.0e-3, batch_size: 8}}
+  stage1: {{epochs: 1, learning_rate: 1.0e-3, batch_size: 16}}
+  stage2: {{epochs: 1, learning_rate: 1.0e-4, batch_size: 16}}
+rounds:
+  {{count: 2, epochs_per_round: 1, bad_latents: {{num_samples: 6, num_steps: 5}},
+  discriminator: {{epochs: 2, batch_size: 4}}, viability_samples: 4}}
+artifacts: {{root: {root}}}
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trunk(tmp_path_factory) -> Path:
+    """A small-valued AlexNet trunk in torchvision's format: a named file, so that no test needs the network."""
+    from torchvision.models import alexnet
+
+    path = tmp_path_factory.mktemp("trunk") / "trunk.pt"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(alexnet(weights=None).features.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory) -> Path:
+    """Manifest of twelve generated layouts."""
+    return write_layouts(tmp_path_factory.mktemp("layouts"), count=12, seed=0, rooms=(1, 2))
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory, manifest, trunk) -> Path:
+    """Config file of the tiny experiment, whose prerequisites are made once for the session; do not write there."""
+    root = tmp_path_factory.mktemp("prepared")
+    path = root / "tiny.yaml"
+    path.write_text(TINY.format(manifest=manifest, root=root / "artifacts", trunk=trunk))
+    config = load_config(path)
+    for stage in STAGES:
+        make_prerequisite(stage, config)
+    return path
+
+
+@pytest.fixture(scope="session")
+def config(prepared) -> ExperimentConfig:
+    """The tiny experiment with its prerequisites filled in."""
+    return with_prerequisites(load_config(prepared))
+
+
+@pytest.fixture
+def experiment(prepared, tmp_path) -> Path:
+    """Config file of a tiny experiment of this test's own, its prerequisites already made."""
+    shutil.copytree(prepared.parent / "artifacts", tmp_path / "artifacts")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(prepared.read_text().replace(str(prepared.parent / "artifacts"), str(tmp_path / "artifacts")))
+    return path

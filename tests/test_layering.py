@@ -1,0 +1,24 @@
+"""Imports point downwards: flows over tasks over core."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+FORBIDDEN = {
+    "core": {"prefect", "tasks", "flows"},
+    "tasks": {"flows", "torch", "boto3", "pandas"},
+    "flows": {"torch", "boto3", "pandas"},
+}
+FILES = [path for layer in FORBIDDEN for path in sorted(Path(layer).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_point_downwards(path):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module.split(".")[0])
+    assert not imported & FORBIDDEN[path.parts[0]]
