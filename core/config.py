@@ -29,7 +29,7 @@ class ExperimentSection(Section):
         None, description="folder of continue-stage-3; {artifacts.root}/{name}/stage3 if empty"
     )
     phase: Literal["diffusion_stage1", "diffusion_stage2", "diffusion_stage3"] = "diffusion_stage3"
-    epochs_target: Positive | None = Field(None, description="accepted for old files; the learning rate is constant")
+    epochs_target: Positive | None = Field(None, description="accepted for old files, without effect")
 
 
 class DiffusionSection(Section):
@@ -159,6 +159,10 @@ class LossSection(Section):
     semantic_loss: SemanticLossSection | None = SemanticLossSection()
 
 
+class DecaySection(Section):
+    type: Literal["cosine"] = "cosine"
+
+
 class OptimizationSection(Section):
     """What every diffusion stage is trained with."""
 
@@ -166,6 +170,7 @@ class OptimizationSection(Section):
     batch_size: Positive = 64
     learning_rate: Annotated[float, Field(gt=0)] = 0.00003
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    scheduler: DecaySection | None = Field(None, description="cosine: the learning rate falls to 0 over `epochs`")
     optimizer: Literal["AdamW"] = "AdamW"
     weight_decay: Weight = 0.1
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 0.5

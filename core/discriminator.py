@@ -24,9 +24,8 @@ class LatentDiscriminator(nn.Module):
         num_layers = max(1, min(4, int(math.log2(latent_size)) - 1))
         widths = [latent_channels] + [base_channels * 2**i for i in range(num_layers)]
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in itertools.pairwise(widths))
-        self.embed = nn.Sequential(
-            Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0), nn.Linear(64, 128), nn.SiLU()
-        )
+        self.level = Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.embed = nn.Sequential(nn.Linear(64, 128), nn.SiLU())
         self.modulate = nn.ModuleList(nn.Linear(128, 2 * b) for b in widths[1:])
         self.activation = nn.LeakyReLU(0.2)
         self.dropout = nn.Dropout(dropout)
@@ -38,7 +37,7 @@ class LatentDiscriminator(nn.Module):
         alpha_bar = torch.ones(len(latent), device=latent.device) if alpha_bar is None else alpha_bar
         # The angle of the noise level, 0 clean to 1000 pure noise: uniform in it is uniform in cosine timesteps.
         angle = torch.acos(alpha_bar.sqrt().clamp(max=1)) / (math.pi / 2) * 1000
-        embedding = self.embed(angle)
+        embedding = self.embed(self.level(angle).to(latent.dtype))
         x = latent
         for conv, modulate in zip(self.convs, self.modulate, strict=True):
             scale, shift = modulate(embedding)[:, :, None, None].chunk(2, dim=1)

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -38,12 +39,23 @@ def save_tensors(value: Any, path: Path) -> None:
     try:
         # Through a file object: torch.save writes the name of a path into the file.
         with whole_file(path) as file:
-            torch.save(value, file)
+            torch.save(_canonical(value), file)
     except RuntimeError as error:
         # torch's zip writer hides the errno of a full disk.
         if "write" not in str(error).lower() and "file" not in str(error).lower():
             raise
         raise InputError(f"{path} could not be written ({str(error).splitlines()[0]}): is the disk full?") from None
+
+
+def _canonical(value: Any) -> Any:
+    """`value` rebuilt so that equal values pickle equally: pickle writes a string it has seen as a reference."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_canonical(inner) for inner in value)
+    return value
 
 
 def save_json(value: Any, path: Path) -> None:

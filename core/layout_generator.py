@@ -45,7 +45,7 @@ CELL = (0.55, 0.64)
 MIN_SIDE = 4
 MIN_SHARED = 3
 OUTSIDE = -1
-MARGIN = 10 / 512
+MARGIN = 16 / 512
 
 # Square metres a room, by number of rooms: what gives the walls of the real houses their thickness in pixels.
 ROOM_AREA = (29.0, 23.0, 21.5, 20.0, 18.0, 17.0)

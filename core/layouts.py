@@ -18,6 +18,9 @@ from core.palette import BACKGROUND, COLORS, NUM_CLASSES, UNLABELLED, WALL, clas
 # Decoded pictures kept in memory; beyond it they are read again from their files.
 CACHE_BYTES = 2 * 2**30
 
+# A cell is wall from a strip this thick on: half the thinnest wall, which may fall on two cells.
+_WALL_PIXELS = 2.5
+
 
 class Pictures(NamedTuple):
     """Layouts as pictures: `rgb` float [B, 3, H, W] in [-1, 1], `classes` long [B, H, W], 255 unlabelled."""
@@ -90,21 +93,21 @@ def resize_layout(rgb: np.ndarray, size: int) -> np.ndarray:
     classes = classes_from_rgb(rgb)
     cells = classes.reshape(size, factor, size, factor)
     shares = np.stack([(cells == index).mean(axis=(1, 3)) for index in range(NUM_CLASSES)], axis=-1)
-    voted = _vote(shares)
+    voted = _vote(shares, wall_share=min(0.5, _WALL_PIXELS / factor))
     picture = COLORS[voted]
     unlabelled = (cells == UNLABELLED).mean(axis=(1, 3)) > 0.5
     picture[unlabelled] = rgb[factor // 2 :: factor, factor // 2 :: factor][unlabelled]
     return picture
 
 
-def _vote(shares: np.ndarray) -> np.ndarray:
+def _vote(shares: np.ndarray, wall_share: float) -> np.ndarray:
     """Class of each cell from the share of it that every class covers, [..., classes] -> [...]."""
     objects = shares.copy()
     objects[..., [WALL, BACKGROUND]] = 0
     voted = np.full(shares.shape[:-1], BACKGROUND)
-    furnished = objects.sum(-1) >= 0.5
+    furnished = objects.sum(-1) >= 0.4
     voted[furnished] = objects.argmax(-1)[furnished]
-    voted[(shares[..., WALL] >= 0.35) & (shares[..., WALL] >= objects.max(-1))] = WALL
+    voted[shares[..., WALL] >= wall_share] = WALL
     return voted
 
 

@@ -27,8 +27,9 @@ class Perceptual(nn.Module):
 
     def __init__(self, net: lpips.LPIPS, trunk: str):
         super().__init__()
-        self.net = net.eval().requires_grad_(False)
+        self.net = net
         self.trunk = trunk
+        self.eval().requires_grad_(False)
 
     def forward(self, rgb: Tensor, target: Tensor) -> Tensor:
         """Distance [B] of pictures [B, 3, H, W] in [-1, 1]."""

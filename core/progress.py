@@ -14,9 +14,10 @@ class EpochProgress:
 
     def __init__(self, stage: str, epochs: int, steps_per_epoch: int, epochs_done: int):
         self._stage, self._epochs = stage, epochs
+        self.done = epochs_done * steps_per_epoch
         self._bar = tqdm(
             total=epochs * steps_per_epoch,
-            initial=epochs_done * steps_per_epoch,
+            initial=self.done,
             desc=stage,
             unit="step",
             disable=None,
@@ -31,6 +32,7 @@ class EpochProgress:
 
     def step(self) -> None:
         """One optimizer step is done."""
+        self.done += 1
         self._bar.update()
 
     def epoch(self, epoch: int, values: Mapping[str, float | None]) -> None:

@@ -1,5 +1,6 @@
 """The autoencoder: layouts to standardised latents and back, trained once and then frozen."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch.optim import AdamW
 
 from core.autoencoder import Autoencoder, autoencoder_loss
 from core.checkpoints import build_autoencoder, load_checkpoint, load_weights
-from core.config import ExperimentConfig
+from core.config import AutoencoderTrainingSection, ExperimentConfig
 from core.device import pick_device
 from core.errors import InputError
 from core.files import save_tensors, whole_file
@@ -122,6 +123,8 @@ def _train_epoch(
                 f"autoencoder: the loss is {loss.item()} in epoch {epoch}; nothing was updated: lower "
                 "prerequisites.autoencoder.learning_rate"
             )
+        for group in run.optimizer.param_groups:
+            group["lr"] = _learning_rate(settings, progress.done, settings.epochs * steps)
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
@@ -129,6 +132,11 @@ def _train_epoch(
         total += loss.detach()
         progress.step()
     return (total / steps).item()
+
+
+def _learning_rate(settings: AutoencoderTrainingSection, step: int, steps: int) -> float:
+    """A short linear warm-up, then a cosine to 0: a constant rate leaves torn walls."""
+    return settings.learning_rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _loss(run: _Run, latent: Tensor, rgb: Tensor, classes: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.autoencoder import Decoder
 from core.checkpoints import TrainState
-from core.config import ExperimentConfig, TrainingSection
+from core.config import ExperimentConfig, OptimizationSection, TrainingSection
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
 from core.files import whole_file
@@ -199,7 +199,7 @@ class DiffusionTraining:
         if self.training.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm)
         for group in state.optimizer.param_groups:
-            group["lr"] = self.training.learning_rate * min(1.0, (state.step + 1) / max(1, self.training.warmup_steps))
+            group["lr"] = learning_rate(self.training, state.step, self.steps_per_epoch)
         state.optimizer.step()
         state.step += 1
         # A young average follows faster, as it has little to average.
@@ -276,6 +276,14 @@ class EarlyStop:
         scores = [row["viability_score"] for row in history if row["epoch"] > self.since and "viability_score" in row]
         recent = scores[-self.evaluations :]
         return len(recent) == self.evaluations and min(recent) > self.viability_score
+
+
+def learning_rate(section: OptimizationSection, step: int, steps_per_epoch: int) -> float:
+    """Rate of optimizer step `step` (from 0): linear warm-up, then constant or a cosine to 0 at the last epoch."""
+    rate = section.learning_rate * min(1.0, (step + 1) / max(1, section.warmup_steps))
+    if section.scheduler is None:
+        return rate
+    return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, step / (section.epochs * steps_per_epoch))))
 
 
 def metric_columns(split: str, losses: dict[str, float], weights: dict[str, float]) -> dict[str, float]:

@@ -81,7 +81,7 @@ def test_house_fills_the_frame_and_is_centred(seed: int, num_rooms: int) -> None
     rows, columns = np.nonzero(generate_layout(np.random.default_rng(seed), num_rooms) != BACKGROUND)
 
     margins = np.array([rows.min(), 511 - rows.max(), columns.min(), 511 - columns.max()])
-    assert abs(margins.min() - 10) <= 1
+    assert abs(margins.min() - 16) <= 1
     assert abs(margins[0] - margins[1]) <= 2 and abs(margins[2] - margins[3]) <= 2
 
 

@@ -1,0 +1,163 @@
+"""continue-stage-3 through its command: outputs, resume, what moves and what does not."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from core.checkpoints import load_checkpoint
+from core.config import load_config
+from core.discriminator import LatentDiscriminator
+from core.files import save_tensors, sha256
+from core.prerequisites import with_prerequisites
+from tasks.command_line import run_command
+from tasks.continue_stage3 import continue_stage3
+
+
+@pytest.fixture
+def discriminator(tmp_path):
+    torch.manual_seed(1)
+    path = tmp_path / "discriminator_best.pt"
+    sizes = {"latent_channels": 4, "latent_size": 8}
+    save_tensors({"state_dict": LatentDiscriminator(**sizes).state_dict(), "config": sizes}, path)
+    return path
+
+
+@pytest.fixture
+def train(experiment, discriminator, tmp_path):
+    """Run the command on the tiny experiment, into `folder`, with settings."""
+
+    def run(folder="out", *arguments, **settings):
+        values = {"experiment.save_path": tmp_path / folder, "discriminator.checkpoint": discriminator, **settings}
+        flags = [f"--set={key.replace('__', '.')}={value}" for key, value in values.items()]
+        run_command(continue_stage3.fn, [str(experiment), *arguments, *flags])
+        return tmp_path / folder
+
+    return run
+
+
+def digests(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): sha256(path) for path in files}
+
+
+def test_writes_the_documented_files(train):
+    folder = train(training__epochs=2)
+    assert (folder / "checkpoints" / "tiny_checkpoint_best.pt").exists()
+    assert (folder / "checkpoints" / "tiny_checkpoint_latest.pt").exists()
+    assert [path.name for path in (folder / "samples").iterdir()] == ["tiny_epoch_002_samples.png"]
+    metrics = pd.read_csv(folder / "tiny_metrics.csv")
+    assert metrics["epoch"].tolist() == [1, 2]
+    documented = {"loss", "noise_loss", "semantic_loss", "segmentation_loss", "perceptual_loss", "discriminator_loss"}
+    assert {f"{split}_{name}" for split in ("train", "val") for name in documented} <= set(metrics.columns)
+    assert "inf" not in (folder / "tiny_metrics.csv").read_text()
+    assert metrics["val_loss"].isna().tolist() == [True, False]
+    assert metrics["viability_score"].dropna().between(0, 1).all()
+
+
+def test_three_epochs_then_six_equal_six_at_once(train):
+    whole = train("whole", training__epochs=6)
+    train("pieces", training__epochs=3)
+    pieces = train("pieces", training__epochs=6)
+    expected, actual = digests(whole), digests(pieces)
+    # The shorter run ends with a sample sheet of its own; everything the longer one has is equal to the bit.
+    assert actual.pop("samples/tiny_epoch_003_samples.png")
+    assert actual == expected
+
+
+def test_no_resume_starts_anew(train):
+    first = digests(train(training__epochs=2))
+    assert digests(train("out", "--no-resume", training__epochs=2)) == first
+
+
+def test_a_finished_training_does_nothing_more(train):
+    folder = train(training__epochs=2)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
+    train(training__epochs=2)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == before
+
+
+def test_only_the_unet_moves(train, experiment, discriminator):
+    config = with_prerequisites(load_config(experiment))
+    judges = [config.autoencoder.checkpoint, discriminator]
+    before = [sha256(Path(path)) for path in judges]
+    folder = train(training__epochs=1)
+    assert [sha256(Path(path)) for path in judges] == before
+    weights = load_checkpoint(folder / "checkpoints" / "tiny_checkpoint_latest.pt", "checkpoint")["state_dict"]
+    start = load_checkpoint(config.diffusion.stage2_checkpoint, "checkpoint")["state_dict"]
+    assert weights.keys() == start.keys()
+    assert any(not torch.equal(weights[key], start[key]) for key in weights if key.startswith("unet."))
+
+
+def test_frozen_models_are_identical_after_training(train, monkeypatch):
+    from core import train_diffusion
+
+    seen = []
+    run = train_diffusion.DiffusionTraining.run
+
+    def watched(self, *arguments):
+        frozen = [self.frozen.decoder, self.frozen.perceptual, self.discriminator]
+        before = [{k: v.clone() for k, v in model.state_dict().items()} for model in frozen]
+        run(self, *arguments)
+        for model, old in zip(frozen, before, strict=True):
+            assert not model.training
+            assert all(torch.equal(value, old[key]) for key, value in model.state_dict().items())
+        trained = {id(p) for group in self.state.optimizer.param_groups for p in group["params"]}
+        assert not trained & {id(p) for model in frozen for p in model.parameters()}
+        seen.append(self)
+
+    monkeypatch.setattr(train_diffusion.DiffusionTraining, "run", watched)
+    train(training__epochs=1)
+    assert seen
+
+
+def test_weight_zero_is_the_control_and_the_term_makes_a_difference(train):
+    def unet(folder):
+        checkpoint = load_checkpoint(folder / "checkpoints" / "tiny_checkpoint_latest.pt", "checkpoint")
+        return {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("unet.")}
+
+    control = unet(train("control", training__epochs=1, discriminator__weight=0))
+    again = unet(train("again", training__epochs=1, discriminator__weight=0, discriminator__form="draft_k"))
+    adversarial = unet(train("adversarial", training__epochs=1))
+    assert all(torch.equal(control[key], again[key]) for key in control)
+    assert any(not torch.equal(control[key], adversarial[key]) for key in control)
+
+
+@pytest.mark.parametrize("form", ["renoise", "x0_prediction", "draft_k"])
+def test_every_form_trains(train, form):
+    folder = train(form, training__epochs=1, discriminator__form=form)
+    assert pd.read_csv(folder / "tiny_metrics.csv")["train_discriminator_loss"].notna().all()
+
+
+def test_the_balanced_weight_stays_below_the_configured_one(train):
+    folder = train("balanced", training__epochs=2, discriminator__weight=0.1, discriminator__balance=0.001)
+    balanced = pd.read_csv(folder / "tiny_metrics.csv")["discriminator_weight"]
+    assert ((balanced > 0) & (balanced < 0.1)).all()
+    folder = train("fixed", training__epochs=1, discriminator__weight=0.07, discriminator__balance="null")
+    assert pd.read_csv(folder / "tiny_metrics.csv")["discriminator_weight"].tolist() == [0.07]
+
+
+def test_a_round_ends_early_once_viability_stays_high(train):
+    rule = {"rounds.advance_when": "{viability_score: 0.0001, evaluations: 2}", "training.eval_interval": 1}
+    folder = train("early", training__epochs=6, **rule)
+    assert len(pd.read_csv(folder / "tiny_metrics.csv")) == 2
+
+
+def test_going_on_from_a_round_keeps_epoch_and_optimizer(train):
+    first = train("first", training__epochs=1)
+    latest = first / "checkpoints" / "tiny_checkpoint_latest.pt"
+    second = train("second", training__epochs=2, diffusion__stage3_checkpoint=latest)
+    assert pd.read_csv(second / "tiny_metrics.csv")["epoch"].tolist() == [1, 2]
+    states = [load_checkpoint(f / "checkpoints" / "tiny_checkpoint_latest.pt", "checkpoint") for f in (first, second)]
+    steps = [state["optimizer_state"]["state"][0]["step"].item() for state in states]
+    assert steps[1] == 2 * steps[0] == states[1]["step"]
+
+
+def test_the_command_takes_the_documented_options(capsys):
+    with pytest.raises(SystemExit) as left:
+        run_command(continue_stage3.fn, ["--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"--resume.*--no-resume", shown) and "CONFIG" in shown
