@@ -14,6 +14,7 @@ from core.autoencoder import Autoencoder
 from core.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.config import ExperimentConfig
 from core.device import pick_device
+from core.errors import InputError, require_positive
 from core.files import save_tensors, whole_file
 from core.layouts import LayoutPictures
 from core.manifest import choose_originals, is_augmented, read_manifest, split_by_layout
@@ -46,6 +47,12 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
     `real_latents/`, `real_latents_all.pt`, `bad_latents/`, `bad_latents_all.pt` ([N, C, h, w] float32) and
     `discriminator_manifest.csv`. Bad latent i comes from seed i alone, by DDIM with `num_steps` evaluations.
     """
+    require_positive(num_samples=request.num_samples, batch_size=request.batch_size, num_steps=request.num_steps)
+    if request.num_steps > config.scheduler.num_steps:
+        raise InputError(
+            f"--num_steps {request.num_steps}: it must be at most the diffusion config's scheduler.num_steps "
+            f"{config.scheduler.num_steps}"
+        )
     inputs = {
         "manifest": request.manifest,
         "autoencoder": find_checkpoint(request.autoencoder_checkpoint),
@@ -103,6 +110,8 @@ def encode_pictures(pictures: LayoutPictures, autoencoder: Autoencoder, batch_si
 
 def _write_latents(latents: Tensor, kind: str, folder: Path) -> list[str]:
     """Write each latent and all of them; returns the relative names of the single files."""
+    for left in (folder / f"{kind}_latents").glob(f"{kind}_latent_*.pt"):
+        left.unlink()  # of an interrupted run of other settings
     names = [f"{kind}_latents/{kind}_latent_{index:05d}.pt" for index in range(len(latents))]
     for name, latent in zip(tqdm(names, f"writing {kind} latents", disable=None), latents, strict=True):
         save_tensors(latent.clone(), folder / name)

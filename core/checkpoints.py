@@ -18,6 +18,9 @@ from core.errors import InputError
 from core.files import save_tensors
 from core.layouts import load_tensors
 
+# What a checkpoint that can be gone on from holds besides the weights.
+_PROGRESS = ("optimizer_state", "epoch", "step", "best_val_loss", "adversarial_weight", "start", "training_history")
+
 
 @dataclass
 class TrainState:
@@ -54,8 +57,9 @@ class TrainState:
     def load(self, path: Path) -> None:
         """Take over the full state of the checkpoint at `path`."""
         checkpoint = load_checkpoint(path, "checkpoint")
-        if "optimizer_state" not in checkpoint:
-            raise InputError(f"checkpoint {path} has no optimizer state to go on from: give the _latest.pt file")
+        missing = next((name for name in _PROGRESS if name not in checkpoint), None)
+        if missing is not None:
+            raise InputError(f"checkpoint {path} holds no {missing} to go on from: give the _latest.pt file")
         load_weights(self.unet, _with_prefix(checkpoint["state_dict"], "unet."), path)
         load_weights(self.ema, _with_prefix(checkpoint["state_dict"], "unet_ema."), path)
         self.optimizer.load_state_dict(checkpoint["optimizer_state"])
@@ -96,9 +100,16 @@ def find_checkpoint(path: str | Path) -> Path:
 def load_checkpoint(path: Path, what: str) -> dict[str, Any]:
     """The dictionary saved at `path`, with `state_dict` and `config`; InputError if it is no checkpoint."""
     checkpoint = load_tensors(path, what)
-    if not isinstance(checkpoint, dict) or not {"state_dict", "config"} <= checkpoint.keys():
-        raise InputError(f"{what} {path} is no checkpoint: it holds no state_dict and config")
+    parts = [checkpoint.get(name) for name in ("state_dict", "config")] if isinstance(checkpoint, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or not _are_weights(parts[0]):
+        raise InputError(
+            f"{what} {path} is no checkpoint: it holds no state_dict and config; give a file of a training stage"
+        )
     return checkpoint
+
+
+def _are_weights(values: dict[Any, Any]) -> bool:
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in values.items())
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -133,9 +144,10 @@ def load_autoencoder(path: str | Path, config: ExperimentConfig) -> Autoencoder:
     try:
         sizes = {key: value for key, value in checkpoint["config"].items() if key != "image_size"}
         section = AutoencoderSection.model_validate(sizes)
-    except (ValidationError, AttributeError):
+    except ValidationError:
         raise InputError(
-            f"autoencoder checkpoint {path} is of another architecture: its config names no sizes"
+            f"autoencoder checkpoint {path} is of another architecture: its config names no sizes; use an "
+            "autoencoder's checkpoint"
         ) from None
     wanted = config.autoencoder
     for name in ("latent_channels", "downsampling_steps"):
@@ -169,7 +181,12 @@ def load_discriminator(path: str | Path, shape: tuple[int, int, int]) -> LatentD
             f"discriminator {path} was made for latents of (channels, size) {made_for}, the config's are {shape[:2]}: "
             "retrain the discriminator"
         )
-    model = LatentDiscriminator(**checkpoint["config"])
+    try:
+        model = LatentDiscriminator(**checkpoint["config"])
+    except TypeError as error:
+        raise InputError(
+            f"discriminator {path} is of another architecture ({error}): retrain the discriminator"
+        ) from None
     load_weights(model, checkpoint["state_dict"], path)
     return model.eval().requires_grad_(False)
 

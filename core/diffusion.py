@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from core.config import SchedulerSection, UNetSection
+from core.errors import InputError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -77,7 +78,11 @@ class DDIMState(NamedTuple):
 
 
 def ddim_timesteps(scheduler: DDIMScheduler, num_steps: int) -> list[int]:
-    """The `num_steps` timesteps of diffusers' leading spacing, noisiest first."""
+    """The `num_steps` timesteps of diffusers' leading spacing, noisiest first; InputError if it has no so many."""
+    if num_steps > len(scheduler.betas):
+        raise InputError(
+            f"num_steps {num_steps} of the sampler: it must be at most scheduler.num_steps {len(scheduler.betas)}"
+        )
     scheduler.set_timesteps(num_steps)
     return scheduler.timesteps.tolist()
 

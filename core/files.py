@@ -34,17 +34,27 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path) -> None:
+    """Make `folder`; InputError if it cannot be made or written to, so that no work is done in vain."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be made ({error.strerror}): choose another place") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"folder {folder} cannot be written to: choose another place or change its permissions")
+
+
 def save_tensors(value: Any, path: Path) -> None:
     """`torch.save` a whole file; equal values give equal bytes."""
-    try:
-        # Through a file object: torch.save writes the name of a path into the file.
-        with whole_file(path) as file:
+    # Through a file object: torch.save writes the name of a path into the file.
+    with whole_file(path) as file:
+        try:
             torch.save(_canonical(value), file)
-    except RuntimeError as error:
-        # torch's zip writer hides the errno of a full disk.
-        if "write" not in str(error).lower() and "file" not in str(error).lower():
+        except RuntimeError as error:
+            # torch's zip writer raises an error of its own over that of a full disk.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
             raise
-        raise InputError(f"{path} could not be written ({str(error).splitlines()[0]}): is the disk full?") from None
 
 
 def _canonical(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """Layout pictures and latents on disk, as tensors."""
 
 import pickle
+import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +24,21 @@ CACHE_BYTES = 2 * 2**30
 _WALL_PIXELS = 2.5
 
 
+# What torch's restricted unpickler raises on bytes that are no pickle.
+_UNPICKLING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
 class Pictures(NamedTuple):
     """Layouts as pictures: `rgb` float [B, 3, H, W] in [-1, 1], `classes` long [B, H, W], 255 unlabelled."""
 
@@ -30,7 +47,7 @@ class Pictures(NamedTuple):
 
 
 class LayoutPictures:
-    """The pictures of manifest rows at the working size, read when first asked for."""
+    """The pictures of manifest rows at the working size, read when first asked for; InputError if one is missing."""
 
     def __init__(self, rows: pd.DataFrame, column: str, size: int):
         self._paths = rows[column].tolist()
@@ -38,6 +55,13 @@ class LayoutPictures:
         self._size = size
         self._cache: dict[int, np.ndarray] = {}
         self._capacity = CACHE_BYTES // (3 * size * size)
+        for path, row in zip(self._paths, self._manifest_rows, strict=True):
+            # Now, not in the middle of an epoch.
+            if not Path(path).exists():
+                raise InputError(
+                    f"manifest row {row + 1}: picture {path} does not exist: mend the manifest or "
+                    "set dataset.path_remap"
+                )
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -67,13 +91,16 @@ def pictures_from_rgb(rgb: np.ndarray) -> Pictures:
 
 
 def read_layout(path: str | Path, size: int) -> np.ndarray:
-    """uint8 RGB [size, size, 3] of the picture at `path`; InputError if it is missing or no picture."""
+    """uint8 RGB [size, size, 3] of the picture at `path`; InputError if it is missing, too large or no picture."""
     try:
-        with Image.open(path) as image:
-            rgb = np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise InputError(f"picture {path} does not exist: mend the manifest or set dataset.path_remap") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                # Squared: `resize_layout` works on a square that holds the picture.
+                if max(image.size) ** 2 > Image.MAX_IMAGE_PIXELS:
+                    raise InputError(f"picture {path} is {image.width}x{image.height}, too large: replace the file")
+                rgb = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"picture {path} cannot be read ({error}): replace the file") from None
     return resize_layout(rgb, size)
 
@@ -116,17 +143,17 @@ def load_tensors(path: str | Path, what: str) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InputError(f"{what} {path} does not exist") from None
+        raise InputError(f"{what} {path} does not exist: give the path of an existing file") from None
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read ({error.strerror}): replace it") from None
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "Weights only load failed" in str(error):
             raise InputError(
-                f"{what} {path} is refused: it is no file of plain tensors written by torch.save"
+                f"{what} {path} is refused: it is no file of plain tensors written by torch.save: replace it"
             ) from None
         raise InputError(f"{what} {path} is damaged or no torch file: replace it") from None
-    except (RuntimeError, EOFError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{what} {path} is damaged or no torch file ({str(error).splitlines()[0]}): replace it"
-        ) from None
+    except _UNPICKLING_ERRORS:
+        raise InputError(f"{what} {path} is damaged or no torch file: replace it") from None
 
 
 def read_latent(path: str | Path, shape: tuple[int, int, int]) -> Tensor:
@@ -141,6 +168,8 @@ def read_latent(path: str | Path, shape: tuple[int, int, int]) -> Tensor:
             f"latent {path} has shape {list(latent.shape)}, the model takes {list(shape)}: "
             "encode the layouts with this config's autoencoder"
         )
+    if not torch.isfinite(latent).all():
+        raise InputError(f"latent {path} holds values that are not finite: encode the layouts again")
     # A file may hold the storage of the whole batch the latent was cut from.
     return latent.float().clone()
 

@@ -26,13 +26,16 @@ def read_manifest(path: str | Path, columns: Sequence[str], dataset: DatasetSect
     rows = _read_csv(path)
     missing = [column for column in columns if column not in rows.columns]
     if missing:
-        raise InputError(f"manifest {path} has no column {missing[0]}; it has {', '.join(rows.columns)}")
+        raise InputError(
+            f"manifest {path} has no column {missing[0]}; it has {', '.join(rows.columns)}: name the column in "
+            "dataset.outputs or add it"
+        )
     rows = _filtered(rows, dataset.filters, path).dropna(subset=list(dict.fromkeys(columns)))
     if rows.empty:
         raise InputError(f"manifest {path}: no row is left after dataset.filters {dataset.filters}: relax the filters")
     rows = rows.reset_index(names="manifest_row")
     for column in dict.fromkeys(columns):
-        rows[column] = [str(resolve_path(text, path, dataset.path_remap)) for text in rows[column]]
+        rows[column] = [str(resolve_path(str(text), path, dataset.path_remap)) for text in rows[column]]
     rows["group"] = [layout_group(row) for row in rows.to_dict("records")]
     return rows
 
@@ -41,11 +44,13 @@ def _read_csv(path: Path) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, dtype={"room_id": str, "scene_id": str, "augmentation_type": str})
     except FileNotFoundError:
-        raise InputError(f"manifest {path} does not exist: set dataset.manifest") from None
+        raise InputError(f"manifest {path} does not exist: set dataset.manifest or --manifest") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"manifest {path} is empty: it needs a header and at least one row") from None
     except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(f"manifest {path} is no readable CSV file: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"manifest {path} is no readable CSV file ({str(error).splitlines()[0]}): replace it"
+        ) from None
     if rows.empty:
         raise InputError(f"manifest {path} has no rows: it needs at least one layout")
     return rows
@@ -120,9 +125,18 @@ def _filtered(rows: pd.DataFrame, filters: Mapping[str, Any], path: Path) -> pd.
         if column not in rows.columns:
             if column == "is_empty":
                 continue  # every published config filters on it, not every manifest has it
-            raise InputError(f"manifest {path} has no column {column} to filter on; it has {', '.join(rows.columns)}")
+            raise InputError(
+                f"manifest {path} has no column {column} to filter on; it has {', '.join(rows.columns)}: mend "
+                "dataset.filters"
+            )
         if suffix and suffix != "__ne":
-            keep = getattr(rows[column], _COMPARISONS[suffix])(wanted)
+            try:
+                keep = getattr(rows[column], _COMPARISONS[suffix])(wanted)
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"manifest {path}: column {column} does not compare with dataset.filters {key} {wanted!r}: "
+                    "mend the filter"
+                ) from None
         else:
             values = wanted if isinstance(wanted, list | tuple) else [wanted]
             keep = rows[column].map(_as_text).isin([_as_text(value) for value in values])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
-from core.files import save_json, sha256
+from core.files import require_writable, save_json, sha256
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ def run_stage(
         refuse_difference(record, made_from, folder)
         log.info("%s: done already (%s)", stage, folder)
         return record
+    require_writable(folder)
     started = time.monotonic()
     metrics = work()
     record = made_from | {
@@ -55,7 +56,7 @@ def describe_inputs(stage: str, inputs: Mapping[str, str | Path], settings: Mapp
     """The part of a record that is known beforehand: stage, input files with size and sha256, settings."""
     return {
         "stage": stage,
-        "inputs": {name: file_entry(Path(path)) for name, path in inputs.items()},
+        "inputs": {name: file_entry(Path(path), name) for name, path in inputs.items()},
         "settings": json.loads(json.dumps(settings)),
     }
 
@@ -81,9 +82,12 @@ def refuse_difference(record: Mapping[str, Any], made_from: Mapping[str, Any], f
 def read_record(path: Path) -> dict[str, Any]:
     """The record at `path`; InputError if it is damaged."""
     try:
-        return json.loads(path.read_text())
+        record = json.loads(path.read_text())
     except (OSError, ValueError):
-        raise InputError(f"record {path} is damaged: remove the folder {path.parent} to make it again") from None
+        record = None
+    if not isinstance(record, dict):
+        raise InputError(f"record {path} is damaged: remove the folder {path.parent} to make it again")
+    return record
 
 
 def create_record(record: Mapping[str, Any], path: Path) -> None:
@@ -98,12 +102,12 @@ def create_record(record: Mapping[str, Any], path: Path) -> None:
         whole.unlink()
 
 
-def file_entry(path: Path) -> dict[str, Any]:
-    """Path, size and sha256 of one file."""
+def file_entry(path: Path, name: str) -> dict[str, Any]:
+    """Path, size and sha256 of the input file called `name`."""
     try:
         return {"path": str(path), "size": path.stat().st_size, "sha256": sha256(path)}
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+        raise InputError(f"{name} input {path} does not exist: give the path of an existing file") from None
 
 
 def folder_entries(folder: Path) -> dict[str, Any]:

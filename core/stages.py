@@ -16,6 +16,7 @@ from core.device import pick_device
 from core.diffusion import build_scheduler, build_unet
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
+from core.files import require_writable
 from core.layouts import LayoutPictures, read_latents
 from core.losses import Frozen
 from core.manifest import read_manifest, split_by_layout
@@ -49,14 +50,18 @@ def train_stage3(config: ExperimentConfig, resume: bool | None) -> dict[str, Any
     """
     folder, name = stage3_folder(config), config.experiment.name
     latest = folder / "checkpoints" / f"{name}_checkpoint_latest.pt"
-    discriminator = config.required("discriminator.checkpoint")
+    manifest, discriminator = config.required("dataset.manifest"), config.required("discriminator.checkpoint")
+    if not Path(manifest).exists():
+        raise InputError(f"manifest {manifest} does not exist: set dataset.manifest")
     if resume and not latest.exists():
         raise InputError(f"--resume: there is no {latest} to go on from; leave the option out to start")
     going_on = latest.exists() and resume is not False
     previous = config.diffusion.stage3_checkpoint
     start = previous or (None if going_on else config.required("diffusion.stage2_checkpoint"))
+    require_writable(folder)
+    judge = load_discriminator(discriminator, config.latent_shape)
     run = _training(config, config.training, name, folder, start)
-    judge = load_discriminator(discriminator, config.latent_shape).to(run.device)
+    judge = judge.to(run.device)
     if not going_on:
         for part in ("checkpoints", "samples"):
             shutil.rmtree(folder / part, ignore_errors=True)

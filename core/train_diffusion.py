@@ -94,6 +94,7 @@ class DiffusionTraining:
                 batch = self._draw(self.validation, indices, "validation", position)
                 for name, value in diffusion_losses(self.state.ema, self.frozen, batch).items():
                     totals[name] = totals.get(name, 0) + value.double() * len(indices) / len(self.validation)
+        self._check_finite(totals, f"the validation of epoch {self.state.epoch}")
         return {"loss": weighted_sum(totals, weights).item()} | {k: v.item() for k, v in totals.items()}
 
     def viability(self) -> float:
@@ -193,11 +194,12 @@ class DiffusionTraining:
         if "adversarial" in losses:
             self._balance(losses, parameters)
         total = weighted_sum(losses, self._weights(state.adversarial_weight))
-        self._check_finite(losses)
+        nothing_done = f"epoch {state.epoch + 1}, step {state.step + 1}; nothing was updated"
+        self._check_finite(losses, nothing_done)
         state.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        if self.training.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm or math.inf)
+        self._check_finite({"gradient of the": norm}, nothing_done)
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(self.training, state.step, self.steps_per_epoch)
         state.optimizer.step()
@@ -238,14 +240,13 @@ class DiffusionTraining:
             weights["adversarial"] = adversarial
         return weights
 
-    def _check_finite(self, losses: dict[str, Tensor]) -> None:
+    def _check_finite(self, losses: dict[str, Tensor], where: str) -> None:
         if torch.isfinite(torch.stack(list(losses.values()))).all():
             return
         term = next(name for name, value in losses.items() if not torch.isfinite(value))
         raise InputError(
-            f"{self.name}: the {term} loss is {losses[term].item()} in epoch {self.state.epoch + 1}, "
-            f"step {self.state.step + 1}; nothing was updated: lower training.learning_rate or the term's weight "
-            "and run the same command again"
+            f"{self.name}: the {term} loss is {losses[term].item()} in {where}: lower "
+            "training.learning_rate or the term's weight and run the same command again"
         )
 
     def _autocast(self) -> torch.autocast:

@@ -1,5 +1,6 @@
 """retrain-discriminator: real latents against bad ones."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from core.checkpoints import save_discriminator
 from core.device import pick_device
 from core.diffusion import add_noise
 from core.discriminator import LatentDiscriminator, draw_noise_levels
-from core.errors import InputError
+from core.errors import InputError, require_positive
 from core.files import whole_file
 from core.layouts import load_tensors
 from core.progress import EpochProgress
@@ -48,6 +49,7 @@ def train_discriminator(request: DiscriminatorRequest) -> dict[str, Any]:
 
     History columns: epoch, train_loss, train_acc, val_loss, val_acc, on clean latents for validation.
     """
+    require_positive(epochs=request.epochs, batch_size=request.batch_size, learning_rate=request.learning_rate)
     inputs = _input_files("real", request.real_latents) | _input_files("fake", request.fake_latents)
     settings = {name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed")}
     return run_stage("discriminator", request.output_dir, inputs, settings, lambda: _train(request))
@@ -64,8 +66,15 @@ def read_latent_pool(path: Path) -> Tensor:
         parts.append(value.float() if value.dim() == 4 else value.float()[None])
         if parts[-1].shape[1:] != parts[0].shape[1:]:
             raise InputError(
-                f"latents {file} have shape {list(parts[-1].shape[1:])}, others {list(parts[0].shape[1:])}"
+                f"latents {file} have shape {list(parts[-1].shape[1:])}, others {list(parts[0].shape[1:])}: "
+                "give latents of one autoencoder"
             )
+    height, width = parts[0].shape[2:]
+    if height != width or height < 2:
+        raise InputError(
+            f"latents {path} have shape {list(parts[0].shape[1:])}, the discriminator takes square ones from 2x2 on: "
+            "give other latents"
+        )
     pool = torch.cat(parts)
     if len(pool) < 2:
         raise InputError(f"latents {path} hold {len(pool)} latent: training and validation need at least two")
@@ -115,6 +124,11 @@ def _train(request: DiscriminatorRequest) -> dict[str, Any]:
         for epoch in range(1, request.epochs + 1):
             row = {"epoch": epoch, **_train_epoch(model, optimizer, training, request, epoch, steps, progress)}
             row |= _validate(model, validation)
+            if not math.isfinite(row["val_loss"]):
+                raise InputError(
+                    f"discriminator: the loss is {row['val_loss']} in the validation of epoch {epoch}; it was not "
+                    "saved: lower --learning_rate"
+                )
             history.append(row)
             if not best or row["val_loss"] < best["val_loss"]:
                 best = row

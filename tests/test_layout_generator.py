@@ -13,17 +13,10 @@ from PIL import Image
 from scipy import ndimage
 
 from core import layout_generator
-from core.layout_generator import (
-    BED,
-    CABINET,
-    CHAIR,
-    MAX_ROOMS,
-    OTHERS,
-    TABLE,
-    WALL_THICKNESS,
-    generate_layout,
-    write_layouts,
-)
+from core.floor_plan import MAX_ROOMS
+from core.furniture import BED, CABINET, CHAIR, OTHERS, TABLE
+from core.house import WALL_THICKNESS
+from core.layout_generator import generate_layout, write_layouts
 from core.palette import BACKGROUND, NUM_CLASSES, UNLABELLED, WALL, classes_from_rgb
 
 BODY = 0.5
@@ -113,13 +106,12 @@ def test_nothing_stands_in_or_before_a_doorway(seed: int, num_rooms: int) -> Non
 @few
 @houses
 def test_furniture_overlaps_neither_walls_nor_other_furniture(seed: int, num_rooms: int) -> None:
-    rng = np.random.default_rng(seed)
-    house = layout_generator._build_house(rng, layout_generator._plan_rooms(rng, num_rooms))
+    house = layout_generator._furnished_house(np.random.default_rng(seed), num_rooms)
 
     # Pillows lie on beds, things stand on cabinets, chairs are tucked under tables and may touch each other.
     may_overlap = {frozenset(pair) for pair in ((BED, OTHERS), (CABINET, OTHERS), (TABLE, CHAIR), (CHAIR,))}
     for room in house.rooms:
-        placed = [(p.kind, layout_generator._turned_bounds(p.box, p.angle).grown(-1e-6)) for p in room.pieces]
+        placed = [(piece.kind, piece.bounds.grown(-1e-6)) for piece in room.pieces]
         assert not any(box.overlaps(wall) for _, box in placed for wall in house.walls)
         overlapping = {frozenset((a, b)) for (a, p), (b, q) in combinations(placed, 2) if p.overlaps(q)}
         assert overlapping <= may_overlap

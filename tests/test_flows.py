@@ -1,0 +1,204 @@
+"""The flows on Prefect's temporary server: the documented rounds, done once, resumed, refused."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from prefect.testing.utilities import prefect_test_harness
+
+from core.checkpoints import load_checkpoint
+from core.errors import InputError
+from core.rounds import round_table
+from flows.adversarial_training import adversarial_round, adversarial_training
+from flows.prerequisites import prerequisites
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server():
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(prepared, tmp_path_factory):
+    """Config and records of a finished training of two rounds."""
+    root = prepared.parent / "artifacts"
+    config = tmp_path_factory.mktemp("run") / "tiny.yaml"
+    config.write_text(prepared.read_text())
+    return config, root / "tiny", adversarial_training(config)
+
+
+def snapshot(folder):
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def test_every_round_leaves_its_documented_artefacts(finished):
+    _, folder, records = finished
+    assert [record["round"] for record in records] == [1, 2]
+    for number in (1, 2):
+        here = folder / f"round-{number:02d}"
+        for name in (
+            "round.json",
+            "config.yaml",
+            "bad_latents/bad_latents_all.pt",
+            "bad_latents/discriminator_manifest.csv",
+            "discriminator/discriminator_best.pt",
+            "discriminator/discriminator_history.csv",
+            "stage3/checkpoints/tiny_checkpoint_best.pt",
+            "stage3/checkpoints/tiny_checkpoint_latest.pt",
+            "stage3/tiny_metrics.csv",
+        ):
+            assert (here / name).exists(), name
+        assert list((here / "stage3" / "samples").glob("tiny_epoch_*.png"))
+
+
+def test_a_round_is_made_from_what_its_record_says(finished):
+    _, folder, records = finished
+    for record in records:
+        here = folder / f"round-{record['round']:02d}"
+        assert json.loads((here / "round.json").read_text()) == record
+        assert {"round.json"} == {p.name for p in here.iterdir() if p.is_file()} - record["outputs"].keys()
+        for name, entry in record["outputs"].items():
+            assert (sha256(here / name), (here / name).stat().st_size) == (entry["sha256"], entry["size"])
+        for entry in record["inputs"].values():
+            assert sha256(entry["path"]) == entry["sha256"]
+        assert record["code"]["torch"] and record["seeds"]["training"] == 42
+    assert records[1]["inputs"]["parent"]["path"].endswith("round-01/round.json")
+
+
+def test_bad_latents_come_from_stage1_then_from_the_round_before(finished):
+    _, folder, _ = finished
+    made_by = [json.loads((folder / f"round-0{n}/bad_latents/stage.json").read_text())["inputs"] for n in (1, 2)]
+    assert made_by[0]["diffusion"]["path"].endswith("stage1/checkpoints/stage1_checkpoint_best.pt")
+    assert made_by[1]["diffusion"]["path"] == str(folder / "round-01/stage3/checkpoints/tiny_checkpoint_latest.pt")
+
+
+def test_epochs_optimizer_and_ema_go_on_across_rounds(finished):
+    _, folder, _ = finished
+    metrics = pd.read_csv(folder / "round-02/stage3/tiny_metrics.csv")
+    assert metrics["epoch"].tolist() == [1, 2]
+    first, second = (
+        load_checkpoint(folder / f"round-0{n}/stage3/checkpoints/tiny_checkpoint_latest.pt", "checkpoint")
+        for n in (1, 2)
+    )
+    steps = [c["optimizer_state"]["state"][0]["step"].item() for c in (first, second)]
+    assert steps == [first["step"], second["step"]] and steps[1] == 2 * steps[0]
+    key = next(key for key in first["state_dict"] if key.startswith("unet_ema."))
+    assert not torch.equal(first["state_dict"][key], second["state_dict"][key])
+
+
+def test_each_round_has_fresh_reals_fakes_and_discriminator(finished):
+    _, folder, _ = finished
+    for name in ("bad_latents/bad_latents_all.pt", "discriminator/discriminator_best.pt"):
+        assert sha256(folder / "round-01" / name) != sha256(folder / "round-02" / name)
+
+
+def test_the_table_has_a_row_a_round(finished):
+    table = round_table(finished[2]).splitlines()
+    assert len(table) == 3
+    for word in ("D val acc", "before", "after", "noise", "segmentation", "perceptual", "seconds", "artefacts"):
+        assert word in table[0]
+    assert "nan" not in "".join(table).lower()
+
+
+def test_a_finished_training_is_not_done_again(finished):
+    config, folder, records = finished
+    before = snapshot(folder.parent)
+    assert adversarial_training(config) == records
+    assert snapshot(folder.parent) == before
+
+
+def test_another_setting_under_the_same_name_is_refused(finished):
+    config, folder, _ = finished
+    before = snapshot(folder.parent)
+    with pytest.raises(InputError, match=r"discriminator.weight 0.1, now it is 0.05: choose another"):
+        adversarial_round(config, 1, ["discriminator.weight=0.05"])
+    assert snapshot(folder.parent) == before
+
+
+def test_one_more_round_goes_on_from_the_last(finished):
+    config, folder, _ = finished
+    records = adversarial_training(config, ["rounds.count=3"])
+    assert len(records) == 3 and records[2]["metrics"]["epoch"] == 3
+    assert records[2]["inputs"]["parent"]["sha256"] == sha256(folder / "round-02/round.json")
+
+
+def test_an_interrupted_round_equals_an_undisturbed_one(finished, experiment, monkeypatch):
+    """The process dies in the middle of Stage 3; the same command again ends with the same bytes."""
+    from core import train_diffusion
+
+    config, undisturbed, _ = finished
+    shared = experiment.parent / "artifacts" / "prerequisites"
+    with monkeypatch.context() as patch:
+        step = train_diffusion.DiffusionTraining._step
+
+        def dies(self, batch):
+            if self.name == "tiny" and self.state.step == 2:
+                raise KeyboardInterrupt
+            return step(self, batch)
+
+        patch.setattr(train_diffusion.DiffusionTraining, "_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            adversarial_round.fn(experiment, 1)
+    assert shared.exists() and not (experiment.parent / "artifacts/tiny/round-01/round.json").exists()
+    adversarial_round(experiment, 1)
+    for name in ("bad_latents/bad_latents_all.pt", "discriminator/discriminator_best.pt"):
+        assert sha256(experiment.parent / "artifacts/tiny/round-01" / name) == sha256(undisturbed / "round-01" / name)
+    checkpoint = "stage3/checkpoints/tiny_checkpoint_latest.pt"
+    assert sha256(experiment.parent / "artifacts/tiny/round-01" / checkpoint) == sha256(
+        undisturbed / "round-01" / checkpoint
+    )
+
+
+def test_prerequisites_are_found_not_made_again(prepared):
+    before = snapshot(prepared.parent / "artifacts" / "prerequisites")
+    made = prerequisites(prepared)
+    assert list(made) == ["layouts", "autoencoder", "latents", "stage1", "stage2"]
+    assert made["layouts"] is None and made["stage2"]["metrics"]["perceptual_trunk"] == "trunk.pt"
+    assert snapshot(prepared.parent / "artifacts" / "prerequisites") == before
+
+
+def test_prerequisites_of_another_config_are_refused_and_not_used(prepared):
+    with pytest.raises(InputError, match=r"stage1 made with training.learning_rate 0.001, now it is 0.5"):
+        prerequisites(prepared, ["prerequisites.stage1.learning_rate=0.5"])
+    with pytest.raises(InputError, match=r"diffusion\.stage1_checkpoint is missing"):
+        adversarial_round(prepared, 1, ["unet.base_channels=24", "experiment.name=other"])
+
+
+def command(module, *arguments, cwd=None):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=cwd
+    )
+
+
+def test_the_command_prints_the_table_and_does_nothing_twice(finished):
+    config, _, _ = finished
+    done = command("flows.adversarial_training", config)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3 and "viability" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "rounds.cuont=2"], "did you mean rounds.count"),
+        (["--set", "dataset.manifest=/nowhere.csv"], "/nowhere.csv does not exist"),
+    ],
+)
+def test_what_a_user_can_mend_ends_in_one_line_and_status_2(prepared, arguments, message):
+    done = command("flows.adversarial_training", prepared, *arguments)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", done.stderr), done.stderr
+    assert done.stdout == ""
