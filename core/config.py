@@ -121,6 +121,9 @@ class UNetSection(Section):
 class SchedulerSection(Section):
     type: Literal["CosineScheduler", "LinearScheduler"] = "CosineScheduler"
     num_steps: Annotated[int, Field(ge=2)] = 500
+    prediction_type: Literal["epsilon", "v_prediction"] = Field(
+        "epsilon", description="what the UNet puts out; every loss and sampler sees the noise it implies"
+    )
 
 
 class NoiseLossSection(Section):

@@ -26,7 +26,7 @@ def build_scheduler(section: SchedulerSection) -> DDIMScheduler:
         beta_schedule=_BETA_SCHEDULES[section.type],
         clip_sample=False,
         set_alpha_to_one=True,
-        prediction_type="epsilon",
+        prediction_type=section.prediction_type,
     )
 
 
@@ -52,9 +52,22 @@ def build_unet(section: UNetSection, latent_size: int) -> UNet2DModel:
     )
 
 
-def denoiser(unet: UNet2DModel) -> Denoiser:
-    """The UNet as a function (xt [B, C, h, w], t [B]) -> eps_pred [B, C, h, w] in fp32."""
-    return lambda xt, t: unet(xt, t, return_dict=False)[0].float()
+def denoiser(unet: UNet2DModel, scheduler: DDIMScheduler) -> Denoiser:
+    """The UNet as a function (xt [B, C, h, w], t [B]) -> eps_pred [B, C, h, w] in fp32, whatever it predicts.
+
+    A UNet that predicts v = sqrt(ab) eps - sqrt(1 - ab) x0 (Salimans & Ho, 2022) gives
+    eps_pred = sqrt(ab) v + sqrt(1 - ab) xt: at high noise its error in x0 stays as small as that in v, where an
+    error in eps would be multiplied by 1 / sqrt(ab).
+    """
+    if scheduler.config.prediction_type == "epsilon":
+        return lambda xt, t: unet(xt, t, return_dict=False)[0].float()
+
+    def denoise(xt: Tensor, t: Tensor) -> Tensor:
+        alpha_bar = scheduler.alphas_cumprod.to(xt.device)[t][:, None, None, None]
+        v_pred = unet(xt, t, return_dict=False)[0].float()
+        return alpha_bar.sqrt() * v_pred + (1 - alpha_bar).sqrt() * xt
+
+    return denoise
 
 
 def add_noise(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:

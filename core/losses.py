@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 class Frozen:
     """What the loss needs besides the UNet; nothing here is ever trained."""
 
-    alpha_bars: Tensor
+    scheduler: DDIMScheduler
     decoder: Decoder | None = None
     perceptual: Perceptual | None = None
     adversarial: AdversarialForm | None = None
@@ -84,8 +84,8 @@ def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> 
 
 def diffusion_losses(unet: UNet2DModel, frozen: Frozen, batch: Batch) -> dict[str, Tensor]:
     """Every term the batch carries draws for, unweighted; each is a function of the UNet's prediction."""
-    denoise = denoiser(unet)
-    alpha_bar = frozen.alpha_bars[batch.t]
+    denoise = denoiser(unet, frozen.scheduler)
+    alpha_bar = frozen.scheduler.alphas_cumprod[batch.t]
     xt = add_noise(batch.latent, batch.eps, alpha_bar)
     eps_pred = denoise(xt, batch.t)
     losses = {"noise": noise_loss(eps_pred, batch.eps)}

@@ -41,7 +41,7 @@ def sample_latents(
             wanted = list(seeds[start : start + width])
             padded = wanted + wanted[-1:] * (width - len(wanted))
             noise = sample_noise(padded, config.latent_shape).to(device, memory_format=torch.channels_last)
-            latents = sample_ddim(denoiser(unet), noise, scheduler.alphas_cumprod, timesteps)
+            latents = sample_ddim(denoiser(unet, scheduler), noise, scheduler.alphas_cumprod, timesteps)
             parts.append(latents[: len(wanted)].cpu().contiguous())
             bar.update(len(wanted))
     unet.train(training)

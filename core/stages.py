@@ -83,8 +83,10 @@ def _training(
     autoencoder = load_autoencoder(config.required("autoencoder.checkpoint"), config).to(device)
     semantic = training.loss.semantic_loss
     data, validation = load_splits(config, with_pictures=semantic is not None)
+    scheduler = build_scheduler(config.scheduler)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     frozen = Frozen(
-        alpha_bars=build_scheduler(config.scheduler).alphas_cumprod.to(device),
+        scheduler=scheduler,
         decoder=autoencoder.decoder,
         perceptual=build_perceptual(semantic.perceptual_loss).to(device) if semantic else None,
     )
@@ -128,7 +130,7 @@ def _with_discriminator(run: DiffusionTraining, discriminator: LatentDiscriminat
         return run
     path = run.folder / "checkpoints" / "trajectories.pt"
     run.trajectories = kept_trajectories(path, state.ema, config, state.epoch)
-    form = build_adversarial_form(config.discriminator, discriminator, run.frozen.alpha_bars)
+    form = build_adversarial_form(config.discriminator, discriminator, run.frozen.scheduler.alphas_cumprod)
     run.frozen = dataclasses.replace(run.frozen, adversarial=form)
     return run
 

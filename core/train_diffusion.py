@@ -62,7 +62,7 @@ class DiffusionTraining:
 
     def __post_init__(self) -> None:
         self.device = next(self.state.unet.parameters()).device
-        self.num_timesteps = len(self.frozen.alpha_bars)
+        self.num_timesteps = len(self.frozen.scheduler.alphas_cumprod)
         self.steps_per_epoch = max(1, len(self.data) // self.training.batch_size)
         self.amp = self.training.use_amp and self.device.type == "cuda"
 
@@ -177,7 +177,7 @@ class DiffusionTraining:
         section = self.training.loss.semantic_loss
         count = max(1, round(len(indices) * section.batch_fraction))
         lowest = t.argsort(stable=True)[:count]
-        weights = self.frozen.alpha_bars.cpu()[t[lowest]] * (t[lowest] <= section.max_t * self.num_timesteps)
+        weights = self.frozen.scheduler.alphas_cumprod.cpu()[t[lowest]] * (t[lowest] <= section.max_t * self.num_timesteps)
         pictures = data.pictures.batch(indices[lowest].tolist())
         on_device = Pictures(pictures.rgb.to(self.device), pictures.classes.to(self.device))
         return SemanticDraws(lowest.to(self.device), on_device, weights.to(self.device))

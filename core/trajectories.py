@@ -57,7 +57,7 @@ def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -
         rows = range(start, min(start + batch_size, section.num_samples))
         noise = sample_noise([derive_seed(seed, "trajectories", epoch, row) for row in rows], config.latent_shape)
         noise = noise.to(device, memory_format=torch.channels_last)
-        for state in ddim_chain(denoiser(unet), noise, scheduler.alphas_cumprod, timesteps):
+        for state in ddim_chain(denoiser(unet, scheduler), noise, scheduler.alphas_cumprod, timesteps):
             row, column = (kept[rows.start : rows.stop] == state.position).nonzero(as_tuple=True)
             xt[rows.start + row, column] = state.xt.cpu()[row]
     return Trajectories(xt, torch.tensor(timesteps)[kept])

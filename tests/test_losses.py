@@ -42,10 +42,11 @@ def frozen(config, trunk):
     torch.manual_seed(0)
     discriminator = LatentDiscriminator(4, 8).eval().requires_grad_(False)
     decoder = Decoder(4, 8, 2, 16).eval().requires_grad_(False)
-    alpha_bars = build_scheduler(config.scheduler).alphas_cumprod
+    scheduler = build_scheduler(config.scheduler)
+    alpha_bars = scheduler.alphas_cumprod
     perceptual = build_perceptual(PerceptualLossSection(backbone=str(trunk)))
     return {
-        name: Frozen(alpha_bars, decoder, perceptual, build_adversarial_form(section, discriminator, alpha_bars))
+        name: Frozen(scheduler, decoder, perceptual, build_adversarial_form(section, discriminator, alpha_bars))
         for name, section in FORMS.items()
     }
 
@@ -91,7 +92,7 @@ def test_adversarial_gradient_is_that_of_a_finite_difference(unet, frozen, batch
     unet = copy.deepcopy(unet).double()
     frozen64 = copy.deepcopy(frozen["draft_3"])
     frozen64.adversarial.discriminator.double()
-    object.__setattr__(frozen64.adversarial, "alpha_bars", frozen64.alpha_bars.double())
+    object.__setattr__(frozen64.adversarial, "alpha_bars", frozen64.adversarial.alpha_bars.double())
     draws = AdversarialDraws(*(v.double() if v.is_floating_point() else v for v in batch.adversarial))
     # eps_pred is cast to fp32 in training; here the chain is followed in float64.
     denoise = lambda xt, t: unet(xt, t, return_dict=False)[0]  # noqa: E731
