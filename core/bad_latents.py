@@ -114,7 +114,7 @@ def _write_latents(latents: Tensor, kind: str, folder: Path) -> list[str]:
         left.unlink()  # of an interrupted run of other settings
     names = [f"{kind}_latents/{kind}_latent_{index:05d}.pt" for index in range(len(latents))]
     for name, latent in zip(tqdm(names, f"writing {kind} latents", disable=None), latents, strict=True):
-        save_tensors(latent.clone(), folder / name)
+        save_tensors(latent.clone(), folder / name, on_disk=False)
     save_tensors(latents, folder / f"{kind}_latents_all.pt")
     return names
 

@@ -75,8 +75,8 @@ def _encode(
             entry |= {**kind, "original_path": source}
         if index:
             entry[config.dataset.outputs.rgb] = f"images/{name}.png"
-            with whole_file(folder / "images" / f"{name}.png") as file:
+            with whole_file(folder / "images" / f"{name}.png", on_disk=False) as file:
                 Image.fromarray(picture).save(file, format="PNG")
-        save_tensors(latent.clone(), folder / "latents" / f"{name}.pt")
+        save_tensors(latent.clone(), folder / "latents" / f"{name}.pt", on_disk=False)
         entries.append(entry)
     return entries

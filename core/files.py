@@ -16,15 +16,20 @@ from core.errors import InputError
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Binary file that appears at `path` only once it is complete and on disk; nothing is left on an error."""
+def whole_file(path: Path, on_disk: bool = True) -> Iterator[IO[bytes]]:
+    """Binary file that appears at `path` only once it is complete and on disk; nothing is left on an error.
+
+    One of thousands need not be waited for (`on_disk` false) where `os.sync` comes before the record that vouches
+    for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if on_disk:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -44,10 +49,10 @@ def require_writable(folder: Path) -> None:
         raise InputError(f"folder {folder} cannot be written to: choose another place or change its permissions")
 
 
-def save_tensors(value: Any, path: Path) -> None:
+def save_tensors(value: Any, path: Path, on_disk: bool = True) -> None:
     """`torch.save` a whole file; equal values give equal bytes."""
     # Through a file object: torch.save writes the name of a path into the file.
-    with whole_file(path) as file:
+    with whole_file(path, on_disk) as file:
         try:
             torch.save(_canonical(value), file)
         except RuntimeError as error:

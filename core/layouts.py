@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.errors import InputError
-from core.palette import BACKGROUND, COLORS, NUM_CLASSES, UNLABELLED, WALL, classes_from_rgb
+from core.palette import BACKGROUND, COLORS, NUM_CLASSES, WALL, classes_from_rgb
 
 # Decoded pictures kept in memory; beyond it they are read again from their files.
 CACHE_BYTES = 2 * 2**30
@@ -117,14 +117,20 @@ def resize_layout(rgb: np.ndarray, size: int) -> np.ndarray:
     if (height, width) != (factor * size, factor * size):
         enlarged = Image.fromarray(rgb).resize((factor * size, factor * size), Image.Resampling.NEAREST)
         rgb = np.asarray(enlarged)
-    classes = classes_from_rgb(rgb)
-    cells = classes.reshape(size, factor, size, factor)
-    shares = np.stack([(cells == index).mean(axis=(1, 3)) for index in range(NUM_CLASSES)], axis=-1)
-    voted = _vote(shares, wall_share=min(0.5, _WALL_PIXELS / factor))
-    picture = COLORS[voted]
-    unlabelled = (cells == UNLABELLED).mean(axis=(1, 3)) > 0.5
+    shares = _class_shares(classes_from_rgb(rgb), size)
+    picture = COLORS[_vote(shares[..., :NUM_CLASSES], wall_share=min(0.5, _WALL_PIXELS / factor))]
+    unlabelled = shares[..., NUM_CLASSES] > 0.5
     picture[unlabelled] = rgb[factor // 2 :: factor, factor // 2 :: factor][unlabelled]
     return picture
+
+
+def _class_shares(classes: np.ndarray, size: int) -> np.ndarray:
+    """Share of each cell that every class covers, [size, size, classes + 1], unlabelled last."""
+    cell = np.arange(len(classes)) * size // len(classes)
+    kinds = NUM_CLASSES + 1
+    slots = (cell[:, None] * size + cell) * kinds + np.minimum(classes, NUM_CLASSES)
+    counts = np.bincount(slots.ravel(), minlength=size * size * kinds).reshape(size, size, kinds)
+    return counts / counts[0, 0].sum()
 
 
 def _vote(shares: np.ndarray, wall_share: float) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The fixed colours of room layouts and the class index each stands for."""
 
+import functools
+
 import numpy as np
 
 # Class index = position. Colours and order are the ten-class map of the published models; background is last.
@@ -32,10 +34,22 @@ def classes_from_rgb(rgb: np.ndarray) -> np.ndarray:
 
     A pixel further than `TOLERANCE` (L1) from every palette colour is `UNLABELLED`.
     """
-    distance = np.abs(rgb[..., None, :].astype(np.int16) - COLORS.astype(np.int16)).sum(-1)
-    classes = distance.argmin(-1).astype(np.uint8)
-    classes[distance.min(-1) > TOLERANCE] = UNLABELLED
-    return classes
+    red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
+    return _class_of_color()[red << 16 | green << 8 | blue]
+
+
+@functools.cache
+def _class_of_color() -> np.ndarray:
+    """Class of every 24-bit colour, uint8 [2^24]: the palette's neighbourhoods do not meet."""
+    table = np.full(2**24, UNLABELLED, np.uint8)
+    span = np.arange(-TOLERANCE, TOLERANCE + 1)
+    shifts = np.stack(np.meshgrid(span, span, span), axis=-1).reshape(-1, 3)
+    shifts = shifts[np.abs(shifts).sum(-1) <= TOLERANCE]
+    for index, color in enumerate(COLORS.astype(np.int32)):
+        near = color + shifts
+        red, green, blue = near[((near >= 0) & (near <= 255)).all(-1)].T
+        table[red << 16 | green << 8 | blue] = index
+    return table
 
 
 def rgb_from_classes(classes: np.ndarray) -> np.ndarray:

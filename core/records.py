@@ -48,6 +48,7 @@ def run_stage(
         "seconds": round(time.monotonic() - started, 1),
         "code": code_version(),
     }
+    os.sync()  # every file is on disk before the record that vouches for it
     create_record(record, path)
     return record
 

@@ -177,7 +177,8 @@ class DiffusionTraining:
         section = self.training.loss.semantic_loss
         count = max(1, round(len(indices) * section.batch_fraction))
         lowest = t.argsort(stable=True)[:count]
-        weights = self.frozen.scheduler.alphas_cumprod.cpu()[t[lowest]] * (t[lowest] <= section.max_t * self.num_timesteps)
+        alpha_bars = self.frozen.scheduler.alphas_cumprod.cpu()
+        weights = alpha_bars[t[lowest]] * (t[lowest] <= section.max_t * self.num_timesteps)
         pictures = data.pictures.batch(indices[lowest].tolist())
         on_device = Pictures(pictures.rgb.to(self.device), pictures.classes.to(self.device))
         return SemanticDraws(lowest.to(self.device), on_device, weights.to(self.device))

@@ -18,10 +18,12 @@ def run_flow(flow: Flow[..., Any]) -> Any:
     records of both go to its server alone.
     """
     setup_logging()
-    for handler in logging.getLogger("prefect").handlers:
-        handler.addFilter(_not_of_a_run)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_not_of_the_engine)
     return run_command(flow)
 
 
-def _not_of_a_run(record: logging.LogRecord) -> bool:
+def _not_of_the_engine(record: logging.LogRecord) -> bool:
+    if not record.name.startswith("prefect"):
+        return True
     return record.levelno >= logging.WARNING and not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))

@@ -138,7 +138,7 @@ def test_an_interrupted_round_equals_an_undisturbed_one(finished, experiment, mo
     """The process dies in the middle of Stage 3; the same command again ends with the same bytes."""
     from core import train_diffusion
 
-    config, undisturbed, _ = finished
+    _, undisturbed, _ = finished
     shared = experiment.parent / "artifacts" / "prerequisites"
     with monkeypatch.context() as patch:
         step = train_diffusion.DiffusionTraining._step
