@@ -1,7 +1,6 @@
 """Progress a person can read: a bar on a terminal, log lines elsewhere."""
 
 import logging
-import sys
 from collections.abc import Mapping
 
 from tqdm import tqdm
@@ -46,10 +45,10 @@ class EpochProgress:
 
 
 def log_to_stderr() -> None:
-    """Send this package's log lines to stderr: warnings on a terminal (bars tell the rest), all lines elsewhere."""
+    """Send this package's log lines to stderr, as bare text."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("core")
     logger.handlers[:] = [handler]
     logger.propagate = False
-    logger.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+    logger.setLevel(logging.INFO)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from core.config import ExperimentConfig, save_config
 from core.prerequisites import with_prerequisites
 from core.records import code_version, create_record, describe_inputs, folder_entries, read_record, refuse_difference
 from core.seeding import derive_seed
+
+log = logging.getLogger(__name__)
 
 ROUND_RECORD = "round.json"
 
@@ -94,6 +97,7 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
     record = read_record(folder / ROUND_RECORD) if (folder / ROUND_RECORD).exists() else None
     if record is not None:
         refuse_difference(record, made_from, folder)
+        log.info("round %d: done already (%s)", number, folder)
     seed = derive_seed(config.training.seed, "round", number) % 2**31
     opened = Round(number, folder, config.with_values(values), generator, seed, made_from, record)
     if record is None:

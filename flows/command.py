@@ -1,14 +1,25 @@
 """A flow as a command: its own lines on the terminal, Prefect's engine silent."""
 
+import functools
 import logging
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from prefect import Flow
 from prefect.logging.configuration import setup_logging
 
-from tasks.command_line import run_command, say
+from core.config import load_config
+from tasks.command_line import INTERRUPTED_LINE, INTERRUPTED_STATUS, run_command, say
 
 __all__ = ["run_flow", "say"]
+
+# Ctrl-C stops Prefect's temporary server as well; the engine must not wait for it for minutes.
+_SECONDS_TO_REPORT_AN_INTERRUPT = 3
 
 
 def run_flow(flow: Flow[..., Any]) -> Any:
@@ -18,12 +29,36 @@ def run_flow(flow: Flow[..., Any]) -> Any:
     records of both go to its server alone.
     """
     setup_logging()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_not_of_the_engine)
-    return run_command(flow)
+    for name in ("", *logging.root.manager.loggerDict):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.addFilter(_not_of_the_engine)
+    signal.signal(signal.SIGINT, _interrupt)
+
+    @functools.wraps(flow.fn)
+    def checked(config: Path, overrides: Sequence[str]) -> Any:
+        load_config(config, overrides)  # a mistake is said before a server is started
+        return flow(config, overrides)
+
+    return run_command(checked)
 
 
 def _not_of_the_engine(record: logging.LogRecord) -> bool:
     if not record.name.startswith("prefect"):
         return True
-    return record.levelno >= logging.WARNING and not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
+    return record.levelno >= logging.ERROR and not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
+
+
+def _interrupt(*_: int | FrameType | None) -> None:
+    """Stop the run; leave for good if the engine has not ended it soon."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.disable()
+    leave = threading.Timer(_SECONDS_TO_REPORT_AN_INTERRUPT, _leave)
+    leave.daemon = True
+    leave.start()
+    raise KeyboardInterrupt
+
+
+def _leave() -> None:
+    os.write(2, f"{INTERRUPTED_LINE}\n".encode())
+    os._exit(INTERRUPTED_STATUS)

@@ -11,6 +11,7 @@ from core.errors import InputError
 from core.progress import log_to_stderr
 
 INPUT_ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
+INTERRUPTED_LINE = "interrupted; run the same command again to go on from the last checkpoint"
 
 
 def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = None) -> Any:
@@ -29,7 +30,7 @@ def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = 
     except InputError as error:
         _leave(f"error: {error}", INPUT_ERROR_STATUS)
     except KeyboardInterrupt:
-        _leave("interrupted; run the same command again to go on from the last checkpoint", INTERRUPTED_STATUS)
+        _leave(INTERRUPTED_LINE, INTERRUPTED_STATUS)
     except OSError as error:
         _leave(
             f"error: {error.filename or 'file'}: {error.strerror or error}; mend it and run again", INPUT_ERROR_STATUS

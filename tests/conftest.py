@@ -75,10 +75,21 @@ def config(prepared) -> ExperimentConfig:
     return with_prerequisites(load_config(prepared))
 
 
+def own_copy(prepared: Path, folder: Path) -> Path:
+    """Config file in `folder` of the tiny experiment with a copy of its finished prerequisites."""
+    shutil.copytree(prepared.parent / "artifacts" / "prerequisites", folder / "artifacts" / "prerequisites")
+    path = folder / "tiny.yaml"
+    path.write_text(prepared.read_text().replace(str(prepared.parent / "artifacts"), str(folder / "artifacts")))
+    return path
+
+
 @pytest.fixture
 def experiment(prepared, tmp_path) -> Path:
     """Config file of a tiny experiment of this test's own, its prerequisites already made."""
-    shutil.copytree(prepared.parent / "artifacts", tmp_path / "artifacts")
-    path = tmp_path / "tiny.yaml"
-    path.write_text(prepared.read_text().replace(str(prepared.parent / "artifacts"), str(tmp_path / "artifacts")))
-    return path
+    return own_copy(prepared, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_experiment(prepared, tmp_path_factory) -> Path:
+    """The same for the tests of one file together."""
+    return own_copy(prepared, tmp_path_factory.mktemp("shared"))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,12 +28,10 @@ def _server():
 
 
 @pytest.fixture(scope="module")
-def finished(prepared, tmp_path_factory):
-    """Config and records of a finished training of two rounds."""
-    root = prepared.parent / "artifacts"
-    config = tmp_path_factory.mktemp("run") / "tiny.yaml"
-    config.write_text(prepared.read_text())
-    return config, root / "tiny", adversarial_training(config)
+def finished(shared_experiment):
+    """Config, folder and records of a finished training of two rounds."""
+    folder = shared_experiment.parent / "artifacts" / "tiny"
+    return shared_experiment, folder, adversarial_training(shared_experiment)
 
 
 def snapshot(folder):
@@ -139,26 +138,27 @@ def test_an_interrupted_round_equals_an_undisturbed_one(finished, experiment, mo
     from core import train_diffusion
 
     _, undisturbed, _ = finished
-    shared = experiment.parent / "artifacts" / "prerequisites"
+    folder = experiment.parent / "artifacts" / "tiny" / "round-01"
     with monkeypatch.context() as patch:
         step = train_diffusion.DiffusionTraining._step
 
         def dies(self, batch):
             if self.name == "tiny" and self.state.step == 2:
-                raise KeyboardInterrupt
+                raise RuntimeError("the machine died")
             return step(self, batch)
 
         patch.setattr(train_diffusion.DiffusionTraining, "_step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            adversarial_round.fn(experiment, 1)
-    assert shared.exists() and not (experiment.parent / "artifacts/tiny/round-01/round.json").exists()
+        with pytest.raises(RuntimeError, match="the machine died"):
+            adversarial_round(experiment, 1)
+    assert (folder / "discriminator" / "stage.json").exists() and not (folder / "round.json").exists()
     adversarial_round(experiment, 1)
-    for name in ("bad_latents/bad_latents_all.pt", "discriminator/discriminator_best.pt"):
-        assert sha256(experiment.parent / "artifacts/tiny/round-01" / name) == sha256(undisturbed / "round-01" / name)
-    checkpoint = "stage3/checkpoints/tiny_checkpoint_latest.pt"
-    assert sha256(experiment.parent / "artifacts/tiny/round-01" / checkpoint) == sha256(
-        undisturbed / "round-01" / checkpoint
-    )
+    for name in (
+        "bad_latents/bad_latents_all.pt",
+        "discriminator/discriminator_best.pt",
+        "stage3/checkpoints/tiny_checkpoint_latest.pt",
+        "stage3/tiny_metrics.csv",
+    ):
+        assert sha256(folder / name) == sha256(undisturbed / "round-01" / name), name
 
 
 def test_prerequisites_are_found_not_made_again(prepared):
@@ -176,18 +176,51 @@ def test_prerequisites_of_another_config_are_refused_and_not_used(prepared):
         adversarial_round(prepared, 1, ["unet.base_channels=24", "experiment.name=other"])
 
 
-def command(module, *arguments, cwd=None):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=cwd
+def start(module, *arguments):
+    """The command in a session of its own, with Ctrl-C working as in a terminal."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
+def command(module, *arguments):
+    process = start(module, *arguments)
+    output, errors = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+@pytest.mark.parametrize("module", ["flows.adversarial_training", "tasks.continue_stage3"])
+def test_ctrl_c_leaves_a_resumable_state_and_one_line(experiment, finished, module):
+    judge = finished[1] / "round-01" / "discriminator" / "discriminator_best.pt"
+    settings = ["rounds.epochs_per_round=100000", "training.epochs=100000", f"discriminator.checkpoint={judge}"]
+    process = start(module, experiment, *[part for value in settings for part in ("--set", value)])
+    for line in process.stderr:
+        if "tiny epoch 2/" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    last = errors.splitlines()[-1]
+    assert last == "interrupted; run the same command again to go on from the last checkpoint"
+    assert all(re.match(r"tiny epoch \d+/100000 ", line) for line in errors.splitlines()[:-1])
+    latest = next((experiment.parent / "artifacts" / "tiny").rglob("tiny_checkpoint_latest.pt"))
+    assert load_checkpoint(latest, "checkpoint")["epoch"] >= 2
+
+
 def test_the_command_prints_the_table_and_does_nothing_twice(finished):
-    config, _, _ = finished
+    config, folder, _ = finished
+    before = snapshot(folder.parent)
     done = command("flows.adversarial_training", config)
+    assert snapshot(folder.parent) == before
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3 and "viability" in done.stdout
+    assert "round 2: done already" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -200,5 +233,7 @@ def test_the_command_prints_the_table_and_does_nothing_twice(finished):
 def test_what_a_user_can_mend_ends_in_one_line_and_status_2(prepared, arguments, message):
     done = command("flows.adversarial_training", prepared, *arguments)
     assert done.returncode == 2
-    assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", done.stderr), done.stderr
+    *before, last = done.stderr.splitlines()
+    assert re.fullmatch(rf"error: .*{re.escape(message)}.*", last), done.stderr
+    assert not before
     assert done.stdout == ""
