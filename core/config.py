@@ -56,6 +56,12 @@ class TrajectorySection(Section):
     t_min: float = Field(0.02, ge=0, lt=1, description="earliest kept state, as a share of the schedule")
     t_max: float = Field(0.8, gt=0, le=1)
 
+    @model_validator(mode="after")
+    def _keeps_a_state(self) -> "TrajectorySection":
+        if self.t_max - self.t_min < 1 / self.num_steps:
+            raise ValueError(f"t_min {self.t_min} to t_max {self.t_max} holds none of {self.num_steps} steps: widen it")
+        return self
+
 
 class DiscriminatorSection(Section):
     checkpoint: str | None = None
@@ -73,6 +79,15 @@ class OutputsSection(Section):
     latent: str = "latent_path"
     rgb: str = "layout_path"
     segmentation: str = "layout_path"
+
+    @model_validator(mode="after")
+    def _one_picture(self) -> "OutputsSection":
+        if self.segmentation != self.rgb:
+            raise ValueError(
+                f"segmentation {self.segmentation} and rgb {self.rgb} must be the same column: classes are read from "
+                "the layout picture's colours"
+            )
+        return self
 
 
 class SyntheticSection(Section):

@@ -29,7 +29,7 @@ def encode_layouts(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
     """
     rgb = config.dataset.outputs.rgb
     rows = read_manifest(config.dataset.manifest, [rgb], config.dataset)
-    _refuse_equal_names(rows, rgb)
+    _refuse_equal_names(rows)
     augment = config.dataset.augment and not is_augmented(rows).any()
     device = pick_device(config.training.device)
     autoencoder = load_autoencoder(config.autoencoder.checkpoint, config).to(device)
@@ -40,14 +40,13 @@ def encode_layouts(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
         for index in range(len(VARIANTS) + 1 if augment else 1):
             entries += _encode(batch, index, augment, pictures, autoencoder, config, folder)
     with whole_file(folder / "manifest.csv") as file:
-        pd.DataFrame(entries).drop(columns=["manifest_row", "group"]).to_csv(file, index=False)
+        pd.DataFrame(entries).drop(columns=["manifest_row", "stem", "group"]).to_csv(file, index=False)
     return {"latents": len(entries), "layouts": int(rows["group"].nunique())}
 
 
-def _refuse_equal_names(rows: pd.DataFrame, column: str) -> None:
-    stems = rows[column].map(lambda path: Path(path).stem)
-    if stems.duplicated().any():
-        name = stems[stems.duplicated()].iloc[0]
+def _refuse_equal_names(rows: pd.DataFrame) -> None:
+    if rows["stem"].duplicated().any():
+        name = rows["stem"][rows["stem"].duplicated()].iloc[0]
         raise InputError(f"two layouts of the manifest are called {name}: their latents would share a file; rename one")
 
 
@@ -68,7 +67,7 @@ def _encode(
     entries = []
     for row, latent, picture in zip(batch.to_dict("records"), latents, rgb, strict=True):
         source = row[config.dataset.outputs.rgb]
-        name = f"{Path(source).stem}{suffix}"
+        name = f"{row['stem']}{suffix}"
         entry = row | {config.dataset.outputs.latent: f"latents/{name}.pt"}
         if augment:
             kind = {"is_augmented": index > 0, "augmentation_id": index, "augmentation_type": suffix[1:] or None}

@@ -19,8 +19,9 @@ _COMPARISONS = {"__lt": "lt", "__gt": "gt", "__le": "le", "__ge": "ge", "__ne": 
 def read_manifest(path: str | Path, columns: Sequence[str], dataset: DatasetSection) -> pd.DataFrame:
     """Rows of the manifest at `path` that have every one of `columns` and pass the dataset's filters.
 
-    Text in `columns` becomes absolute paths; a column `group` names the layout a row is a variant of. Unknown
-    columns are kept. Raises InputError for a missing or empty file, a missing column, or no row left.
+    Text in `columns` becomes absolute paths; `stem` is the name of a row's file, `group` that of the layout it is a
+    variant of. Unknown columns are kept. Raises InputError for a missing or empty file, a missing column, or no row
+    left.
     """
     path = Path(path)
     rows = _read_csv(path)
@@ -36,7 +37,11 @@ def read_manifest(path: str | Path, columns: Sequence[str], dataset: DatasetSect
     rows = rows.reset_index(names="manifest_row")
     for column in dict.fromkeys(columns):
         rows[column] = [str(resolve_path(str(text), path, dataset.path_remap)) for text in rows[column]]
-    rows["group"] = [layout_group(row) for row in rows.to_dict("records")]
+    names = rows[dataset.outputs.rgb if dataset.outputs.rgb in rows.columns else dataset.outputs.latent]
+    rows["stem"] = [Path(str(name)).stem for name in names]
+    originals = rows["original_path"] if "original_path" in rows.columns else pd.Series(None, rows.index, dtype=str)
+    stems = originals.dropna().map(lambda original: Path(str(original)).stem)
+    rows["group"] = rows["stem"].where(originals.isna(), stems).map(layout_group)
     return rows
 
 
@@ -74,11 +79,8 @@ def resolve_path(text: str, manifest: Path, remap: Mapping[str, str]) -> Path:
     return next((path for path in candidates if path.exists()), candidates[0])
 
 
-def layout_group(row: Mapping[str, Any]) -> str:
-    """Name shared by a layout and its rotated and mirrored variants."""
-    original = row.get("original_path")
-    source = original if isinstance(original, str) and original else row.get("layout_path") or row.get("latent_path")
-    stem = Path(str(source)).stem
+def layout_group(stem: str) -> str:
+    """Name shared by a layout and its rotated and mirrored variants: the file's stem without variant suffixes."""
     while (shorter := _VARIANT_SUFFIX.sub("", stem)) != stem:
         stem = shorter
     return stem
@@ -91,8 +93,7 @@ def is_augmented(rows: pd.DataFrame) -> pd.Series:
     """
     if "is_augmented" in rows.columns:
         return rows["is_augmented"].map(_as_text).eq("true")
-    stems = rows["layout_path"].map(lambda path: Path(path).stem)
-    return stems.str.contains(_VARIANT_SUFFIX) & ~stems.str.lower().str.endswith("_orig")
+    return rows["stem"].str.contains(_VARIANT_SUFFIX) & ~rows["stem"].str.lower().str.endswith("_orig")
 
 
 def split_by_layout(rows: pd.DataFrame, train_split: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

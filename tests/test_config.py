@@ -123,6 +123,8 @@ def test_overrides_reach_any_depth(tmp_path):
         ("training.learning_rate=.inf", "training.learning_rate: .*finite"),
         ("discriminator.form=magic", "discriminator.form: .*renoise"),
         ("experiment.name=../elsewhere", "experiment.name"),
+        ("dataset.outputs.segmentation=mask_path", "segmentation mask_path and rgb layout_path must be the same"),
+        ("discriminator.trajectories.t_min=0.795", "t_min 0.795 to t_max 0.8 holds none of 50 steps"),
         ("unet.depth=9", "unet.depth 9 halves"),
         ("unet.in_channels=3", "in_channels 3 and out_channels 16 must be equal"),
         ("rounds.count", "write it as key.path=value"),

@@ -79,7 +79,19 @@ def test_no_layout_straddles_the_split(folder):
     stem=st.from_regex(r"[a-z]{1,8}_[0-9]{3}", fullmatch=True),
 )
 def test_variants_share_a_group(variant, stem):
-    assert layout_group({"layout_path": f"/x/{stem}{variant}.png"}) == stem
+    assert layout_group(f"{stem}{variant}") == stem
+
+
+def test_an_original_path_names_the_group(folder):
+    manifest = folder / "augmented" / "manifest.csv"
+    rows = pd.read_csv(manifest)
+    rows["original_path"] = rows["layout_path"].str.replace(r"_(rot|mirror).*", ".png", regex=True)
+    rows["layout_path"] = rows["layout_path"].sample(frac=1, random_state=0).tolist()
+    rows.loc[:9, "original_path"] = None
+    rows.to_csv(manifest, index=False)
+    groups = read(manifest)["group"]
+    assert groups[10:].tolist() == [Path(path).stem for path in rows["original_path"][10:]]
+    assert groups[:10].tolist() == [layout_group(Path(path).stem) for path in rows["layout_path"][:10]]
 
 
 def test_the_name_not_the_folder_says_what_is_augmented(folder):
