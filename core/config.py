@@ -1,16 +1,16 @@
 """One YAML file = one experiment: frozen, validated, with every default in one place."""
 
-import difflib
-import types
-import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from core.config_keys import first_problem, set_value
 from core.errors import InputError
 from core.files import whole_file
+from core.published_losses import with_one_loss_form
 
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -277,7 +277,7 @@ class ExperimentConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _accept_published_loss_forms(cls, data: Any) -> Any:
-        return _with_one_loss_form(data) if isinstance(data, dict) else data
+        return with_one_loss_form(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "ExperimentConfig":
@@ -369,11 +369,11 @@ class ExperimentConfig(Section):
         """This config with `values` at dotted keys, validated again."""
         data = self.model_dump()
         for key, value in values.items():
-            _set_value(data, key, value)
+            set_value(data, key, value)
         return _validated(data, self.experiment.name)
 
 
-def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> ExperimentConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Config read from the YAML file at `path`, with `key.path=value` overrides applied.
 
     Raises InputError, in one line, for a missing or unreadable file, an unknown key (with the nearest valid
@@ -395,7 +395,7 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Exper
         if not separator or not key:
             raise InputError(f"--set {override}: write it as key.path=value")
         try:
-            _set_value(data, key.strip(), yaml.safe_load(value))
+            set_value(data, key.strip(), yaml.safe_load(value))
         except yaml.YAMLError:
             raise InputError(f"--set {override}: the value is not valid YAML") from None
     return _validated(data, str(path))
@@ -411,78 +411,4 @@ def _validated(data: dict[str, Any], source: str) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(data)
     except ValidationError as error:
-        raise InputError(f"config {source}: {_first_problem(error)}") from None
-
-
-def _set_value(data: dict[str, Any], key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        if data.get(parent) is None:
-            data[parent] = {}
-        data = data[parent]
-        if not isinstance(data, dict):
-            raise InputError(f"--set {key}: {parent} is a value, not a section")
-    data[leaf] = value
-
-
-def _first_problem(error: ValidationError) -> str:
-    """One line for the first problem: the dotted key, what is wrong, what would be right."""
-    problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        valid = _keys_beside(location)
-        near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0)
-        hint = f"did you mean {'.'.join([*location[:-1], near[0]])}?" if near else "remove it"
-        return f"unknown key {key}; {hint}"
-    if problem["type"] == "missing":
-        return f"{key} is missing: set it"
-    if problem["type"] == "value_error":
-        return f"{key + ': ' if key else ''}{problem['ctx']['error']}"
-    return f"{key}: {problem['msg'].lower()}, got {problem['input']!r}"
-
-
-def _keys_beside(location: list[str]) -> list[str]:
-    model: Any = ExperimentConfig
-    for part in location[:-1]:
-        field = model.model_fields.get(part)
-        if field is None:
-            return []
-        model = _section_of(field.annotation)
-        if model is None:
-            return []
-    return list(model.model_fields)
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
-
-
-def _with_one_loss_form(data: dict[str, Any]) -> dict[str, Any]:
-    """`data` with a published list or single loss rewritten to the `noise_loss`/`semantic_loss` maps."""
-    training = data.get("training")
-    loss = training.get("loss") if isinstance(training, dict) else None
-    if not isinstance(loss, dict) or "type" not in loss:
-        return data
-    entries = loss.get("losses") if loss["type"] == "CompositeLoss" else [loss]
-    if not isinstance(entries, list):
-        raise ValueError("training.loss.losses must be a list of losses")
-    maps: dict[str, Any] = {"semantic_loss": None}
-    discriminator = dict(data.get("discriminator") or {})
-    for entry in entries:
-        kind = entry.get("type") if isinstance(entry, dict) else None
-        if kind == "MSELoss":
-            maps["noise_loss"] = entry
-        elif kind == "SemanticLoss":
-            maps["semantic_loss"] = entry
-        elif kind == "DiscriminatorLoss":
-            weight = entry.get("weight", 0.1)
-            if discriminator.setdefault("weight", weight) != weight:
-                raise ValueError(
-                    f"training.loss has a DiscriminatorLoss weight {weight} and discriminator.weight is "
-                    f"{discriminator['weight']}: give one"
-                )
-        else:
-            raise ValueError(f"training.loss: unknown loss type {kind}; use MSELoss, SemanticLoss or DiscriminatorLoss")
-    return {**data, "discriminator": discriminator, "training": {**training, "loss": maps}}
+        raise InputError(f"config {source}: {first_problem(error, ExperimentConfig)}") from None
