@@ -1,5 +1,7 @@
 # Commands of the project. `make demo` and `make test` need Python 3.11, git and make, nothing else.
 PYTHON ?= python3
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python

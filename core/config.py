@@ -176,6 +176,26 @@ class LossSection(Section):
     noise_loss: NoiseLossSection = NoiseLossSection()
     semantic_loss: SemanticLossSection | None = SemanticLossSection()
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each of these terms, by its name."""
+        weights = {"noise": self.noise_loss.weight}
+        if self.semantic_loss is not None:
+            weights["segmentation"] = self.semantic_loss.segmentation_loss.weight
+            weights["perceptual"] = self.semantic_loss.perceptual_loss.weight
+        return weights
+
+    def with_trunk_of(self, other: "LossSection") -> "LossSection":
+        """This loss with the LPIPS network and trunk that `other` names."""
+        if self.semantic_loss is None or other.semantic_loss is None:
+            return self
+        theirs = other.semantic_loss.perceptual_loss
+        perceptual = self.semantic_loss.perceptual_loss.model_copy(
+            update={"net": theirs.net, "backbone": theirs.backbone}
+        )
+        semantic = self.semantic_loss.model_copy(update={"perceptual_loss": perceptual})
+        return self.model_copy(update={"semantic_loss": semantic})
+
 
 class DecaySection(Section):
     type: Literal["cosine"] = "cosine"
@@ -223,6 +243,7 @@ class PrerequisitesSection(Section):
     """How to make what Stage 3 starts from, where the config names no checkpoints."""
 
     seed: int = 42
+    loss: LossSection = LossSection()
     autoencoder: AutoencoderTrainingSection | None = AutoencoderTrainingSection()
     stage1: OptimizationSection | None = OptimizationSection(epochs=500, learning_rate=0.0002)
     stage2: OptimizationSection | None = OptimizationSection(epochs=100, learning_rate=0.00005)
@@ -307,33 +328,22 @@ class ExperimentConfig(Section):
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weight of every Stage 3 term, by the term's name."""
-        loss = self.training.loss
-        weights = {"noise": loss.noise_loss.weight}
-        if loss.semantic_loss is not None:
-            weights["segmentation"] = loss.semantic_loss.segmentation_loss.weight
-            weights["perceptual"] = loss.semantic_loss.perceptual_loss.weight
-        weights["adversarial"] = self.discriminator.weight
-        return weights
+        return self.training.loss.weights | {"adversarial": self.discriminator.weight}
 
     def stage_training(self, stage: int) -> TrainingSection:
         """Training settings of Stage 1, 2 or 3: `training` for the stage the file is for, else `prerequisites`."""
-        loss = (
-            self.training.loss
-            if stage > 1
-            else LossSection(noise_loss=self.training.loss.noise_loss, semantic_loss=None)
-        )
         if self.experiment.phase == f"diffusion_stage{stage}":
-            return self.training.model_copy(update={"loss": loss})
-        section = getattr(self.prerequisites, f"stage{stage}", None)
-        if section is None:
-            raise InputError(
-                f"diffusion.stage{stage}_checkpoint is missing, and there is no prerequisites.stage{stage} to make it "
-                "with: set one of the two"
-            )
-        return self.training.model_copy(update={**dict(section), "seed": self.prerequisites.seed, "loss": loss})
+            training = self.training
+        else:
+            section = self.required(f"prerequisites.stage{stage}", instead_of=f"diffusion.stage{stage}_checkpoint")
+            loss = self.prerequisites.loss.with_trunk_of(self.training.loss)
+            training = self.training.model_copy(update={**dict(section), "seed": self.prerequisites.seed, "loss": loss})
+        if stage > 1:
+            return training
+        return training.model_copy(update={"loss": training.loss.model_copy(update={"semantic_loss": None})})
 
     def describing_model(self, training: TrainingSection | None = None) -> dict[str, Any]:
-        """What a checkpoint says of its making: everything but paths and machine settings.
+        """What a checkpoint says of its making: everything but paths and what changes no result.
 
         `training` stands in for the config's own where an earlier stage is described.
         """
@@ -349,6 +359,8 @@ class ExperimentConfig(Section):
                 "training": {
                     "device": True,
                     "num_workers": True,
+                    "save_interval": True,
+                    "latest_interval": True,
                     "loss": {"semantic_loss": {"perceptual_loss": {"backbone": True}}},
                 },
                 "artifacts": True,

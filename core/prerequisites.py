@@ -1,5 +1,6 @@
 """What Stage 3 starts from: layouts, autoencoder, latents, Stage 1, Stage 2, each made where the config names none."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,8 @@ from core.records import RECORD_NAME, describe_inputs, difference, read_record, 
 from core.stages import train_prerequisite_stage
 from core.train_autoencoder import BEST_NAME, train_autoencoder
 
+log = logging.getLogger(__name__)
+
 STAGES = ("layouts", "autoencoder", "latents", "stage1", "stage2")
 
 
@@ -33,10 +36,14 @@ class Prerequisite:
     result: str
 
     def finished(self) -> bool:
-        """Whether the folder holds this stage, made from the same inputs and settings."""
+        """Whether the folder holds this stage made from the same; a logged line says where it is not."""
         record = self.folder / RECORD_NAME
-        made_from = describe_inputs(self.stage, self.inputs, self.settings)
-        return record.exists() and difference(read_record(record), made_from) is None
+        if not record.exists():
+            return False
+        found = difference(read_record(record), describe_inputs(self.stage, self.inputs, self.settings))
+        if found is not None:
+            log.warning("%s is not used: it was made with %s", self.folder, found)
+        return found is None
 
     def filled_in(self, config: ExperimentConfig) -> ExperimentConfig:
         """`config` with the stage's result."""

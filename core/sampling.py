@@ -21,13 +21,12 @@ def sample_latents(
     seeds: Sequence[int],
     num_steps: int,
     batch_size: int,
-    description: str | None = None,
+    description: str,
 ) -> Tensor:
     """Latents [len(seeds), C, h, w] on the CPU, one a seed, by DDIM with `num_steps` UNet evaluations.
 
     On a CPU latent i is the same to the bit whatever `batch_size` is: convolutions of another batch size may
-    round differently, so `CPU_BATCH` latents are always computed together. Shows a progress bar if it has a
-    `description`.
+    round differently, so `CPU_BATCH` latents are always computed together. Shows a passing bar with `description`.
     """
     device = next(unet.parameters()).device
     scheduler = build_scheduler(config.scheduler)
@@ -36,7 +35,7 @@ def sample_latents(
     unet.eval()
     width = CPU_BATCH if device.type == "cpu" else batch_size
     parts = []
-    with tqdm(total=len(seeds), desc=description, unit="latent", disable=None if description else True) as bar:
+    with tqdm(total=len(seeds), desc=description, unit="latent", leave=False, disable=None) as bar:
         for start in range(0, len(seeds), width):
             wanted = list(seeds[start : start + width])
             padded = wanted + wanted[-1:] * (width - len(wanted))

@@ -37,7 +37,7 @@ def train_prerequisite_stage(stage: int, config: ExperimentConfig, folder: Path)
     return {
         "epoch": run.state.epoch,
         **_trunk(run.frozen),
-        **metric_columns("val", run.validate(), config.loss_weights),
+        **metric_columns("val", run.validate(), run.training.loss.weights),
     }
 
 
@@ -148,7 +148,7 @@ def _run_stage3(run: DiffusionTraining) -> dict[str, Any]:
         "viability_after": run.viability(),
         "discriminator_weight": state.adversarial_weight,
         **_trunk(run.frozen),
-        **metric_columns("val", run.validate(), config.loss_weights),
+        **metric_columns("val", run.validate(), run.training.loss.weights),
     }
 
 

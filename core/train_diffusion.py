@@ -1,6 +1,5 @@
 """The one training loop of Stages 1, 2 and 3: which terms it has is decided by what it is given."""
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from core.autoencoder import Decoder
 from core.checkpoints import TrainState
@@ -24,8 +24,6 @@ from core.progress import EpochProgress
 from core.sampling import sample_latents
 from core.seeding import derive_seed, generator
 from core.trajectories import Trajectories
-
-log = logging.getLogger(__name__)
 
 # Steps between two measurements of the gradient norms that balance the adversarial weight.
 BALANCE_INTERVAL = 25
@@ -90,7 +88,7 @@ class DiffusionTraining:
         weights = self._weights(self.config.discriminator.weight)
         batches = torch.arange(len(self.validation)).split(self.training.batch_size)
         with torch.no_grad(), self._autocast():
-            for position, indices in enumerate(batches):
+            for position, indices in enumerate(tqdm(batches, "validation", leave=False, disable=None)):
                 batch = self._draw(self.validation, indices, "validation", position)
                 for name, value in diffusion_losses(self.state.ema, self.frozen, batch).items():
                     totals[name] = totals.get(name, 0) + value.double() * len(indices) / len(self.validation)
@@ -99,7 +97,7 @@ class DiffusionTraining:
 
     def viability(self) -> float:
         """Mean discriminator score, in [0, 1], of latents generated with the EMA weights from held-out seeds."""
-        latents = self._generate(self.viability_seeds)
+        latents = self._generate(self.viability_seeds, "viability")
         with torch.no_grad():
             scores = [self.discriminator(part.to(self.device)).sigmoid() for part in latents.split(256)]
         return torch.cat(scores).mean().item()
@@ -159,7 +157,7 @@ class DiffusionTraining:
         latent = data.latents[indices]
         t = torch.randint(self.num_timesteps, (len(indices),), generator=rng)
         eps = torch.randn(latent.shape, generator=rng)
-        semantic = self._draw_semantic(data, indices, t) if self._semantic else None
+        semantic = self._draw_semantic(data, indices, t) if self.training.loss.semantic_loss else None
         adversarial = None
         if self.trajectories is not None:
             # Draws of its own, so that a run without the term sees the same batches.
@@ -168,10 +166,6 @@ class DiffusionTraining:
             held_out = data is self.validation
             adversarial = self.trajectories.draw(count, self.num_timesteps, held_out, adversarial_rng).to(self.device)
         return Batch(latent.to(self.device), eps.to(self.device), t.to(self.device), semantic, adversarial)
-
-    @property
-    def _semantic(self) -> bool:
-        return self.training.loss.semantic_loss is not None and self.frozen.perceptual is not None
 
     def _draw_semantic(self, data: LatentSet, indices: Tensor, t: Tensor) -> SemanticDraws:
         section = self.training.loss.semantic_loss
@@ -233,10 +227,7 @@ class DiffusionTraining:
 
     def _weights(self, adversarial: float | None) -> dict[str, float]:
         """Weights of the terms this stage has; the terms of `diffusion_losses`."""
-        configured = self.config.loss_weights
-        weights = {"noise": self.training.loss.noise_loss.weight}
-        if self._semantic:
-            weights |= {name: configured[name] for name in ("segmentation", "perceptual")}
+        weights = dict(self.training.loss.weights)
         if self.trajectories is not None:
             weights["adversarial"] = adversarial
         return weights
@@ -253,16 +244,16 @@ class DiffusionTraining:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
 
-    def _generate(self, seeds: list[int]) -> Tensor:
+    def _generate(self, seeds: list[int], description: str) -> Tensor:
         section = self.config.rounds.bad_latents
-        return sample_latents(self.state.ema, self.config, seeds, section.num_steps, section.batch_size)
+        return sample_latents(self.state.ema, self.config, seeds, section.num_steps, section.batch_size, description)
 
     def _sample_path(self) -> Path:
         return self.folder / "samples" / f"{self.name}_epoch_{self.state.epoch:03d}_samples.png"
 
     def _sample(self) -> None:
         seeds = [derive_seed(self.training.seed, "samples", index) for index in range(GRID_SAMPLES)]
-        save_sample_grid(self._generate(seeds), self.decoder, self._sample_path())
+        save_sample_grid(self._generate(seeds, "samples"), self.decoder, self._sample_path())
 
 
 @dataclass(frozen=True)

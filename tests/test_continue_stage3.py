@@ -67,6 +67,20 @@ def test_three_epochs_then_six_equal_six_at_once(train):
     assert actual == expected
 
 
+def test_checkpoints_are_kept_at_the_save_interval(train):
+    folder = train(training__epochs=4, training__save_interval=2, training__sample_interval=1)
+    kept = sorted(path.name for path in (folder / "checkpoints").glob("*_epoch_*.pt"))
+    assert kept == ["tiny_checkpoint_epoch_002.pt", "tiny_checkpoint_epoch_004.pt"]
+    assert len(list((folder / "samples").iterdir())) == 4
+
+
+def test_other_stage3_settings_keep_the_prerequisites(train):
+    weights = {"training.loss.semantic_loss.segmentation_loss.weight": 0.3, "training.batch_size": 8}
+    metrics = pd.read_csv(train(training__epochs=1, **weights) / "tiny_metrics.csv").iloc[0]
+    expected = 0.3 * metrics["train_segmentation_loss"] + 0.05 * metrics["train_perceptual_loss"]
+    assert metrics["train_semantic_loss"] == pytest.approx(expected)
+
+
 def test_no_resume_starts_anew(train):
     first = digests(train(training__epochs=2))
     assert digests(train("out", "--no-resume", training__epochs=2)) == first

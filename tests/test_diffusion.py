@@ -73,9 +73,9 @@ def test_the_true_noise_leads_ddim_back_to_the_latent():
 def test_bad_latent_does_not_depend_on_batch_size(config):
     unet = load_unet(config.diffusion.stage1_checkpoint, config)
     seeds = [derive_seed(0, "bad latents", index) for index in range(35)]
-    whole = sample_latents(unet, config, seeds, num_steps=3, batch_size=32)
-    assert torch.equal(whole, sample_latents(unet, config, seeds, num_steps=3, batch_size=5))
-    assert torch.equal(whole[:3], sample_latents(unet, config, seeds[:3], num_steps=3, batch_size=2))
+    whole = sample_latents(unet, config, seeds, num_steps=3, batch_size=32, description="")
+    assert torch.equal(whole, sample_latents(unet, config, seeds, num_steps=3, batch_size=5, description=""))
+    assert torch.equal(whole[:3], sample_latents(unet, config, seeds[:3], num_steps=3, batch_size=2, description=""))
     assert whole.std() > 0.1
 
 

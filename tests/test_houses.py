@@ -1,0 +1,54 @@
+"""Real layouts, where they are at hand: read as configs/houses.yaml reads them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.config import PerceptualLossSection, load_config
+from core.layouts import LayoutPictures
+from core.manifest import choose_originals, read_manifest, split_by_layout
+from core.palette import BACKGROUND, NUM_CLASSES, WALL
+from core.perceptual import build_perceptual
+
+DATA = Path("../shared/data")
+MANIFEST, TRUNK = DATA / "layouts" / "manifest.csv", DATA / "weights" / "alexnet_imagenet_features.pth"
+needs_layouts = pytest.mark.skipif(not MANIFEST.exists(), reason=f"no layouts at {MANIFEST}")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config("configs/houses.yaml", [f"dataset.manifest={MANIFEST}"])
+
+
+@needs_layouts
+def test_the_shipped_config_picks_small_houses_and_splits_them(config):
+    rows = read_manifest(config.dataset.manifest, ["layout_path"], config.dataset)
+    assert len(rows) == 338 + 297 and rows["group"].is_unique
+    training, validation = split_by_layout(rows, config.training.train_split, config.training.split_seed)
+    assert (len(training), len(validation)) == (508, 127)
+    assert len(choose_originals(rows, 1000, seed=0)) == 635
+
+
+@needs_layouts
+def test_shrunk_houses_keep_palette_and_walls(config):
+    rows = read_manifest(config.dataset.manifest, ["layout_path"], config.dataset).head(40)
+    pictures = LayoutPictures(rows, "layout_path", config.dataset.image_size).batch(list(range(len(rows))))
+    assert pictures.rgb.shape == (40, 3, 64, 64)
+    assert pictures.classes.max() < NUM_CLASSES
+    walls = (pictures.classes == WALL).float().mean(dim=(1, 2))
+    assert ((walls > 0.04) & (walls < 0.3)).all()
+    border = torch.cat([pictures.classes[:, 0], pictures.classes[:, -1], pictures.classes[:, :, 0]], dim=1)
+    assert (border == BACKGROUND).all()
+
+
+@pytest.mark.skipif(not TRUNK.exists(), reason=f"no AlexNet trunk at {TRUNK}")
+def test_a_real_trunk_measures_likeness():
+    perceptual = build_perceptual(PerceptualLossSection(backbone=str(TRUNK)))
+    assert perceptual.trunk == TRUNK.name
+    rng = np.random.default_rng(0)
+    picture = torch.from_numpy(rng.uniform(-1, 1, (1, 3, 64, 64))).float()
+    near, far = picture + 0.05 * torch.randn_like(picture), -picture
+    assert perceptual(picture, picture).item() == pytest.approx(0, abs=1e-6)
+    assert 0 < perceptual(near, picture).item() < perceptual(far, picture).item()
