@@ -330,12 +330,17 @@ class ExperimentConfig(Section):
         """Weight of every Stage 3 term, by the term's name."""
         return self.training.loss.weights | {"adversarial": self.discriminator.weight}
 
-    def stage_training(self, stage: int) -> TrainingSection:
-        """Training settings of Stage 1, 2 or 3: `training` for the stage the file is for, else `prerequisites`."""
+    def stage_training(self, stage: int) -> TrainingSection | None:
+        """Training settings of Stage 1 or 2: `training` in a file for that stage, else those of `prerequisites`.
+
+        None if the file says nothing of it.
+        """
         if self.experiment.phase == f"diffusion_stage{stage}":
             training = self.training
         else:
-            section = self.required(f"prerequisites.stage{stage}", instead_of=f"diffusion.stage{stage}_checkpoint")
+            section = getattr(self.prerequisites, f"stage{stage}", None)
+            if section is None:
+                return None
             loss = self.prerequisites.loss.with_trunk_of(self.training.loss)
             training = self.training.model_copy(update={**dict(section), "seed": self.prerequisites.seed, "loss": loss})
         if stage > 1:
@@ -367,14 +372,13 @@ class ExperimentConfig(Section):
             },
         )
 
-    def required(self, key: str, instead_of: str | None = None) -> Any:
-        """The value at the dotted `key`; InputError names the key, and the one it stands for, if it is empty."""
+    def required(self, key: str) -> Any:
+        """The value at the dotted `key`; InputError names the key if it is empty."""
         value: Any = self
         for part in key.split("."):
             value = getattr(value, part, None)
         if value is None:
-            missing = f"{instead_of} is missing, and so is {key} to make it with" if instead_of else f"{key} is missing"
-            raise InputError(f"{missing}: set it in the config (or with --set {instead_of or key}=PATH)")
+            raise InputError(f"{key} is missing: set it in the config (or with --set {key}=PATH)")
         return value
 
     def with_values(self, values: dict[str, Any]) -> "ExperimentConfig":

@@ -25,13 +25,17 @@ STAGES = ("layouts", "autoencoder", "latents", "stage1", "stage2")
 
 @dataclass(frozen=True)
 class Prerequisite:
-    """One stage to make: from what, how, and the config key that its `result` file fills."""
+    """One stage: from what it is made, how, and the config key that its `result` file fills.
+
+    A config that does not say how it is made has no `work` and can only find it made; then `settings` holds no
+    training, and any training that gave such a model will do.
+    """
 
     stage: str
     folder: Path
     inputs: Mapping[str, str]
     settings: Mapping[str, Any]
-    work: Callable[[], dict[str, Any]]
+    work: Callable[[], dict[str, Any]] | None
     key: str
     result: str
 
@@ -60,7 +64,13 @@ def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | 
         plan = _PLANS[earlier](config)
         config = plan.filled_in(config) if plan else config
     plan = _PLANS[stage](config)
-    return run_stage(plan.stage, plan.folder, plan.inputs, plan.settings, plan.work) if plan else None
+    if plan is None:
+        return None
+    if plan.work is None and not plan.finished():
+        raise InputError(
+            f"{plan.key} is missing, and so is prerequisites.{stage} to make it with: set one of them in the config"
+        )
+    return run_stage(plan.stage, plan.folder, plan.inputs, plan.settings, plan.work)
 
 
 def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
@@ -97,15 +107,16 @@ def _layouts(config: ExperimentConfig) -> Prerequisite | None:
 def _autoencoder(config: ExperimentConfig) -> Prerequisite | None:
     if config.autoencoder.checkpoint is not None:
         return None
-    training = config.required("prerequisites.autoencoder", instead_of="autoencoder.checkpoint")
     folder = prerequisite_folder(config, "autoencoder")
-    settings = _data_settings(config) | {
-        "seed": config.prerequisites.seed,
-        "autoencoder": config.autoencoder.model_dump(exclude={"checkpoint"}),
-        "training": training.model_dump(),
-    }
     inputs = {"manifest": config.required("dataset.manifest")}
-    work = partial(train_autoencoder, config, folder)
+    settings = _data_settings(config) | {"autoencoder": config.autoencoder.model_dump(exclude={"checkpoint"})}
+    work = None
+    if config.prerequisites is not None and config.prerequisites.autoencoder is not None:
+        settings |= {
+            "seed": config.prerequisites.seed,
+            "training": config.prerequisites.autoencoder.model_dump(),
+        }
+        work = partial(train_autoencoder, config, folder)
     return Prerequisite("autoencoder", folder, inputs, settings, work, "autoencoder.checkpoint", BEST_NAME)
 
 
@@ -135,7 +146,6 @@ def _stage2(config: ExperimentConfig) -> Prerequisite | None:
 
 def _diffusion_stage(number: int, config: ExperimentConfig) -> Prerequisite:
     stage = f"stage{number}"
-    training = config.stage_training(number)
     folder = prerequisite_folder(config, stage)
     inputs = {
         "manifest": config.required("dataset.manifest"),
@@ -143,12 +153,11 @@ def _diffusion_stage(number: int, config: ExperimentConfig) -> Prerequisite:
     }
     if number == 2:
         inputs["stage1"] = config.required("diffusion.stage1_checkpoint")
-    settings = {
-        "unet": config.unet.model_dump(mode="json"),
-        "scheduler": config.scheduler.model_dump(),
-        "training": config.describing_model(training)["training"],
-    }
-    work = partial(train_prerequisite_stage, number, config, folder)
+    settings = {"unet": config.unet.model_dump(mode="json"), "scheduler": config.scheduler.model_dump()}
+    training, work = config.stage_training(number), None
+    if training is not None:
+        settings["training"] = config.describing_model(training)["training"]
+        work = partial(train_prerequisite_stage, number, training, config, folder)
     result = f"checkpoints/{stage}_checkpoint_best.pt"
     return Prerequisite(stage, folder, inputs, settings, work, f"diffusion.{stage}_checkpoint", result)
 

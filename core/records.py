@@ -63,9 +63,9 @@ def describe_inputs(stage: str, inputs: Mapping[str, str | Path], settings: Mapp
 
 
 def difference(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> str | None:
-    """First input or setting in which `record` is not `made_from` what it would be now, in words."""
+    """First input or setting of `made_from` in which `record` was made otherwise, in words; None if there is none."""
     before, now = _comparable(record), _comparable(made_from)
-    for key in sorted(before.keys() | now.keys()):
+    for key in sorted(now):
         if before.get(key) != now.get(key):
             return f"{key} {before.get(key)}, now it is {now.get(key)}"
     return None

@@ -26,9 +26,10 @@ from core.train_diffusion import DiffusionTraining, EarlyStop, LatentSet, metric
 from core.trajectories import kept_trajectories
 
 
-def train_prerequisite_stage(stage: int, config: ExperimentConfig, folder: Path) -> dict[str, Any]:
+def train_prerequisite_stage(
+    stage: int, training: TrainingSection, config: ExperimentConfig, folder: Path
+) -> dict[str, Any]:
     """Metrics after training Stage 1 (noise loss) or Stage 2 (with semantic losses, from Stage 1) in `folder`."""
-    training = config.stage_training(stage)
     start = None if stage == 1 else config.required("diffusion.stage1_checkpoint")
     run = _training(config, training, f"stage{stage}", folder, start)
     if run.path("latest").exists():

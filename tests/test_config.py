@@ -158,3 +158,17 @@ def test_the_documented_autoencoder_maps_512_to_16x32x32():
         decoded = model.decoder(latent)
     assert latent.shape == (1, 16, 32, 32)
     assert decoded.rgb.shape == (1, 3, 512, 512) and decoded.logits.shape == (1, 10, 512, 512)
+
+
+@pytest.mark.parametrize("size", ["unet128_d4", "unet128_d5_rb3"])
+def test_the_stage_files_describe_the_same_prerequisites(size):
+    """What `flows.prerequisites` makes of one file, the next one finds under the same root."""
+    stage1, stage2, stage3 = (load_config(f"configs/stage{n}/stage{n}_{size}.yaml") for n in (1, 2, 3))
+
+    def described(config, stage):
+        return config.describing_model(config.stage_training(stage))["training"]
+
+    assert described(stage1, 1) == described(stage2, 1) == described(stage3, 1)
+    assert described(stage2, 2) == described(stage3, 2)
+    assert stage1.unet == stage2.unet == stage3.unet
+    assert stage1.prerequisites.autoencoder == stage2.prerequisites.autoencoder == stage3.prerequisites.autoencoder

@@ -176,6 +176,14 @@ def test_prerequisites_of_another_config_are_refused_and_not_used(prepared):
         adversarial_round(prepared, 1, ["unet.base_channels=24", "experiment.name=other"])
 
 
+def test_a_config_without_prerequisites_finds_them_made(finished):
+    """As a Stage 3 file that names neither checkpoints nor how to make them."""
+    config, folder, _ = finished
+    record = adversarial_round(config, 1, ["prerequisites=null", "experiment.name=bare", "rounds.epochs_per_round=1"])
+    made = folder.parent / "prerequisites"
+    assert record["inputs"]["stage2"]["sha256"] == sha256(made / "stage2/checkpoints/stage2_checkpoint_best.pt")
+
+
 def start(module, *arguments):
     """The command in a session of its own, with Ctrl-C working as in a terminal."""
     return subprocess.Popen(
