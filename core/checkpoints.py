@@ -1,5 +1,6 @@
 """Checkpoint files: what they hold, and models built from them."""
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class TrainState:
 def new_train_state(unet: UNet2DModel, section: OptimizationSection, device: torch.device) -> TrainState:
     """State before the first step: EMA equal to the UNet, a fresh optimizer."""
     unet = unet.to(device, memory_format=torch.channels_last)
-    ema = build_like(unet).to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    ema = copy.deepcopy(unet).eval().requires_grad_(False)
     optimizer = AdamW(
         unet.parameters(),
         lr=section.learning_rate,
@@ -81,13 +82,6 @@ def new_train_state(unet: UNet2DModel, section: OptimizationSection, device: tor
         fused=True,
     )
     return TrainState(unet, ema, optimizer)
-
-
-def build_like(unet: UNet2DModel) -> UNet2DModel:
-    """A second UNet with the same configuration and weights."""
-    twin = UNet2DModel.from_config(unet.config)
-    twin.load_state_dict(unet.state_dict())
-    return twin
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -95,7 +95,13 @@ class SyntheticSection(Section):
 
     count: Positive = 1000
     seed: int = 0
-    rooms: tuple[Positive, Positive] = (1, 6)
+    rooms: tuple[Annotated[int, Field(ge=1, le=6)], Annotated[int, Field(ge=1, le=6)]] = (1, 6)
+
+    @model_validator(mode="after")
+    def _rooms_ascend(self) -> "SyntheticSection":
+        if self.rooms[0] > self.rooms[1]:
+            raise ValueError(f"rooms {list(self.rooms)} must be [fewest, most]")
+        return self
 
 
 class DatasetSection(Section):

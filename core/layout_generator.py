@@ -12,6 +12,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from core.files import whole_file
 from core.floor_plan import MAX_ROOMS, plan_rooms
 from core.house import WALL_THICKNESS, House, build_house
 from core.palette import BACKGROUND, WALL, rgb_from_classes
@@ -46,11 +47,11 @@ def write_layouts(folder: Path, count: int, seed: int, rooms: tuple[int, int] = 
     Layout i depends only on (seed, i); its number of rooms is drawn from `rooms`, both ends included. The
     manifest appears last and at once, so where it exists the set is complete.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = [_write_layout(folder, seed, i, rooms) for i in tqdm(range(count), "layouts", disable=None)]
-    partial = folder / "manifest.csv.partial"
-    pd.DataFrame(rows, columns=MANIFEST_COLUMNS).to_csv(partial, index=False, lineterminator="\n")
-    return partial.replace(folder / "manifest.csv")
+    manifest = folder / "manifest.csv"
+    with whole_file(manifest) as file:
+        pd.DataFrame(rows, columns=MANIFEST_COLUMNS).to_csv(file, index=False, lineterminator="\n")
+    return manifest
 
 
 def _write_layout(folder: Path, seed: int, index: int, rooms: tuple[int, int]) -> dict[str, object]:
@@ -59,7 +60,9 @@ def _write_layout(folder: Path, seed: int, index: int, rooms: tuple[int, int]) -
     num_rooms = int(rng.integers(rooms[0], rooms[1], endpoint=True))
     scene_id = f"generated_{index:05d}"
     path = f"images/{scene_id}_scene_layout.png"
-    Image.fromarray(rgb_from_classes(generate_layout(rng, num_rooms))).save(folder / path, compress_level=1)
+    picture = Image.fromarray(rgb_from_classes(generate_layout(rng, num_rooms)))
+    with whole_file(folder / path, on_disk=False) as file:
+        picture.save(file, format="PNG", compress_level=1)
     values = (scene_id, "scene", "scene", num_rooms, path, False, False, 0, "")
     return dict(zip(MANIFEST_COLUMNS, values, strict=True))
 

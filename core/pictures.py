@@ -29,10 +29,10 @@ def save_sample_grid(latents: Tensor, decoder: Decoder, path: Path) -> None:
     save_grid(rgb_from_classes(decode_classes(latents, decoder)), path)
 
 
-def save_grid(pictures: np.ndarray, path: Path, columns: int | None = None) -> None:
-    """PNG with uint8 RGB `pictures` [N, H, W, 3] in rows of `columns` (a square if left out)."""
+def save_grid(pictures: np.ndarray, path: Path) -> None:
+    """PNG with uint8 RGB `pictures` [N, H, W, 3] in a square."""
     count, height = pictures.shape[:2]
-    columns = columns or math.ceil(math.sqrt(count))
+    columns = math.ceil(math.sqrt(count))
     scale = max(1, _SMALLEST_TILE // height)
     tile = height * scale + _GAP
     sheet = np.full((math.ceil(count / columns) * tile + _GAP, columns * tile + _GAP, 3), 255, np.uint8)

@@ -125,6 +125,8 @@ def test_overrides_reach_any_depth(tmp_path):
         ("experiment.name=../elsewhere", "experiment.name"),
         ("dataset.outputs.segmentation=mask_path", "segmentation mask_path and rgb layout_path must be the same"),
         ("discriminator.trajectories.t_min=0.795", "t_min 0.795 to t_max 0.8 holds none of 50 steps"),
+        ("dataset.synthetic.rooms=[1, 9]", "dataset.synthetic.rooms.1: .*less than or equal to 6"),
+        ("dataset.synthetic.rooms=[3, 1]", r"rooms \[3, 1\] must be \[fewest, most\]"),
         ("unet.depth=9", "unet.depth 9 halves"),
         ("unet.in_channels=3", "in_channels 3 and out_channels 16 must be equal"),
         ("rounds.count", "write it as key.path=value"),
