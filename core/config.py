@@ -5,22 +5,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from core.config_keys import first_problem, set_value
 from core.errors import InputError
 from core.files import whole_file
 from core.published_losses import with_one_loss_form
+from core.section import Section
+from core.store import ArtifactsSection
 
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ExperimentSection(Section):
@@ -279,11 +275,6 @@ class RoundsSection(Section):
     discriminator: DiscriminatorTrainingSection = DiscriminatorTrainingSection()
     advance_when: AdvanceWhenSection | None = None
     viability_samples: Positive = Field(256, description="held-out seeds that viability is measured on")
-
-
-class ArtifactsSection(Section):
-    root: str = "artifacts"
-    endpoint_url: str | None = None
 
 
 class ExperimentConfig(Section):

@@ -79,7 +79,14 @@ def save_json(value: Any, path: Path) -> None:
         file.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
+_DIGESTS: dict[tuple[int, ...], str] = {}
+
+
 def sha256(path: Path) -> str:
-    """Hex digest of the file at `path`."""
+    """Hex digest of the file at `path`; read once in a process while the file stays untouched."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.fstat(file.fileno())
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if identity not in _DIGESTS:
+            _DIGESTS[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+        return _DIGESTS[identity]

@@ -1,0 +1,146 @@
+"""Artefacts in a folder of this machine: whole files, on disk before anything says that they are there."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from core.files import sha256, whole_file
+from core.store import Entry, Guard, StoredFile, Versioned, altered, checked_name
+
+_LOCK = ".lock"
+
+
+class LocalStore:
+    """`Store` over a folder; several processes of one host may use it at once.
+
+    Creation is a hard link, which fails where the name is taken; replacement is a rename under a lock.
+    """
+
+    def __init__(self, root: Path, guard: Guard = contextlib.nullcontext):
+        self.uri = str(root)
+        self._root, self._guard = root, guard
+
+    def below(self, name: str) -> "LocalStore":
+        return LocalStore(self._root / checked_name(name), self._guard)
+
+    def guarded(self, guard: Guard) -> "LocalStore":
+        return LocalStore(self._root, guard)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        self._root.mkdir(parents=True, exist_ok=True)
+        with (self._root / _LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def upload(self, folder: Path, entries: Mapping[str, Entry]) -> None:
+        for name, entry in entries.items():
+            self._add(folder / checked_name(name), self._root / name, entry)
+        os.sync()  # one wait for thousands of small files
+
+    def _add(self, source: Path, target: Path, entry: Entry) -> None:
+        if target.exists() and _measure(target) == entry:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial.unlink(missing_ok=True)
+        try:
+            try:
+                os.link(source, partial)
+            except OSError:  # another file system
+                shutil.copyfile(source, partial)
+            with self._guard():
+                os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def fetch(self, entries: Mapping[str, Entry]) -> Path:
+        for name, wanted in entries.items():
+            found = self.measure(name)
+            if found != wanted:
+                raise altered(self.uri, name, wanted, found)
+        return self._root
+
+    def measure(self, name: str) -> Entry | None:
+        path = self._root / checked_name(name)
+        return _measure(path) if path.is_file() else None
+
+    def read(self, name: str) -> Versioned | None:
+        path = self._root / checked_name(name)
+        try:
+            with path.open("rb") as file:
+                written = os.fstat(file.fileno()).st_mtime
+                data = file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Versioned(data, _version(data), time.time() - written)
+
+    def create(self, name: str, data: bytes) -> bool:
+        path = self._root / checked_name(name)
+        whole = path.with_name(f".{path.name}.{os.getpid()}.new")
+        with whole_file(whole) as file:
+            file.write(data)
+        try:
+            with self._guard():
+                os.link(whole, path)
+        except FileExistsError:
+            return False
+        finally:
+            whole.unlink()
+        _sync_folder(path.parent)
+        return True
+
+    def swap(self, name: str, data: bytes, version: str) -> str | None:
+        with self._guard(), self.exclusive():
+            there = self.read(name)
+            if there is None or there.version != version:
+                return None
+            with whole_file(self._root / name) as file:
+                file.write(data)
+        return _version(data)
+
+    def files(self) -> Iterator[StoredFile]:
+        now = time.time()
+        for path in sorted(self._root.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and path.name != _LOCK:
+                    status = path.stat()
+                    yield StoredFile(path.relative_to(self._root).as_posix(), status.st_size, now - status.st_mtime)
+
+    def delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            path = self._root / checked_name(name)
+            with self._guard():
+                path.unlink(missing_ok=True)
+            for folder in path.relative_to(self._root).parents[:-1]:
+                try:
+                    (self._root / folder).rmdir()
+                except OSError:
+                    break  # holds something else
+
+    def unfinished_uploads(self, older_than: float) -> list[str]:
+        return []  # a partial file is listed like any other
+
+    def abort_uploads(self, older_than: float) -> None:
+        pass
+
+
+def _measure(path: Path) -> Entry:
+    return {"size": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,163 @@
+"""Where artefacts are kept: one small interface over a local folder and an S3 bucket."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Protocol, TypedDict
+
+from pydantic import Field
+
+from core.errors import InputError
+from core.section import Section
+
+# A path of this machine, or an s3:// address.
+Location = str | Path
+
+Guard = Callable[[], AbstractContextManager[None]]
+
+
+class ArtifactsSection(Section):
+    """Where artefacts are kept, and how patiently."""
+
+    root: str = "artifacts"
+    endpoint_url: str | None = Field(None, description="of an S3 server that is not AWS; AWS_ENDPOINT_URL if empty")
+    single_writer: bool = Field(
+        False, description="use a store that ignores conditional writes; you promise to run one process at a time"
+    )
+    lease_seconds: float = Field(60, ge=1, description="a run whose holder is silent for so long may be taken over")
+    state_minutes: float = Field(1, ge=0, description="least time between two uploads of a stage's resumable state")
+    patience_minutes: float = Field(10, gt=0, description="how long a store that does not answer is waited for")
+    cache: str | None = Field(None, description="folder of downloads; ~/.cache/adversarial-layouts if empty")
+    cache_gb: Annotated[float, Field(gt=0)] = 50
+
+
+class Entry(TypedDict):
+    """What a record says of a file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Versioned:
+    """A small file as it was read: `version` changes with its content, `age` is in seconds by the store's clock."""
+
+    data: bytes
+    version: str
+    age: float
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in a listing; `age` in seconds since it was written, by the store's clock."""
+
+    name: str
+    size: int
+    age: float
+
+
+class Store(Protocol):
+    """Files under a root by relative name, `a/b/c.pt`.
+
+    Every file is there whole or not at all. What the user can mend (no such bucket, no permission, an altered
+    file, a store that stays silent) raises InputError naming the address.
+    """
+
+    uri: str
+
+    def below(self, name: str) -> "Store":
+        """The store of what lies under the folder `name` of this one."""
+
+    def guarded(self, guard: Guard) -> "Store":
+        """This store, changing nothing but inside `guard()`, which raises where this process must not any more."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keeps out the other processes of this host that use it on the same folder, where a store can."""
+
+    def upload(self, folder: Path, entries: Mapping[str, Entry]) -> None:
+        """Add the files of `folder` that `entries` names; one already there with the same content is left."""
+
+    def fetch(self, entries: Mapping[str, Entry]) -> Path:
+        """A local folder with a file of each name and content in `entries`, for reading only.
+
+        InputError names the first that is missing, or altered even when fetched again.
+        """
+
+    def measure(self, name: str) -> Entry | None:
+        """Size and sha256 of the file as it is stored, read through; None if there is none."""
+
+    def read(self, name: str) -> Versioned | None:
+        """A small file; None if there is none."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Add a small file; false if there is one of that name already."""
+
+    def swap(self, name: str, data: bytes, version: str) -> str | None:
+        """Replace the small file if it still has `version`; its new version, or None if it was changed meanwhile."""
+
+    def files(self) -> Iterator[StoredFile]:
+        """Every file under the root, in order of name."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove files; those that are gone already do not matter."""
+
+    def unfinished_uploads(self, older_than: float) -> list[str]:
+        """Names of uploads begun more than `older_than` seconds ago and never finished, which cost space."""
+
+    def abort_uploads(self, older_than: float) -> None:
+        """Drop the uploads that `unfinished_uploads` names."""
+
+
+def open_store(location: Location, artifacts: ArtifactsSection | None = None) -> Store:
+    """The store at a local path or `s3://bucket/prefix`.
+
+    A bucket once opened with settings (endpoint, cache, patience) is opened with them again where none are given.
+    """
+    uri = str(location)
+    if not is_remote(uri):
+        if "://" in uri:
+            raise InputError(f"{uri} is neither a local path nor an s3:// address: write s3://BUCKET/PREFIX")
+        from core.local_store import LocalStore
+
+        return LocalStore(Path(uri))
+    from core.s3_store import open_bucket  # boto3 takes a while to import
+
+    return open_bucket(uri, artifacts)
+
+
+def is_remote(location: Location) -> bool:
+    """Whether `location` is an s3:// address rather than a path of this machine."""
+    return str(location).startswith("s3://")
+
+
+def join(location: Location, *names: str) -> str:
+    """Address of something under `location`."""
+    return "/".join([str(location).rstrip("/"), *names])
+
+
+def split_location(location: Location) -> tuple[str, str]:
+    """Address of the folder that holds the file at `location`, and the file's name."""
+    folder, _, name = str(location).rpartition("/")
+    if is_remote(location):
+        return folder, name
+    path = Path(location)
+    return str(path.parent), path.name
+
+
+def checked_name(name: str) -> str:
+    """`name` if it stays below its root; InputError otherwise, as records may come from anyone."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name or name in ("", "."):
+        raise InputError(f"{name!r} is no name of a file below an artefact root: the record that names it is damaged")
+    return name
+
+
+def altered(uri: str, name: str, wanted: Entry, found: Entry | None) -> InputError:
+    """The error for a stored file that is not what its record says; `found` is None for a missing one."""
+    if found is None:
+        return InputError(f"{uri}/{name} is missing: put it back from a copy, or remove the record that names it")
+    return InputError(
+        f"{uri}/{name} is altered: recorded with {wanted['size']} bytes, sha256 {wanted['sha256'][:12]}, found with "
+        f"{found['size']} bytes, sha256 {found['sha256'][:12]}: put the file back from a copy"
+    )
