@@ -1,25 +1,24 @@
 """Where artefacts live below `artifacts.root`, under names a person understands."""
 
-from pathlib import Path
-
 from core.config import ExperimentConfig
+from core.store import join
 
 
-def prerequisite_folder(config: ExperimentConfig, stage: str) -> Path:
-    """`{root}/prerequisites/{stage}`: shared by every experiment under the root."""
-    return Path(config.artifacts.root) / "prerequisites" / stage
+def prerequisites_location(config: ExperimentConfig) -> str:
+    """`{root}/prerequisites`: shared by every experiment under the root."""
+    return join(config.artifacts.root, "prerequisites")
 
 
-def run_folder(config: ExperimentConfig) -> Path:
+def run_location(config: ExperimentConfig) -> str:
     """`{root}/{experiment.name}`."""
-    return Path(config.artifacts.root) / config.experiment.name
+    return join(config.artifacts.root, config.experiment.name)
 
 
-def round_folder(config: ExperimentConfig, number: int) -> Path:
+def round_location(config: ExperimentConfig, number: int) -> str:
     """`{root}/{experiment.name}/round-01`."""
-    return run_folder(config) / f"round-{number:02d}"
+    return join(run_location(config), f"round-{number:02d}")
 
 
-def stage3_folder(config: ExperimentConfig) -> Path:
+def stage3_location(config: ExperimentConfig) -> str:
     """`experiment.save_path`, or `{root}/{experiment.name}/stage3`."""
-    return Path(config.experiment.save_path or run_folder(config) / "stage3")
+    return config.experiment.save_path or join(run_location(config), "stage3")

@@ -1,12 +1,15 @@
 """generate-bad-latents: real latents of original layouts and as many latents of the current model."""
 
 import logging
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,23 +19,28 @@ from core.config import ExperimentConfig
 from core.device import pick_device
 from core.errors import InputError, require_positive
 from core.files import save_tensors, whole_file
-from core.layouts import LayoutPictures
+from core.layouts import LayoutPictures, load_tensors
 from core.manifest import choose_originals, is_augmented, read_manifest, split_by_layout
 from core.records import run_stage
 from core.sampling import sample_latents
 from core.seeding import derive_seed
+from core.store import Location
+from core.workspace import Workspace
 
 log = logging.getLogger(__name__)
+
+# Latents made between two chances to keep a state; a multiple of what a CPU computes together.
+_PART = 256
 
 
 @dataclass(frozen=True)
 class BadLatentsRequest:
     """The documented inputs and options of the task."""
 
-    manifest: Path
-    autoencoder_checkpoint: Path
-    diffusion_checkpoint: Path
-    output_dir: Path
+    manifest: Location
+    autoencoder_checkpoint: Location
+    diffusion_checkpoint: Location
+    output_dir: Location
     num_samples: int = 5000
     batch_size: int = 32
     num_steps: int = 100
@@ -59,30 +67,57 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
         "diffusion": find_checkpoint(request.diffusion_checkpoint),
     }
     settings = {name: getattr(request, name) for name in ("num_samples", "num_steps", "seed", "held_out")}
-    return run_stage("bad latents", request.output_dir, inputs, settings, lambda: _generate(config, request))
+    model = config.describing_model()
+    settings |= {name: model[name] for name in ("dataset", "unet", "scheduler")}
+    settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
+
+    def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
+        return _generate(config, request, paths, workspace)
+
+    return run_stage("bad latents", request.output_dir, inputs, settings, work, config.artifacts)
 
 
-def _generate(config: ExperimentConfig, request: BadLatentsRequest) -> dict[str, Any]:
-    device = pick_device(request.device)
-    rows = _candidates(config, request)
-    unet = load_unet(request.diffusion_checkpoint, config).to(device, memory_format=torch.channels_last)
-    autoencoder = load_autoencoder(request.autoencoder_checkpoint, config).to(device)
+def _generate(
+    config: ExperimentConfig, request: BadLatentsRequest, paths: Mapping[str, Path], workspace: Workspace
+) -> dict[str, Any]:
+    device, folder = pick_device(request.device), workspace.folder
+    rows = _candidates(config, request, paths["manifest"])
+    unet = load_unet(paths["diffusion"], config).to(device, memory_format=torch.channels_last)
+    autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
     originals = choose_originals(rows, request.num_samples, derive_seed(request.seed, "real latents"))
     pictures = LayoutPictures(originals, config.dataset.outputs.rgb, config.dataset.image_size)
     real = encode_pictures(pictures, autoencoder, request.batch_size, "real latents")
     seeds = [derive_seed(request.seed, "bad latents", index) for index in range(request.num_samples)]
-    bad = sample_latents(unet, config, seeds, request.num_steps, request.batch_size, "bad latents")
-    names = _write_latents(real, "real", request.output_dir) + _write_latents(bad, "bad", request.output_dir)
-    _write_manifest(names, len(real), request)
+    bad = _sample(unet, config, request, seeds, workspace)
+    names = _write_latents(real, "real", folder) + _write_latents(bad, "bad", folder)
+    _write_manifest(names, len(real), request.seed, folder)
     return {"real_latents": len(real), "bad_latents": len(bad), "bad_latent_std": bad.std().item()}
 
 
-def _candidates(config: ExperimentConfig, request: BadLatentsRequest) -> pd.DataFrame:
+def _sample(
+    unet: UNet2DModel, config: ExperimentConfig, request: BadLatentsRequest, seeds: list[int], workspace: Workspace
+) -> Tensor:
+    """The bad latents, made in parts that a run after a crash does not make again."""
+    size = -(-_PART // request.batch_size) * request.batch_size
+    parts, made = workspace.folder / "parts", []
+    for start in tqdm(range(0, len(seeds), size), "bad latents", unit="part", disable=None):
+        part, path = seeds[start : start + size], parts / f"bad_latents_{start:06d}.pt"
+        if not path.exists():
+            latents = sample_latents(unet, config, part, request.num_steps, request.batch_size, "bad latents")
+            save_tensors(latents, path, on_disk=False)
+            workspace.keep_files(f"{start + len(part)} of {len(seeds)} bad latents")
+        made.append(load_tensors(path, "bad latents"))
+    workspace.settle()
+    shutil.rmtree(parts)
+    return torch.cat(made)
+
+
+def _candidates(config: ExperimentConfig, request: BadLatentsRequest, manifest: Path) -> pd.DataFrame:
     """Rows to choose reals from: those of the training split, which later validation never sees.
 
     If they are too few and `held_out` allows it, all rows; if even those are too few, all are used.
     """
-    rows = read_manifest(request.manifest, [config.dataset.outputs.rgb], config.dataset)
+    rows = read_manifest(manifest, [config.dataset.outputs.rgb], config.dataset)
     training, _ = split_by_layout(rows, config.training.train_split, config.training.split_seed)
     available = int((~is_augmented(training)).sum())
     if available < request.num_samples and request.held_out:
@@ -110,8 +145,6 @@ def encode_pictures(pictures: LayoutPictures, autoencoder: Autoencoder, batch_si
 
 def _write_latents(latents: Tensor, kind: str, folder: Path) -> list[str]:
     """Write each latent and all of them; returns the relative names of the single files."""
-    for left in (folder / f"{kind}_latents").glob(f"{kind}_latent_*.pt"):
-        left.unlink()  # of an interrupted run of other settings
     names = [f"{kind}_latents/{kind}_latent_{index:05d}.pt" for index in range(len(latents))]
     for name, latent in zip(tqdm(names, f"writing {kind} latents", disable=None), latents, strict=True):
         save_tensors(latent.clone(), folder / name, on_disk=False)
@@ -119,9 +152,9 @@ def _write_latents(latents: Tensor, kind: str, folder: Path) -> list[str]:
     return names
 
 
-def _write_manifest(names: list[str], num_real: int, request: BadLatentsRequest) -> None:
+def _write_manifest(names: list[str], num_real: int, seed: int, folder: Path) -> None:
     labels = [1] * num_real + [0] * (len(names) - num_real)
     rows = pd.DataFrame({"latent_path": names, "label": labels, "is_viable": [label == 1 for label in labels]})
-    shuffled = rows.sample(frac=1, random_state=request.seed % 2**32)
-    with whole_file(request.output_dir / "discriminator_manifest.csv") as file:
+    shuffled = rows.sample(frac=1, random_state=seed % 2**32)
+    with whole_file(folder / "discriminator_manifest.csv") as file:
         shuffled.to_csv(file, index=False)

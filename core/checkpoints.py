@@ -18,6 +18,7 @@ from core.discriminator import LatentDiscriminator
 from core.errors import InputError
 from core.files import save_tensors
 from core.layouts import load_tensors
+from core.store import Location, is_remote
 
 # What a checkpoint that can be gone on from holds besides the weights.
 _PROGRESS = ("optimizer_state", "epoch", "step", "best_val_loss", "adversarial_weight", "start", "training_history")
@@ -39,6 +40,10 @@ class TrainState:
 
     def save(self, path: Path, config: ExperimentConfig, resumable: bool = True) -> None:
         """Write the checkpoint, with the optimizer if it is to be resumed from."""
+        save_tensors(self.checkpoint(config, resumable), path)
+
+    def checkpoint(self, config: ExperimentConfig, resumable: bool = True) -> dict[str, Any]:
+        """What the checkpoint holds, sharing its tensors with the training."""
         weights = {f"unet.{key}": value for key, value in self.unet.state_dict().items()}
         weights |= {f"unet_ema.{key}": value for key, value in self.ema.state_dict().items()}
         checkpoint = {
@@ -53,7 +58,7 @@ class TrainState:
         }
         if resumable:
             checkpoint["optimizer_state"] = self.optimizer.state_dict()
-        save_tensors(checkpoint, path)
+        return checkpoint
 
     def load(self, path: Path) -> None:
         """Take over the full state of the checkpoint at `path`."""
@@ -84,8 +89,10 @@ def new_train_state(unet: UNet2DModel, section: OptimizationSection, device: tor
     return TrainState(unet, ema, optimizer)
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: Location) -> Location:
     """The checkpoint at `path`, or in or beside the `checkpoints` folder, as published configs disagree on it."""
+    if is_remote(path):
+        return path
     path = Path(path)
     candidates = [path, path.parent / "checkpoints" / path.name, path.parent.parent / path.name]
     return next((candidate for candidate in candidates if candidate.is_file()), path)

@@ -9,10 +9,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from core.config_keys import first_problem, set_value
 from core.errors import InputError
-from core.files import whole_file
 from core.published_losses import with_one_loss_form
 from core.section import Section
-from core.store import ArtifactsSection
+from core.store import ArtifactsSection, Location, is_remote, open_store, split_location
 
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -386,15 +385,14 @@ class ExperimentConfig(Section):
         return _validated(data, self.experiment.name)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Config read from the YAML file at `path`, with `key.path=value` overrides applied.
+def load_config(path: Location, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Config read from the YAML file at `path`, local or s3://, with `key.path=value` overrides applied.
 
     Raises InputError, in one line, for a missing or unreadable file, an unknown key (with the nearest valid
     one) or a value of the wrong type or range.
     """
-    path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(_config_text(path))
     except OSError as error:
         raise InputError(f"config {path} cannot be read ({error.strerror}): give the path of a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -414,10 +412,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
     return _validated(data, str(path))
 
 
-def save_config(config: ExperimentConfig, path: Path) -> None:
-    """Write a config that `load_config` reads back equal, a whole file."""
-    with whole_file(path) as file:
-        file.write(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+def config_bytes(config: ExperimentConfig) -> bytes:
+    """The file of a config that `load_config` reads back equal."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()
+
+
+def _config_text(path: Location) -> bytes:
+    if not is_remote(path):
+        return Path(path).read_bytes()
+    folder, name = split_location(path)
+    there = open_store(folder).read(name)
+    if there is None:
+        raise InputError(f"config {path} does not exist: give the address of a YAML file")
+    return there.data
 
 
 def _validated(data: dict[str, Any], source: str) -> ExperimentConfig:

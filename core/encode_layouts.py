@@ -17,15 +17,17 @@ from core.files import save_tensors, whole_file
 from core.layouts import LayoutPictures, pictures_from_rgb
 from core.manifest import VARIANTS, is_augmented, read_manifest
 from core.train_autoencoder import variant
+from core.workspace import Workspace
 
 _BATCH = 16
 
 
-def encode_layouts(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
-    """Number of latents after writing `latents/*.pt` ([C, h, w] float32) and `manifest.csv` to `folder`.
+def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, Any]:
+    """Number of latents after writing `latents/*.pt` ([C, h, w] float32) and `manifest.csv` to the workspace.
 
-    The manifest has the source's columns and `latent_path`, and with `dataset.augment` eight rows an original,
-    whose pictures are written to `images/` at the working size. Sources that hold variants are encoded as they are.
+    The manifest has the source's columns and `latent_path`, and with `dataset.augment` eight rows an original.
+    Pictures are written to `images/` at the working size, so that the folder stands for itself wherever it lies.
+    Sources that hold variants are encoded as they are. Latents that are there already are not made again.
     """
     rgb = config.dataset.outputs.rgb
     rows = read_manifest(config.dataset.manifest, [rgb], config.dataset)
@@ -38,8 +40,9 @@ def encode_layouts(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
     for start in tqdm(range(0, len(rows), _BATCH), "encoding layouts", unit="batch", disable=None):
         batch = rows.iloc[start : start + _BATCH]
         for index in range(len(VARIANTS) + 1 if augment else 1):
-            entries += _encode(batch, index, augment, pictures, autoencoder, config, folder)
-    with whole_file(folder / "manifest.csv") as file:
+            entries += _encode(batch, index, augment, pictures, autoencoder, config, workspace.folder)
+        workspace.keep_files(f"{min(start + _BATCH, len(rows))} of {len(rows)} layouts")
+    with whole_file(workspace.folder / "manifest.csv") as file:
         pd.DataFrame(entries).drop(columns=["manifest_row", "stem", "group"]).to_csv(file, index=False)
     return {"latents": len(entries), "layouts": int(rows["group"].nunique())}
 
@@ -60,22 +63,21 @@ def _encode(
     folder: Path,
 ) -> list[dict[str, Any]]:
     """Manifest rows of one variant of a batch of layouts, after writing its latents (and pictures)."""
-    rgb = np.stack([variant(pictures.rgb(row), index) for row in batch.index])
-    device = next(autoencoder.parameters()).device
-    latents = autoencoder.encode(pictures_from_rgb(rgb).rgb.to(device)).cpu()
     suffix = f"_{VARIANTS[index - 1]}" if index else ""
-    entries = []
-    for row, latent, picture in zip(batch.to_dict("records"), latents, rgb, strict=True):
-        source = row[config.dataset.outputs.rgb]
-        name = f"{row['stem']}{suffix}"
-        entry = row | {config.dataset.outputs.latent: f"latents/{name}.pt"}
-        if augment:
-            kind = {"is_augmented": index > 0, "augmentation_id": index, "augmentation_type": suffix[1:] or None}
-            entry |= {**kind, "original_path": source}
-        if index:
-            entry[config.dataset.outputs.rgb] = f"images/{name}.png"
+    names = [f"{stem}{suffix}" for stem in batch["stem"]]
+    if not all((folder / "latents" / f"{name}.pt").exists() for name in names):
+        rgb = np.stack([variant(pictures.rgb(row), index) for row in batch.index])
+        device = next(autoencoder.parameters()).device
+        latents = autoencoder.encode(pictures_from_rgb(rgb).rgb.to(device)).cpu()
+        for name, latent, picture in zip(names, latents, rgb, strict=True):
             with whole_file(folder / "images" / f"{name}.png", on_disk=False) as file:
                 Image.fromarray(picture).save(file, format="PNG")
-        save_tensors(latent.clone(), folder / "latents" / f"{name}.pt", on_disk=False)
+            save_tensors(latent.clone(), folder / "latents" / f"{name}.pt", on_disk=False)
+    outputs, entries = config.dataset.outputs, []
+    for row, name in zip(batch.to_dict("records"), names, strict=True):
+        entry = row | {outputs.latent: f"latents/{name}.pt", outputs.rgb: f"images/{name}.png"}
+        if augment:
+            kind = {"is_augmented": index > 0, "augmentation_id": index, "augmentation_type": suffix[1:] or None}
+            entry |= {**kind, "original_path": Path(row[outputs.rgb]).name}
         entries.append(entry)
     return entries

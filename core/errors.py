@@ -1,10 +1,18 @@
-"""The one exception for what a user can cause and mend."""
+"""The exceptions for what a user can cause and mend."""
 
 import math
 
 
 class InputError(Exception):
-    """One line that names the thing that is wrong and what to do; commands print it and exit with 2."""
+    """One line that names the thing that is wrong and what to do; commands print it and exit with `exit_status`."""
+
+    exit_status = 2
+
+
+class LeaseError(InputError):
+    """Another process works on the run; this one must not."""
+
+    exit_status = 3
 
 
 def require_positive(**options: float) -> None:

@@ -90,3 +90,8 @@ def sha256(path: Path) -> str:
         if identity not in _DIGESTS:
             _DIGESTS[identity] = hashlib.file_digest(file, "sha256").hexdigest()
         return _DIGESTS[identity]
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """Size and sha256 of the file at `path`, as records name them."""
+    return {"size": path.stat().st_size, "sha256": sha256(path)}

@@ -4,6 +4,7 @@ A house is planned on a coarse grid of cells, built and furnished in metres, and
 that fills the frame.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +42,23 @@ def generate_layout(rng: np.random.Generator, num_rooms: int, size: int = 512) -
     return _draw(_furnished_house(rng, num_rooms), size)
 
 
-def write_layouts(folder: Path, count: int, seed: int, rooms: tuple[int, int] = (1, 6)) -> Path:
+def write_layouts(
+    folder: Path,
+    count: int,
+    seed: int,
+    rooms: tuple[int, int] = (1, 6),
+    written: Callable[[int], None] = lambda _: None,
+) -> Path:
     """Path of the manifest of `count` layouts written to `folder` as `images/{scene_id}_scene_layout.png`.
 
     Layout i depends only on (seed, i); its number of rooms is drawn from `rooms`, both ends included. The
-    manifest appears last and at once, so where it exists the set is complete.
+    manifest appears last and at once, so where it exists the set is complete. `written` is told how many there are
+    after each; pictures that are there already are not drawn again.
     """
-    rows = [_write_layout(folder, seed, i, rooms) for i in tqdm(range(count), "layouts", disable=None)]
+    rows = []
+    for index in tqdm(range(count), "layouts", disable=None):
+        rows.append(_write_layout(folder, seed, index, rooms))
+        written(index + 1)
     manifest = folder / "manifest.csv"
     with whole_file(manifest) as file:
         pd.DataFrame(rows, columns=MANIFEST_COLUMNS).to_csv(file, index=False, lineterminator="\n")
@@ -60,9 +71,10 @@ def _write_layout(folder: Path, seed: int, index: int, rooms: tuple[int, int]) -
     num_rooms = int(rng.integers(rooms[0], rooms[1], endpoint=True))
     scene_id = f"generated_{index:05d}"
     path = f"images/{scene_id}_scene_layout.png"
-    picture = Image.fromarray(rgb_from_classes(generate_layout(rng, num_rooms)))
-    with whole_file(folder / path, on_disk=False) as file:
-        picture.save(file, format="PNG", compress_level=1)
+    if not (folder / path).exists():
+        picture = Image.fromarray(rgb_from_classes(generate_layout(rng, num_rooms)))
+        with whole_file(folder / path, on_disk=False) as file:
+            picture.save(file, format="PNG", compress_level=1)
     values = (scene_id, "scene", "scene", num_rooms, path, False, False, 0, "")
     return dict(zip(MANIFEST_COLUMNS, values, strict=True))
 

@@ -5,14 +5,16 @@ import fcntl
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from core.files import sha256, whole_file
+from core.files import file_entry, whole_file
 from core.store import Entry, Guard, StoredFile, Versioned, altered, checked_name
 
 _LOCK = ".lock"
+_thread = threading.local()
 
 
 class LocalStore:
@@ -34,9 +36,17 @@ class LocalStore:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         self._root.mkdir(parents=True, exist_ok=True)
-        with (self._root / _LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        path, held = str((self._root / _LOCK).resolve()), _locks_held()
+        if path in held:  # a guarded change inside the guard's own lock
             yield
+            return
+        with open(path, "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            held.add(path)
+            try:
+                yield
+            finally:
+                held.discard(path)
 
     def upload(self, folder: Path, entries: Mapping[str, Entry]) -> None:
         for name, entry in entries.items():
@@ -44,7 +54,7 @@ class LocalStore:
         os.sync()  # one wait for thousands of small files
 
     def _add(self, source: Path, target: Path, entry: Entry) -> None:
-        if target.exists() and _measure(target) == entry:
+        if target.exists() and file_entry(target) == entry:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -68,7 +78,7 @@ class LocalStore:
 
     def measure(self, name: str) -> Entry | None:
         path = self._root / checked_name(name)
-        return _measure(path) if path.is_file() else None
+        return file_entry(path) if path.is_file() else None
 
     def read(self, name: str) -> Versioned | None:
         path = self._root / checked_name(name)
@@ -112,6 +122,11 @@ class LocalStore:
                     status = path.stat()
                     yield StoredFile(path.relative_to(self._root).as_posix(), status.st_size, now - status.st_mtime)
 
+    def folders(self) -> list[str]:
+        if not self._root.is_dir():
+            return []
+        return sorted(path.name for path in self._root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
             path = self._root / checked_name(name)
@@ -130,8 +145,11 @@ class LocalStore:
         pass
 
 
-def _measure(path: Path) -> Entry:
-    return {"size": path.stat().st_size, "sha256": sha256(path)}
+def _locks_held() -> set[str]:
+    """Lock files that this thread holds."""
+    if not hasattr(_thread, "held"):
+        _thread.held = set()
+    return _thread.held
 
 
 def _version(data: bytes) -> str:

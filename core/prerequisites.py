@@ -1,7 +1,8 @@
 """What Stage 3 starts from: layouts, autoencoder, latents, Stage 1, Stage 2, each made where the config names none."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from core.artifacts import prerequisite_folder
+from core.artifacts import prerequisites_location
 from core.config import ExperimentConfig
 from core.encode_layouts import encode_layouts
 from core.errors import InputError
 from core.layout_generator import write_layouts
-from core.records import RECORD_NAME, describe_inputs, difference, read_record, run_stage
-from core.stages import train_prerequisite_stage
+from core.lease import hold
+from core.records import RECORD_NAME, describe_inputs, difference, local_path, read_record, run_stage
+from core.stages import train_prerequisite_stage, with_inputs
+from core.store import join, open_store
 from core.train_autoencoder import BEST_NAME, train_autoencoder
+from core.train_diffusion import checkpoint_name
+from core.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -32,26 +37,36 @@ class Prerequisite:
     """
 
     stage: str
-    folder: Path
+    location: str
     inputs: Mapping[str, str]
     settings: Mapping[str, Any]
-    work: Callable[[], dict[str, Any]] | None
+    work: Callable[[Workspace, Mapping[str, Path]], dict[str, Any]] | None
     key: str
     result: str
 
     def finished(self) -> bool:
-        """Whether the folder holds this stage made from the same; a logged line says where it is not."""
-        record = self.folder / RECORD_NAME
-        if not record.exists():
+        """Whether the stage is there, made from the same; a logged line says where it is not."""
+        record = read_record(open_store(self.location), RECORD_NAME)
+        if record is None:
             return False
-        found = difference(read_record(record), describe_inputs(self.stage, self.inputs, self.settings))
+        found = difference(record, describe_inputs(self.stage, self.inputs, self.settings))
         if found is not None:
-            log.warning("%s is not used: it was made with %s", self.folder, found)
+            log.warning("%s is not used: it was made with %s", self.location, found)
         return found is None
 
     def filled_in(self, config: ExperimentConfig) -> ExperimentConfig:
         """`config` with the stage's result."""
-        return config.with_values({self.key: str(self.folder / self.result)})
+        return config.with_values({self.key: join(self.location, self.result)})
+
+
+@contextlib.contextmanager
+def hold_prerequisites(config: ExperimentConfig, wait: bool = False) -> Iterator[None]:
+    """The lease of the prerequisites, which every experiment under the root shares, while one is still to be made."""
+    if _all_finished(config):
+        yield
+        return
+    with hold(prerequisites_location(config), config.artifacts, wait):
+        yield
 
 
 def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | None:
@@ -60,6 +75,7 @@ def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | 
     The stages before it must be finished. Raises InputError if the artefact root holds the stage made from
     something else.
     """
+    open_store(config.artifacts.root, config.artifacts)
     for earlier in STAGES[: STAGES.index(stage)]:
         plan = _PLANS[earlier](config)
         config = plan.filled_in(config) if plan else config
@@ -70,7 +86,7 @@ def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | 
         raise InputError(
             f"{plan.key} is missing, and so is prerequisites.{stage} to make it with: set one of them in the config"
         )
-    return run_stage(plan.stage, plan.folder, plan.inputs, plan.settings, plan.work)
+    return run_stage(plan.stage, plan.location, plan.inputs, plan.settings, plan.work, config.artifacts)
 
 
 def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
@@ -79,6 +95,7 @@ def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
     One that was made from another config does not count; the first that cannot be made from this config, or is
     not finished, ends the search, since the later ones are made from it.
     """
+    open_store(config.artifacts.root, config.artifacts)
     for stage in STAGES:
         try:
             plan = _PLANS[stage](config)
@@ -90,24 +107,35 @@ def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
     return config
 
 
+def _all_finished(config: ExperimentConfig) -> bool:
+    """Whether the config, filled in with what is finished, needs none of the stages any more."""
+    config = with_prerequisites(config)
+    with contextlib.suppress(InputError):
+        return all(_PLANS[stage](config) is None for stage in STAGES)
+    return False
+
+
 def _layouts(config: ExperimentConfig) -> Prerequisite | None:
     """Generated layouts, for a config with `dataset.synthetic` and no manifest."""
     synthetic = config.dataset.synthetic
     if config.dataset.manifest is not None or synthetic is None:
         return None
-    folder = prerequisite_folder(config, "layouts")
+    location = _location(config, "layouts")
 
-    def work() -> dict[str, int]:
-        write_layouts(folder, synthetic.count, synthetic.seed, synthetic.rooms)
+    def work(workspace: Workspace, _: Mapping[str, Path]) -> dict[str, int]:
+        def written(count: int) -> None:
+            workspace.keep_files(f"{count} of {synthetic.count} layouts")
+
+        write_layouts(workspace.folder, synthetic.count, synthetic.seed, synthetic.rooms, written)
         return {"layouts": synthetic.count}
 
-    return Prerequisite("layouts", folder, {}, synthetic.model_dump(), work, "dataset.manifest", "manifest.csv")
+    return Prerequisite("layouts", location, {}, synthetic.model_dump(), work, "dataset.manifest", "manifest.csv")
 
 
 def _autoencoder(config: ExperimentConfig) -> Prerequisite | None:
     if config.autoencoder.checkpoint is not None:
         return None
-    folder = prerequisite_folder(config, "autoencoder")
+    location = _location(config, "autoencoder")
     inputs = {"manifest": config.required("dataset.manifest")}
     settings = _data_settings(config) | {"autoencoder": config.autoencoder.model_dump(exclude={"checkpoint"})}
     work = None
@@ -116,22 +144,22 @@ def _autoencoder(config: ExperimentConfig) -> Prerequisite | None:
             "seed": config.prerequisites.seed,
             "training": config.prerequisites.autoencoder.model_dump(),
         }
-        work = partial(train_autoencoder, config, folder)
-    return Prerequisite("autoencoder", folder, inputs, settings, work, "autoencoder.checkpoint", BEST_NAME)
+        work = _on_local_inputs(train_autoencoder, config)
+    return Prerequisite("autoencoder", location, inputs, settings, work, "autoencoder.checkpoint", BEST_NAME)
 
 
 def _latents(config: ExperimentConfig) -> Prerequisite | None:
     """Encoded layouts, unless the manifest has latents and they are of an autoencoder that the user named."""
-    own_autoencoder = prerequisite_folder(config, "autoencoder") / BEST_NAME
+    own_autoencoder = join(_location(config, "autoencoder"), BEST_NAME)
     autoencoder = config.required("autoencoder.checkpoint")
-    if autoencoder != str(own_autoencoder) and _has_latents(config):
+    if autoencoder != own_autoencoder and _has_latents(config):
         return None
-    folder = prerequisite_folder(config, "latents")
-    if config.dataset.manifest == str(folder / "manifest.csv"):
+    location = _location(config, "latents")
+    if config.dataset.manifest == join(location, "manifest.csv"):
         return None
     inputs = {"manifest": config.required("dataset.manifest"), "autoencoder": autoencoder}
-    work = partial(encode_layouts, config, folder)
-    return Prerequisite("latents", folder, inputs, _data_settings(config), work, "dataset.manifest", "manifest.csv")
+    work = _on_local_inputs(encode_layouts, config)
+    return Prerequisite("latents", location, inputs, _data_settings(config), work, "dataset.manifest", "manifest.csv")
 
 
 def _stage1(config: ExperimentConfig) -> Prerequisite | None:
@@ -146,7 +174,6 @@ def _stage2(config: ExperimentConfig) -> Prerequisite | None:
 
 def _diffusion_stage(number: int, config: ExperimentConfig) -> Prerequisite:
     stage = f"stage{number}"
-    folder = prerequisite_folder(config, stage)
     inputs = {
         "manifest": config.required("dataset.manifest"),
         "autoencoder": config.required("autoencoder.checkpoint"),
@@ -157,9 +184,10 @@ def _diffusion_stage(number: int, config: ExperimentConfig) -> Prerequisite:
     training, work = config.stage_training(number), None
     if training is not None:
         settings["training"] = config.describing_model(training)["training"]
-        work = partial(train_prerequisite_stage, number, training, config, folder)
-    result = f"checkpoints/{stage}_checkpoint_best.pt"
-    return Prerequisite(stage, folder, inputs, settings, work, f"diffusion.{stage}_checkpoint", result)
+        work = _on_local_inputs(partial(train_prerequisite_stage, number, training), config)
+    result = checkpoint_name(stage, "best")
+    location = _location(config, stage)
+    return Prerequisite(stage, location, inputs, settings, work, f"diffusion.{stage}_checkpoint", result)
 
 
 _PLANS: dict[str, Callable[[ExperimentConfig], Prerequisite | None]] = {
@@ -169,6 +197,17 @@ _PLANS: dict[str, Callable[[ExperimentConfig], Prerequisite | None]] = {
     "stage1": _stage1,
     "stage2": _stage2,
 }
+
+
+def _location(config: ExperimentConfig, stage: str) -> str:
+    return join(prerequisites_location(config), stage)
+
+
+def _on_local_inputs(
+    train: Callable[[ExperimentConfig, Workspace], dict[str, Any]], config: ExperimentConfig
+) -> Callable[[Workspace, Mapping[str, Path]], dict[str, Any]]:
+    """A stage's work: `train` with the config's inputs replaced by their local paths."""
+    return lambda workspace, paths: train(with_inputs(config, paths), workspace)
 
 
 def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -182,7 +221,7 @@ def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
 def _has_latents(config: ExperimentConfig) -> bool:
     """Whether the manifest names a latent for some layout; an unreadable one is reported by its reader."""
     try:
-        rows = pd.read_csv(Path(config.required("dataset.manifest")))
+        rows = pd.read_csv(local_path(config.required("dataset.manifest")))
     except (OSError, ValueError):
         return False
     column = config.dataset.outputs.latent

@@ -1,9 +1,9 @@
 """Records: the small file that ends a finished stage or round and says what it was made from."""
 
+import contextlib
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import subprocess
 import time
@@ -12,54 +12,150 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
-from core.files import require_writable, save_json, sha256
+from core.files import file_entry, require_writable
+from core.lease import publishing_store
+from core.store import (
+    ArtifactsSection,
+    Entry,
+    Location,
+    Store,
+    cache_folder,
+    is_remote,
+    join,
+    open_store,
+    split_location,
+)
+from core.workspace import STATE_FOLDER, StoredWorkspace, Workspace, stage_files, workspace_folder
 
 log = logging.getLogger(__name__)
 
 RECORD_NAME = "stage.json"
-_PACKAGES = ("torch", "diffusers", "lpips", "prefect", "pandas", "numpy")
+_PACKAGES = ("torch", "diffusers", "lpips", "prefect", "pandas", "numpy", "boto3")
+# Folders above a file that are searched for the record that vouches for it.
+_FOLDERS_ABOVE = 3
+
+Inputs = Mapping[str, Location]
 
 
 def run_stage(
     stage: str,
-    folder: Path,
-    inputs: Mapping[str, str | Path],
+    location: Location,
+    inputs: Inputs,
     settings: Mapping[str, Any],
-    work: Callable[[], dict[str, Any]],
+    work: Callable[[Workspace, Mapping[str, Path]], dict[str, Any]],
+    artifacts: ArtifactsSection | None = None,
 ) -> dict[str, Any]:
-    """Record of the stage in `folder`: the one that is there, or a new one once `work` has filled the folder.
+    """Record of the stage at `location`: the one that is there, or a new one once `work` has made its files.
 
-    `work` returns the stage's metrics; it may be run again after a crash and goes on from what it finds. Raises
-    InputError if the folder holds the same stage made from other inputs or settings, naming the difference.
+    `work` gets the folder to fill and a local path of every input, and returns the stage's metrics. After a
+    crash it finds its newest state in the folder and goes on from it. Raises InputError if the same stage is there
+    made from other inputs or settings, naming the difference, or if an input is not what its record says.
     """
+    artifacts = artifacts or ArtifactsSection()
+    store = publishing_store(location, artifacts)
     made_from = describe_inputs(stage, inputs, settings)
-    path = folder / RECORD_NAME
-    if path.exists():
-        record = read_record(path)
-        refuse_difference(record, made_from, folder)
-        log.info("%s: done already (%s)", stage, folder)
+    record = read_record(store, RECORD_NAME)
+    if record is not None:
+        refuse_difference(record, made_from, store.uri)
+        log.info("%s: done already (%s)", stage, store.uri)
         return record
-    require_writable(folder)
+    if not is_remote(store.uri):
+        require_writable(Path(store.uri))
     started = time.monotonic()
-    metrics = work()
-    record = made_from | {
-        "outputs": folder_entries(folder),
-        "metrics": metrics,
-        "seconds": round(time.monotonic() - started, 1),
-        "code": code_version(),
-    }
-    os.sync()  # every file is on disk before the record that vouches for it
-    create_record(record, path)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(workspace_folder(store, cache_folder(artifacts)))
+        workspace = stack.enter_context(StoredWorkspace(folder, store, made_from, artifacts))
+        progress = workspace.restore(lambda state: refuse_difference(state, made_from, join(store.uri, STATE_FOLDER)))
+        if progress is not None:
+            log.info("%s: going on from %s", stage, progress)
+        metrics = work(workspace, {name: local_path(path) for name, path in inputs.items()})
+        workspace.settle()
+        outputs = {path.relative_to(folder).as_posix(): file_entry(path) for path in stage_files(folder)}
+        store.upload(folder, outputs)
+        record = made_from | {
+            "outputs": outputs,
+            "metrics": metrics,
+            "seconds": round(time.monotonic() - started, 1),
+            "code": code_version(),
+        }
+        create_record(record, store, RECORD_NAME)
+        workspace.drop_states()
     return record
 
 
-def describe_inputs(stage: str, inputs: Mapping[str, str | Path], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that is known beforehand: stage, input files with size and sha256, settings."""
+def describe_inputs(stage: str, inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a record that is known beforehand: stage, input files with size and sha256, settings.
+
+    Raises InputError for an input that is missing, or not what the record of its stage says.
+    """
     return {
         "stage": stage,
-        "inputs": {name: file_entry(Path(path), name) for name, path in inputs.items()},
+        "inputs": {name: describe_input(path, name) for name, path in inputs.items()},
         "settings": json.loads(json.dumps(settings)),
     }
+
+
+def describe_input(location: Location, name: str) -> dict[str, Any]:
+    """Path, size and sha256 of the input file called `name`."""
+    recorded = _vouched_for(location)
+    if recorded is None:
+        entry = open_store(split_location(location)[0]).measure(split_location(location)[1])
+        if entry is None:
+            raise InputError(f"{name} input {location} does not exist: give the path of an existing file")
+    else:
+        store, file, entries = recorded
+        entry = entries[file]
+        if not is_remote(location):
+            store.fetch(_needed(file, entries))
+    return {"path": str(location), **entry}
+
+
+def local_path(location: Location) -> Path:
+    """Path on this machine of a file, downloaded first if it is in a bucket; a manifest with the files it names."""
+    if not is_remote(location):
+        return Path(location)
+    recorded = _vouched_for(location)
+    if recorded is not None:
+        store, file, entries = recorded
+        return store.fetch(_needed(file, entries)) / file
+    folder, file = split_location(location)
+    store = open_store(folder)
+    entry = store.measure(file)
+    if entry is None:
+        raise InputError(f"{location} does not exist: give the address of an existing file")
+    return store.fetch({file: entry}) / file
+
+
+def recorded_names(location: Location) -> list[str] | None:
+    """Names of the files directly in the folder at `location` that its stage's record vouches for; None without one."""
+    recorded = _vouched_for(join(location, "*"), any_name=True)
+    if recorded is None:
+        return None
+    _, name, entries = recorded
+    prefix = name.removesuffix("*")
+    below = [entry.removeprefix(prefix) for entry in entries if entry.startswith(prefix)]
+    return sorted(name for name in below if "/" not in name)
+
+
+def _needed(file: str, entries: Mapping[str, Entry]) -> Mapping[str, Entry]:
+    """The entries to read for `file`: what a manifest names lies beside it."""
+    return entries if file.endswith(".csv") else {file: entries[file]}
+
+
+def _vouched_for(location: Location, any_name: bool = False) -> tuple[Store, str, Mapping[str, Entry]] | None:
+    """The recorded folder that the file belongs to, the file's name in it and all the record's entries."""
+    folder, name = split_location(location)
+    for _ in range(_FOLDERS_ABOVE):
+        store = open_store(folder)
+        record = read_record(store, RECORD_NAME)
+        if record is not None:
+            entries = record.get("outputs", {})
+            return (store, name, entries) if any_name or name in entries else None
+        folder, last = split_location(folder)
+        if not last or folder in ("s3:", "s3:/"):
+            return None
+        name = f"{last}/{name}"
+    return None
 
 
 def difference(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> str | None:
@@ -71,51 +167,40 @@ def difference(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> str |
     return None
 
 
-def refuse_difference(record: Mapping[str, Any], made_from: Mapping[str, Any], folder: Path) -> None:
-    """Raise InputError if `record` in `folder` was made from something else."""
+def refuse_difference(record: Mapping[str, Any], made_from: Mapping[str, Any], location: str) -> None:
+    """Raise InputError if `record` at `location` was made from something else."""
     if (found := difference(record, made_from)) is not None:
         raise InputError(
-            f"{folder} holds a {record.get('stage')} made with {found}: choose another folder (artifacts.root, "
+            f"{location} holds a {record.get('stage')} made with {found}: choose another folder (artifacts.root, "
             "--output_dir) or restore the value"
         )
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The record at `path`; InputError if it is damaged."""
+def read_record(store: Store, name: str) -> dict[str, Any] | None:
+    """The record called `name`, None if there is none; InputError if it is damaged."""
+    there = store.read(name)
+    if there is None:
+        return None
     try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
+        record = json.loads(there.data)
+    except ValueError:
         record = None
     if not isinstance(record, dict):
-        raise InputError(f"record {path} is damaged: remove the folder {path.parent} to make it again")
+        raise InputError(f"record {store.uri}/{name} is damaged: remove what is at {store.uri} to make it again")
     return record
 
 
-def create_record(record: Mapping[str, Any], path: Path) -> None:
+def create_record(record: Mapping[str, Any], store: Store, name: str) -> None:
     """Write a record that must not exist yet; InputError if another process wrote it first."""
-    whole = path.with_name(f".{path.name}.{os.getpid()}")
-    save_json(record, whole)
-    try:
-        os.link(whole, path)
-    except FileExistsError:
-        raise InputError(f"record {path} was written by another process meanwhile: run one process at a time") from None
-    finally:
-        whole.unlink()
+    if not store.create(name, record_bytes(record)):
+        raise InputError(
+            f"record {store.uri}/{name} was written by another process meanwhile: run one process at a time"
+        )
 
 
-def file_entry(path: Path, name: str) -> dict[str, Any]:
-    """Path, size and sha256 of the input file called `name`."""
-    try:
-        return {"path": str(path), "size": path.stat().st_size, "sha256": sha256(path)}
-    except FileNotFoundError:
-        raise InputError(f"{name} input {path} does not exist: give the path of an existing file") from None
-
-
-def folder_entries(folder: Path) -> dict[str, Any]:
-    """Size and sha256 of every file below `folder`, by relative path; records and partial files left out."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    kept = [path for path in files if not path.name.startswith(".") and path != folder / RECORD_NAME]
-    return {str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)} for path in kept}
+def record_bytes(record: Mapping[str, Any]) -> bytes:
+    """The file of a record."""
+    return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
 
 
 def code_version() -> dict[str, Any]:

@@ -1,34 +1,88 @@
 """The rounds: what each is made from, where it lives, and the record that says it exists."""
 
+import contextlib
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from core.artifacts import round_folder
-from core.config import ExperimentConfig, save_config
+from core.artifacts import round_location, run_location
+from core.config import ExperimentConfig, config_bytes
+from core.errors import InputError
+from core.lease import hold, publishing_store
 from core.prerequisites import with_prerequisites
-from core.records import code_version, create_record, describe_inputs, folder_entries, read_record, refuse_difference
+from core.records import (
+    RECORD_NAME,
+    code_version,
+    create_record,
+    describe_input,
+    describe_inputs,
+    read_record,
+    record_bytes,
+    refuse_difference,
+)
 from core.seeding import derive_seed
+from core.store import join, open_store, replace, split_location
+from core.train_diffusion import checkpoint_name
 
 log = logging.getLogger(__name__)
 
-ROUND_RECORD = "round.json"
+ROUND_RECORD, RUN_RECORD, CONFIG_NAME = "round.json", "run.json", "config.yaml"
+# Columns of tables for a person, and the metrics in them.
+METRIC_TITLES = {
+    "D val acc": "discriminator_val_acc",
+    "viability before": "viability_before",
+    "after": "viability_after",
+    "noise": "val_noise_loss",
+    "segmentation": "val_segmentation_loss",
+    "perceptual": "val_perceptual_loss",
+}
+# The stages of a round, in order, by the folder each is in.
+ROUND_STAGES = ("bad_latents", "discriminator", "stage3")
+
+
+@contextlib.contextmanager
+def hold_run(config: ExperimentConfig, wait: bool = False) -> Iterator[None]:
+    """The lease of the experiment's run; LeaseError if another process works on it and `wait` is false."""
+    with hold(run_location(config), config.artifacts, wait):
+        yield
+
+
+def begin_run(config: ExperimentConfig, fork_from: str | None = None) -> None:
+    """Note the run's config, and on its first start the round it is forked from, if it is.
+
+    `fork_from` is the address of a round's folder or record. Raises InputError if there is no such round, or the
+    run was begun from another.
+    """
+    store = publishing_store(run_location(config), config.artifacts)
+    parent = None
+    if fork_from is not None:
+        record = fork_from if fork_from.endswith(f"/{ROUND_RECORD}") else join(fork_from, ROUND_RECORD)
+        if open_store(split_location(record)[0], config.artifacts).read(ROUND_RECORD) is None:
+            raise InputError(f"--fork-from {fork_from}: there is no {record}; give the address of a finished round")
+        parent = describe_input(record, "parent")
+    begun = read_record(store, RUN_RECORD)
+    if begun is None:
+        create_record({"experiment": config.experiment.name, "parent": parent}, store, RUN_RECORD)
+    elif parent is not None and (begun["parent"] or {}).get("sha256") != parent["sha256"]:
+        before = (begun["parent"] or {}).get("path", "no other round")
+        raise InputError(f"{store.uri} was forked from {before}, not from {fork_from}: give it another experiment.name")
+    replace(store, CONFIG_NAME, config_bytes(config))
 
 
 @dataclass(frozen=True)
 class Round:
-    """One pass of generate, retrain, continue: its number, folder, config and the model that generates.
+    """One pass of generate, retrain, continue: its number, address, config and the model that generates.
 
     `record` is the finished round's record, None while the round is to be done.
     """
 
     number: int
-    folder: Path
+    location: str
     config: ExperimentConfig
     generator: str
     seed: int
@@ -36,18 +90,18 @@ class Round:
     record: dict[str, Any] | None
 
     @property
-    def config_path(self) -> Path:
+    def config_path(self) -> str:
         """The round's own config file, with which each of its tasks can be run alone."""
-        return self.folder / "config.yaml"
+        return join(self.location, CONFIG_NAME)
 
     def bad_latents_options(self) -> dict[str, Any]:
         """Arguments of generate-bad-latents."""
         return {
-            "manifest": Path(self.config.dataset.manifest),
-            "autoencoder_checkpoint": Path(self.config.autoencoder.checkpoint),
-            "diffusion_checkpoint": Path(self.generator),
+            "manifest": self.config.dataset.manifest,
+            "autoencoder_checkpoint": self.config.autoencoder.checkpoint,
+            "diffusion_checkpoint": self.generator,
             "diffusion_config": self.config_path,
-            "output_dir": self.folder / "bad_latents",
+            "output_dir": join(self.location, "bad_latents"),
             **self.config.rounds.bad_latents.model_dump(),
             "seed": self.seed,
             "device": self.config.training.device,
@@ -57,51 +111,56 @@ class Round:
     def discriminator_options(self) -> dict[str, Any]:
         """Arguments of retrain-discriminator, on the round's own real and bad latents."""
         return {
-            "real_latents": self.folder / "bad_latents" / "real_latents_all.pt",
-            "fake_latents": self.folder / "bad_latents" / "bad_latents_all.pt",
-            "output_dir": self.folder / "discriminator",
+            "real_latents": join(self.location, "bad_latents", "real_latents_all.pt"),
+            "fake_latents": join(self.location, "bad_latents", "bad_latents_all.pt"),
+            "output_dir": join(self.location, "discriminator"),
             **self.config.rounds.discriminator.model_dump(),
             "seed": self.seed,
             "device": self.config.training.device,
+            "artifacts": self.config.artifacts,
         }
 
 
 def open_round(config: ExperimentConfig, number: int) -> Round:
     """Round `number` (from 1) of the experiment, as it is or is to be made.
 
-    Bad latents of round 1 come from Stage 1, of later rounds from the end of the round before, whose epoch
-    count, optimizer and EMA go on. Raises InputError for a missing prerequisite, or if the round was made from
-    another config or parent.
+    Bad latents of round 1 come from Stage 1, of later rounds (and the first of a forked run) from the end of the
+    round before, whose epoch count, optimizer and EMA go on. Raises InputError for a missing prerequisite, for a
+    round whose files are not what its record says, or if the round was made from another config or parent.
     """
     config = with_prerequisites(config)
-    folder = round_folder(config, number)
+    location = round_location(config, number)
+    store = publishing_store(location, config.artifacts)
     inputs = {
         "manifest": config.required("dataset.manifest"),
         "autoencoder": config.required("autoencoder.checkpoint"),
     }
     values: dict[str, Any] = {
-        "experiment.save_path": str(folder / "stage3"),
-        "discriminator.checkpoint": str(folder / "discriminator" / "discriminator_best.pt"),
+        "experiment.save_path": join(location, "stage3"),
+        "discriminator.checkpoint": join(location, "discriminator", "discriminator_best.pt"),
         "training.epochs": config.rounds.epochs_per_round,
     }
-    if number == 1:
+    parent = _parent(config, number)
+    if parent is None:
         generator = config.required("diffusion.stage1_checkpoint")
         inputs |= {"stage1": generator, "stage2": config.required("diffusion.stage2_checkpoint")}
     else:
-        parent = round_folder(config, number - 1)
-        generator = str(_latest(parent, config))
-        inputs["parent"] = str(parent / ROUND_RECORD)
+        ended = _round_record(parent, config)
+        generator = join(parent, "stage3", checkpoint_name(ended["experiment"], "latest"))
+        inputs |= {"parent": join(parent, ROUND_RECORD), "generator": generator}
         values["diffusion.stage3_checkpoint"] = generator
-        values["training.epochs"] += read_record(parent / ROUND_RECORD)["metrics"]["epoch"]
+        values["training.epochs"] += ended["metrics"]["epoch"]
     made_from = describe_inputs("round", inputs, _settings(config)) | {"round": number}
-    record = read_record(folder / ROUND_RECORD) if (folder / ROUND_RECORD).exists() else None
+    if parent is not None:
+        _refuse_other_autoencoder(made_from, ended, parent)
+    record = read_record(store, ROUND_RECORD)
     if record is not None:
-        refuse_difference(record, made_from, folder)
-        log.info("round %d: done already (%s)", number, folder)
+        refuse_difference(record, made_from, location)
+        log.info("round %d: done already (%s)", number, location)
     seed = derive_seed(config.training.seed, "round", number) % 2**31
-    opened = Round(number, folder, config.with_values(values), generator, seed, made_from, record)
+    opened = Round(number, location, config.with_values(values), generator, seed, made_from, record)
     if record is None:
-        save_config(opened.config, opened.config_path)
+        replace(store, CONFIG_NAME, config_bytes(opened.config))
     return opened
 
 
@@ -112,9 +171,18 @@ def close_round(
     stage3: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """The round's record, created last and once, after which the round exists."""
+    """The round's record, created last and once, after which the round exists.
+
+    Its outputs are the round's config and the records of its stages, whose own outputs have size and sha256 there.
+    """
+    store = publishing_store(opened.location, opened.config.artifacts)
+    stages = {stage: read_record(store.below(stage), RECORD_NAME) for stage in ROUND_STAGES}
+    if missing := [stage for stage, record in stages.items() if record is None]:
+        raise InputError(f"{store.uri}/{missing[0]} has lost its {RECORD_NAME}: run the same command again")
+    files = {CONFIG_NAME: config_bytes(opened.config)}
+    files |= {f"{stage}/{RECORD_NAME}": record_bytes(record) for stage, record in stages.items()}
     record = opened.made_from | {
-        "folder": str(opened.folder),
+        "location": opened.location,
         "experiment": opened.config.experiment.name,
         "config_sha256": _digest(opened.made_from["settings"]),
         "seeds": {"training": opened.config.training.seed, "round": opened.seed},
@@ -124,34 +192,54 @@ def close_round(
             **stage3["metrics"],
         },
         "seconds": round(seconds, 1),
-        "outputs": folder_entries(opened.folder),
+        "outputs": {
+            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+        },
+        "size": sum(entry["size"] for stage in stages.values() for entry in stage["outputs"].values()),
         "code": code_version(),
     }
-    create_record(record, opened.folder / ROUND_RECORD)
+    create_record(record, store, ROUND_RECORD)
     return record
 
 
 def round_table(records: list[dict[str, Any]]) -> str:
     """One row a round, and where everything lies."""
-    columns = {
-        "D val acc": "discriminator_val_acc",
-        "viability before": "viability_before",
-        "after": "viability_after",
-        "noise": "val_noise_loss",
-        "segmentation": "val_segmentation_loss",
-        "perceptual": "val_perceptual_loss",
-    }
     rows = [
         {"round": record["round"], "epoch": record["metrics"]["epoch"]}
-        | {title: record["metrics"].get(name) for title, name in columns.items()}
-        | {"seconds": record["seconds"], "artefacts": record["folder"]}
+        | {title: record["metrics"].get(name) for title, name in METRIC_TITLES.items()}
+        | {"seconds": record["seconds"], "artefacts": record["location"]}
         for record in records
     ]
     return pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format, na_rep="")
 
 
-def _latest(folder: Path, config: ExperimentConfig) -> Path:
-    return folder / "stage3" / "checkpoints" / f"{config.experiment.name}_checkpoint_latest.pt"
+def _parent(config: ExperimentConfig, number: int) -> str | None:
+    """Address of the round before: of the same run, or the one the run was forked from; None for a fresh start."""
+    if number > 1:
+        return round_location(config, number - 1)
+    begun = read_record(open_store(run_location(config), config.artifacts), RUN_RECORD)
+    if begun is None or begun["parent"] is None:
+        return None
+    return split_location(begun["parent"]["path"])[0]
+
+
+def _round_record(location: str, config: ExperimentConfig) -> dict[str, Any]:
+    """Record of the finished round at `location`, whose stage records are still those it names."""
+    store = open_store(location, config.artifacts)
+    record = read_record(store, ROUND_RECORD)
+    if record is None:
+        raise InputError(f"{location} holds no finished round: run the rounds in their order")
+    store.fetch(record["outputs"])
+    return record
+
+
+def _refuse_other_autoencoder(made_from: dict[str, Any], ended: dict[str, Any], parent: str) -> None:
+    now, before = (record["inputs"]["autoencoder"] for record in (made_from, ended))
+    if now["sha256"] != before["sha256"]:
+        raise InputError(
+            f"{parent} was made with the autoencoder {before['path']}, this run has {now['path']}: its latents mean "
+            f"something else; set autoencoder.checkpoint={before['path']}"
+        )
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:

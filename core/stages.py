@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from diffusers import UNet2DModel
 
 from core.adversarial import build_adversarial_form
-from core.artifacts import stage3_folder
+from core.artifacts import stage3_location
 from core.checkpoints import find_checkpoint, load_autoencoder, load_discriminator, load_unet, new_train_state
 from core.config import ExperimentConfig, TrainingSection
 from core.device import pick_device
@@ -21,17 +22,36 @@ from core.layouts import LayoutPictures, read_latents
 from core.losses import Frozen
 from core.manifest import read_manifest, split_by_layout
 from core.perceptual import build_perceptual
+from core.records import local_path, run_stage
 from core.seeding import derive_seed
-from core.train_diffusion import DiffusionTraining, EarlyStop, LatentSet, metric_columns
+from core.store import Location, is_remote, join
+from core.train_diffusion import DiffusionTraining, EarlyStop, LatentSet, checkpoint_name, metric_columns
 from core.trajectories import kept_trajectories
+from core.workspace import Workspace
+
+# The config key that each input of a stage fills.
+_KEYS = {
+    "manifest": "dataset.manifest",
+    "autoencoder": "autoencoder.checkpoint",
+    "stage1": "diffusion.stage1_checkpoint",
+    "stage2": "diffusion.stage2_checkpoint",
+    "stage3": "diffusion.stage3_checkpoint",
+    "discriminator": "discriminator.checkpoint",
+    "trunk": "training.loss.semantic_loss.perceptual_loss.backbone",
+}
+
+
+def with_inputs(config: ExperimentConfig, inputs: Mapping[str, Location]) -> ExperimentConfig:
+    """`config` with the inputs of a stage, by name, at other places than it says."""
+    return config.with_values({_KEYS[name]: str(location) for name, location in inputs.items()})
 
 
 def train_prerequisite_stage(
-    stage: int, training: TrainingSection, config: ExperimentConfig, folder: Path
+    stage: int, training: TrainingSection, config: ExperimentConfig, workspace: Workspace
 ) -> dict[str, Any]:
-    """Metrics after training Stage 1 (noise loss) or Stage 2 (with semantic losses, from Stage 1) in `folder`."""
+    """Metrics after training Stage 1 (noise loss) or Stage 2 (with semantic losses, from Stage 1)."""
     start = None if stage == 1 else config.required("diffusion.stage1_checkpoint")
-    run = _training(config, training, f"stage{stage}", folder, start)
+    run = _training(config, training, f"stage{stage}", workspace, start)
     if run.path("latest").exists():
         run.state.load(run.path("latest"))
     run.run(training.epochs)
@@ -42,26 +62,68 @@ def train_prerequisite_stage(
     }
 
 
-def train_stage3(config: ExperimentConfig, resume: bool | None) -> dict[str, Any]:
-    """Metrics after continuing Stage 3 until epoch `training.epochs` in `experiment.save_path`.
+def continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bool) -> dict[str, Any]:
+    """Metrics after continuing Stage 3 until epoch `training.epochs` at `experiment.save_path`.
 
-    Writes `checkpoints/{name}_checkpoint_{best,latest}.pt`, `samples/{name}_epoch_*.png` and
-    `{name}_metrics.csv`. `resume`: None goes on from the latest checkpoint if there is one, True insists on
-    it, False starts anew. Raises InputError at once for a missing discriminator or Stage 2 checkpoint.
+    `recorded` makes it a stage like the others, in a scratch folder and published with a record at the end, as in
+    a round or a bucket. By itself in a local folder it works there: with more epochs it goes on from its last.
+    `resume`: None goes on from what is there if anything is, True insists on it, False starts anew.
+    Raises InputError at once for a missing discriminator or Stage 2 checkpoint.
     """
-    folder, name = stage3_folder(config), config.experiment.name
-    latest = folder / "checkpoints" / f"{name}_checkpoint_latest.pt"
+    location = stage3_location(config)
+    recorded = recorded or is_remote(location)
+    inputs = _stage3_inputs(config, resume, recorded)
+    if not recorded:
+        require_writable(Path(location))
+        on_disk = with_inputs(config, {name: local_path(path) for name, path in inputs.items()})
+        with Workspace(Path(location)) as workspace:
+            return _train_stage3(on_disk, resume, workspace)
+    if resume is False:
+        raise InputError(
+            f"--no-resume: what is at {location} is kept; remove it, or choose another experiment.save_path"
+        )
+
+    def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
+        return _train_stage3(with_inputs(config, paths), None, workspace)
+
+    return run_stage("stage3", location, inputs, config.describing_model(), work, config.artifacts)["metrics"]
+
+
+def _stage3_inputs(config: ExperimentConfig, resume: bool | None, recorded: bool) -> dict[str, Location]:
     manifest, discriminator = config.required("dataset.manifest"), config.required("discriminator.checkpoint")
-    if not Path(manifest).exists():
+    if not is_remote(manifest) and not Path(manifest).exists():
         raise InputError(f"manifest {manifest} does not exist: set dataset.manifest")
-    if resume and not latest.exists():
+    location = stage3_location(config)
+    latest = join(location, checkpoint_name(config.experiment.name, "latest"))
+    there = not is_remote(location) and Path(latest).exists()
+    if resume and not there:
         raise InputError(f"--resume: there is no {latest} to go on from; leave the option out to start")
+    inputs = {
+        "manifest": manifest,
+        "autoencoder": config.required("autoencoder.checkpoint"),
+        "discriminator": find_checkpoint(discriminator),
+    }
+    if config.diffusion.stage3_checkpoint is not None:
+        inputs["stage3"] = find_checkpoint(config.diffusion.stage3_checkpoint)
+    elif recorded or not there or resume is False:
+        inputs["stage2"] = find_checkpoint(config.required("diffusion.stage2_checkpoint"))
+    semantic = config.training.loss.semantic_loss
+    if semantic is not None and semantic.perceptual_loss.backbone is not None:
+        inputs["trunk"] = semantic.perceptual_loss.backbone
+    return inputs
+
+
+def _train_stage3(config: ExperimentConfig, resume: bool | None, workspace: Workspace) -> dict[str, Any]:
+    """Train Stage 3 in the workspace, writing `checkpoints/{name}_checkpoint_{best,latest}.pt`,
+    `samples/{name}_epoch_*.png` and `{name}_metrics.csv`.
+    """
+    name, folder = config.experiment.name, workspace.folder
+    latest = folder / checkpoint_name(name, "latest")
     going_on = latest.exists() and resume is not False
     previous = config.diffusion.stage3_checkpoint
     start = previous or (None if going_on else config.required("diffusion.stage2_checkpoint"))
-    require_writable(folder)
-    judge = load_discriminator(discriminator, config.latent_shape)
-    run = _training(config, config.training, name, folder, start)
+    judge = load_discriminator(config.required("discriminator.checkpoint"), config.latent_shape)
+    run = _training(config, config.training, name, workspace, start)
     judge = judge.to(run.device)
     if not going_on:
         for part in ("checkpoints", "samples"):
@@ -76,7 +138,7 @@ def train_stage3(config: ExperimentConfig, resume: bool | None) -> dict[str, Any
 
 
 def _training(
-    config: ExperimentConfig, training: TrainingSection, name: str, folder: Path, start: str | None
+    config: ExperimentConfig, training: TrainingSection, name: str, workspace: Workspace, start: str | None
 ) -> DiffusionTraining:
     """The stage's training, its UNet from the checkpoint `start` or untrained."""
     device = pick_device(training.device)
@@ -91,7 +153,7 @@ def _training(
         decoder=autoencoder.decoder,
         perceptual=build_perceptual(semantic.perceptual_loss).to(device) if semantic else None,
     )
-    return DiffusionTraining(config, training, name, folder, state, frozen, data, validation, autoencoder.decoder)
+    return DiffusionTraining(config, training, name, workspace, state, frozen, data, validation, autoencoder.decoder)
 
 
 def load_splits(config: ExperimentConfig, with_pictures: bool) -> tuple[LatentSet, LatentSet]:

@@ -1,5 +1,6 @@
 """Where artefacts are kept: one small interface over a local folder and an S3 bucket."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -99,6 +100,9 @@ class Store(Protocol):
     def files(self) -> Iterator[StoredFile]:
         """Every file under the root, in order of name."""
 
+    def folders(self) -> list[str]:
+        """Names of the folders directly under the root."""
+
     def delete(self, names: Iterable[str]) -> None:
         """Remove files; those that are gone already do not matter."""
 
@@ -124,6 +128,21 @@ def open_store(location: Location, artifacts: ArtifactsSection | None = None) ->
     from core.s3_store import open_bucket  # boto3 takes a while to import
 
     return open_bucket(uri, artifacts)
+
+
+def cache_folder(artifacts: ArtifactsSection) -> Path:
+    """Folder of downloads and of what is being made for a bucket: `artifacts.cache`, or the user's cache folder."""
+    if artifacts.cache is not None:
+        return Path(artifacts.cache)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adversarial-layouts"
+
+
+def replace(store: Store, name: str, data: bytes) -> None:
+    """Write a small file, whatever was there before."""
+    while not store.create(name, data):
+        there = store.read(name)
+        if there is not None and (there.data == data or store.swap(name, data, there.version) is not None):
+            return
 
 
 def is_remote(location: Location) -> bool:

@@ -22,6 +22,7 @@ from core.manifest import VARIANTS, read_manifest, split_by_layout
 from core.palette import BACKGROUND, UNLABELLED
 from core.progress import EpochProgress
 from core.seeding import derive_seed, generator
+from core.workspace import Workspace
 
 BEST_NAME, LATEST_NAME = "autoencoder_checkpoint_best.pt", "autoencoder_checkpoint_latest.pt"
 
@@ -39,21 +40,27 @@ class _Run:
     model: Autoencoder
     optimizer: AdamW
     config: ExperimentConfig
-    folder: Path
     device: torch.device
     history: list[dict[str, float]]
 
-    def save(self, name: str, **more: Any) -> None:
+    def checkpoint(self) -> dict[str, Any]:
+        """What the best checkpoint holds."""
         sizes = self.config.autoencoder.model_dump(exclude={"checkpoint", "frozen"})
-        saved = {
+        return {
             "state_dict": self.model.state_dict(),
             "config": sizes | {"image_size": self.config.dataset.image_size},
         }
-        save_tensors(saved | more, self.folder / name)
+
+    def state(self) -> dict[str, Any]:
+        """The same with what a resumed run needs."""
+        return self.checkpoint() | {
+            "optimizer_state": self.optimizer.state_dict(),
+            "training_history": self.history,
+        }
 
 
-def train_autoencoder(config: ExperimentConfig, folder: Path) -> dict[str, float]:
-    """Metrics of the best epoch after writing the checkpoints and `autoencoder_metrics.csv` to `folder`.
+def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[str, float]:
+    """Metrics of the best epoch after writing the checkpoints and `autoencoder_metrics.csv` to the workspace.
 
     `pixel_agreement` is the share of labelled validation pixels whose class the segmentation head gets right at
     the working size, `object_agreement` the same over pixels that are not background. Goes on from
@@ -65,6 +72,7 @@ def train_autoencoder(config: ExperimentConfig, folder: Path) -> dict[str, float
     training, validation = (
         LayoutPictures(split, config.dataset.outputs.rgb, config.dataset.image_size) for split in splits
     )
+    folder = workspace.folder
     run = _start(config, folder)
     batch_size = min(settings.batch_size, len(training))
     steps = len(training) // batch_size
@@ -73,10 +81,12 @@ def train_autoencoder(config: ExperimentConfig, folder: Path) -> dict[str, float
             row = {"epoch": epoch, "train_loss": _train_epoch(run, training, epoch, batch_size, steps, progress)}
             row |= _validate(run, validation, batch_size)
             if row["val_loss"] < min((old["val_loss"] for old in run.history), default=float("inf")):
-                run.save(BEST_NAME)
+                save_tensors(run.checkpoint(), folder / BEST_NAME)
             run.history.append(row)
-            run.save(LATEST_NAME, optimizer_state=run.optimizer.state_dict(), training_history=run.history)
+            workspace.keep(LATEST_NAME, run.state, f"epoch {epoch}")
             progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
+    workspace.settle()
+    save_tensors(run.state(), folder / LATEST_NAME)
     with whole_file(folder / "autoencoder_metrics.csv") as file:
         pd.DataFrame(run.history).to_csv(file, index=False)
     best = min(run.history, key=lambda row: row["val_loss"])
@@ -97,7 +107,7 @@ def _start(config: ExperimentConfig, folder: Path) -> _Run:
         load_weights(model, checkpoint["state_dict"], latest)
         optimizer.load_state_dict(checkpoint["optimizer_state"])
         history = checkpoint["training_history"]
-    return _Run(model, optimizer, config, folder, device, history)
+    return _Run(model, optimizer, config, device, history)
 
 
 def _train_epoch(

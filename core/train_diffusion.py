@@ -24,6 +24,7 @@ from core.progress import EpochProgress
 from core.sampling import sample_latents
 from core.seeding import derive_seed, generator
 from core.trajectories import Trajectories
+from core.workspace import Workspace
 
 # Steps between two measurements of the gradient norms that balance the adversarial weight.
 BALANCE_INTERVAL = 25
@@ -43,12 +44,12 @@ class LatentSet:
 
 @dataclass
 class DiffusionTraining:
-    """One stage of diffusion training, resumable from `{folder}/checkpoints/{name}_checkpoint_latest.pt`."""
+    """One stage of diffusion training, resumable from `checkpoints/{name}_checkpoint_latest.pt` of its workspace."""
 
     config: ExperimentConfig
     training: TrainingSection
     name: str
-    folder: Path
+    workspace: Workspace
     state: TrainState
     frozen: Frozen
     data: LatentSet
@@ -70,17 +71,24 @@ class DiffusionTraining:
         with EpochProgress(self.name, until_epoch, self.steps_per_epoch, first_epoch) as progress:
             while self.state.epoch < until_epoch and not (stop_early and stop_early.reached(self.state.history)):
                 self._epoch(progress)
+        self.workspace.settle()
         if self.state.epoch > first_epoch or not self.path("latest").exists():
-            self._save("latest")
+            write_metrics(self.state.history, self.folder / f"{self.name}_metrics.csv")
+            self.state.save(self.path("latest"), self.config)
         if not self.path("best").exists():
             # Shorter than one evaluation interval: there is no better one.
             self.state.save(self.path("best"), self.config, resumable=False)
         if not self._sample_path().exists():
             self._sample()
 
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints, samples and metrics go."""
+        return self.workspace.folder
+
     def path(self, kind: str) -> Path:
         """Checkpoint file of a kind: best, latest or epoch_NNN."""
-        return self.folder / "checkpoints" / f"{self.name}_checkpoint_{kind}.pt"
+        return self.folder / checkpoint_name(self.name, kind)
 
     def validate(self) -> dict[str, float]:
         """Mean of every term over the validation set with the EMA weights and fixed draws, and their `loss`."""
@@ -133,14 +141,12 @@ class DiffusionTraining:
             self.state.save(self.path("best"), self.config, resumable=False)
         if self.state.epoch % self.training.save_interval == 0:
             self.state.save(self.path(f"epoch_{self.state.epoch:03d}"), self.config, resumable=False)
-        if self.state.epoch % self.training.latest_interval == 0:
-            self._save("latest")
         if self.state.epoch % self.training.sample_interval == 0:
             self._sample()
-
-    def _save(self, kind: str) -> None:
         write_metrics(self.state.history, self.folder / f"{self.name}_metrics.csv")
-        self.state.save(self.path(kind), self.config)
+        if self.state.epoch % self.training.latest_interval == 0:
+            latest = checkpoint_name(self.name, "latest")
+            self.workspace.keep(latest, lambda: self.state.checkpoint(self.config), f"epoch {self.state.epoch}")
 
     def _order(self, epoch: int) -> Iterator[Tensor]:
         """Index batches of an epoch, whole ones only; the order comes from (seed, epoch) alone."""
@@ -254,6 +260,11 @@ class DiffusionTraining:
     def _sample(self) -> None:
         seeds = [derive_seed(self.training.seed, "samples", index) for index in range(GRID_SAMPLES)]
         save_sample_grid(self._generate(seeds, "samples"), self.decoder, self._sample_path())
+
+
+def checkpoint_name(stage: str, kind: str) -> str:
+    """Name, below a stage's folder, of its checkpoint of a kind: best, latest or epoch_NNN."""
+    return f"checkpoints/{stage}_checkpoint_{kind}.pt"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """retrain-discriminator: real latents against bad ones."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,12 @@ from core.errors import InputError, require_positive
 from core.files import whole_file
 from core.layouts import load_tensors
 from core.progress import EpochProgress
-from core.records import run_stage
+from core.records import recorded_names, run_stage
 from core.seeding import derive_seed, generator
+from core.store import ArtifactsSection, Location, is_remote, join, open_store
+from core.workspace import Workspace
+
+_LATEST_NAME = "discriminator_latest.pt"
 
 # Share of latents, drawn by seed, that the discriminator never trains on.
 VALIDATION_SHARE = 0.2
@@ -34,9 +40,9 @@ PENALTY_WEIGHT, PENALTY_NOISE = 10.0, 0.05
 class DiscriminatorRequest:
     """The documented inputs and options of the task."""
 
-    real_latents: Path
-    fake_latents: Path
-    output_dir: Path
+    real_latents: Location
+    fake_latents: Location
+    output_dir: Location
     epochs: int = 50
     batch_size: int = 64
     learning_rate: float = 0.0002
@@ -44,7 +50,7 @@ class DiscriminatorRequest:
     device: str = "auto"
 
 
-def train_discriminator(request: DiscriminatorRequest) -> dict[str, Any]:
+def train_discriminator(request: DiscriminatorRequest, artifacts: ArtifactsSection | None = None) -> dict[str, Any]:
     """Stage record after writing `discriminator_best.pt` (lowest validation loss) and `discriminator_history.csv`.
 
     History columns: epoch, train_loss, train_acc, val_loss, val_acc, on clean latents for validation.
@@ -52,12 +58,19 @@ def train_discriminator(request: DiscriminatorRequest) -> dict[str, Any]:
     require_positive(epochs=request.epochs, batch_size=request.batch_size, learning_rate=request.learning_rate)
     inputs = _input_files("real", request.real_latents) | _input_files("fake", request.fake_latents)
     settings = {name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed")}
-    return run_stage("discriminator", request.output_dir, inputs, settings, lambda: _train(request))
+
+    def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
+        pools = [
+            read_latent_pool([path for name, path in paths.items() if name.startswith(kind)], source)
+            for kind, source in (("real", request.real_latents), ("fake", request.fake_latents))
+        ]
+        return _train(request, *pools, workspace)
+
+    return run_stage("discriminator", request.output_dir, inputs, settings, work, artifacts)
 
 
-def read_latent_pool(path: Path) -> Tensor:
-    """Latents [N, C, h, w] of a `.pt` file with all of them, or of a folder of files with one or more each."""
-    files = _latent_files(path)
+def read_latent_pool(files: Sequence[Path], path: Location) -> Tensor:
+    """Latents [N, C, h, w] of the files found at `path`, each with one or more."""
     parts = []
     for file in files:
         value = load_tensors(file, "latents")
@@ -83,25 +96,23 @@ def read_latent_pool(path: Path) -> Tensor:
     return pool
 
 
-def _latent_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(path.glob("*.pt"))
-        if not files:
-            raise InputError(f"folder {path} holds no .pt file: give a file or folder of latents")
-        return files
-    if not path.exists():
-        raise InputError(f"latents {path} do not exist: give a .pt file or a folder of them")
-    return [path]
+def _input_files(kind: str, location: Location) -> dict[str, Location]:
+    """Inputs of the stage: the `.pt` file at `location`, or each of those in the folder there."""
+    if not is_remote(location) and not Path(location).exists():
+        raise InputError(f"latents {location} do not exist: give a .pt file or a folder of them")
+    if str(location).endswith(".pt"):
+        return {kind: location}
+    names = recorded_names(location)
+    if names is None:
+        names = [file.name for file in open_store(location).files() if "/" not in file.name]
+    names = [name for name in names if name.endswith(".pt")]
+    if not names:
+        raise InputError(f"folder {location} holds no .pt file: give a file or folder of latents")
+    return {f"{kind} {name}": join(location, name) for name in names}
 
 
-def _input_files(kind: str, path: Path) -> dict[str, Path]:
-    files = _latent_files(path)
-    return {kind: path} if files == [path] else {f"{kind} {file.name}": file for file in files}
-
-
-def _train(request: DiscriminatorRequest) -> dict[str, Any]:
+def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace: Workspace) -> dict[str, Any]:
     device = pick_device(request.device)
-    real, fake = read_latent_pool(request.real_latents), read_latent_pool(request.fake_latents)
     if real.shape[1:] != fake.shape[1:]:
         raise InputError(
             f"real latents have shape {list(real.shape[1:])} and fake ones {list(fake.shape[1:])}: "
@@ -118,10 +129,17 @@ def _train(request: DiscriminatorRequest) -> dict[str, Any]:
     optimizer = Adam(model.parameters(), lr=request.learning_rate, betas=(0.5, 0.99))
     history: list[dict[str, float]] = []
     best: dict[str, float] = {}
+    latest = workspace.folder / _LATEST_NAME
+    if latest.exists():
+        state = load_tensors(latest, "discriminator state")
+        model.load_state_dict(state["state_dict"])
+        optimizer.load_state_dict(state["optimizer_state"])
+        history, best = state["training_history"], state["best"]
+        latest.unlink()  # not among the outputs
     # An epoch is one pass over the larger class; the smaller is seen as often, so that classes are balanced.
     steps = max(1, -(-max(len(real), len(fake)) // (request.batch_size // 2 or 1)))
-    with EpochProgress("discriminator", request.epochs, steps, 0) as progress:
-        for epoch in range(1, request.epochs + 1):
+    with EpochProgress("discriminator", request.epochs, steps, len(history)) as progress:
+        for epoch in range(len(history) + 1, request.epochs + 1):
             row = {"epoch": epoch, **_train_epoch(model, optimizer, training, request, epoch, steps, progress)}
             row |= _validate(model, validation)
             if not math.isfinite(row["val_loss"]):
@@ -133,11 +151,23 @@ def _train(request: DiscriminatorRequest) -> dict[str, Any]:
             if not best or row["val_loss"] < best["val_loss"]:
                 best = row
                 scores = {name: row[name] for name in ("epoch", "val_loss", "val_acc")}
-                save_discriminator(model, model_config, scores, request.output_dir / "discriminator_best.pt")
+                save_discriminator(model, model_config, scores, workspace.folder / "discriminator_best.pt")
+            workspace.keep(_LATEST_NAME, partial(_state, model, optimizer, history, best), f"epoch {epoch}")
             progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
-    with whole_file(request.output_dir / "discriminator_history.csv") as file:
+    with whole_file(workspace.folder / "discriminator_history.csv") as file:
         pd.DataFrame(history).to_csv(file, index=False)
     return {"val_acc": best["val_acc"], "val_loss": best["val_loss"], "best_epoch": best["epoch"]}
+
+
+def _state(
+    model: LatentDiscriminator, optimizer: Adam, history: list[dict[str, float]], best: dict[str, float]
+) -> dict[str, Any]:
+    return {
+        "state_dict": model.state_dict(),
+        "optimizer_state": optimizer.state_dict(),
+        "training_history": history,
+        "best": best,
+    }
 
 
 def _split(pool: Tensor, seed: int, stream: str) -> tuple[Tensor, Tensor]:

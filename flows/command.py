@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,6 +13,7 @@ from prefect import Flow
 from prefect.logging.configuration import setup_logging
 
 from core.config import load_config
+from core.store import Location
 from tasks.command_line import INTERRUPTED_LINE, INTERRUPTED_STATUS, run_command, say
 
 __all__ = ["run_flow", "say"]
@@ -36,9 +36,9 @@ def run_flow(flow: Flow[..., Any]) -> Any:
     signal.signal(signal.SIGINT, _interrupt)
 
     @functools.wraps(flow.fn)
-    def checked(config: Path, overrides: Sequence[str]) -> Any:
+    def checked(config: Location, overrides: Sequence[str], **options: Any) -> Any:
         load_config(config, overrides)  # a mistake is said before a server is started
-        return flow(config, overrides)
+        return flow(config, overrides, **options)
 
     return run_command(checked)
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from core.errors import InputError
 from core.progress import log_to_stderr
+from core.store import Location
 
+_POSITIONAL = {"config": "YAML file of the experiment", "uri": "folder or s3:// address of artefacts"}
 INPUT_ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
 INTERRUPTED_LINE = "interrupted; run the same command again to go on from the last checkpoint"
 
@@ -17,10 +19,11 @@ INTERRUPTED_LINE = "interrupted; run the same command again to go on from the la
 def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = None) -> Any:
     """Result of `function` called with the command line's arguments.
 
-    A parameter called `config` is positional; others without default are required options, those with one
-    optional; `bool | None` gives `--name/--no-name`; `Sequence[str]` is `--set`, which may be repeated. Option
-    names take underscores or dashes. Parameters after `*` are not for the command line. Exits with 2 and one line
-    for what the user can mend, with 130 when interrupted.
+    Parameters called `config` or `uri` are positional; others without default are required options, those with one
+    optional; `bool` is a switch, `bool | None` gives `--name/--no-name`; `Sequence[str]` is `--set`, which may be
+    repeated. Option names take underscores or dashes. Parameters after `*` are not for the command line. Exits with
+    2 and one line for what the user can mend, with 3 where another process works on the run, with 130 when
+    interrupted.
     """
     parser = _parser(function)
     values = vars(parser.parse_args(arguments))
@@ -28,7 +31,7 @@ def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = 
     try:
         return function(**values)
     except InputError as error:
-        _leave(f"error: {error}", INPUT_ERROR_STATUS)
+        _leave(f"error: {error}", error.exit_status)
     except KeyboardInterrupt:
         _leave(INTERRUPTED_LINE, INTERRUPTED_STATUS)
     except OSError as error:
@@ -60,12 +63,16 @@ def _parser(function: Callable[..., Any]) -> argparse.ArgumentParser:
 
 def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Parameter) -> None:
     annotation, required = parameter.annotation, parameter.default is inspect.Parameter.empty
-    if name == "config":
-        parser.add_argument("config", metavar="CONFIG", help="YAML file of the experiment")
+    if name in _POSITIONAL:
+        parser.add_argument(name, metavar=name.upper(), help=_POSITIONAL[name])
         return
+    if annotation in (Location, str | None):
+        annotation = str
     flags = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
     if annotation == bool | None:
         parser.add_argument(*flags, action=argparse.BooleanOptionalAction, default=parameter.default)
+    elif annotation is bool:
+        parser.add_argument(*flags, action="store_true")
     elif annotation == Sequence[str]:
         parser.add_argument("--set", dest=name, action="append", default=[], metavar="KEY.PATH=VALUE")
     elif required:

@@ -1,28 +1,31 @@
 """continue-stage-3: fine-tune against the frozen discriminator."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from core.artifacts import stage3_folder
+from core.artifacts import stage3_location
 from core.config import load_config
 from core.prerequisites import with_prerequisites
-from core.stages import train_stage3
+from core.stages import continue_stage3 as train
+from core.store import Location
 from tasks.command_line import run_command, say
 
 
 @task(name="continue-stage-3", cache_policy=NO_CACHE)
-def continue_stage3(config: Path, resume: bool | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def continue_stage3(
+    config: Location, resume: bool | None = None, overrides: Sequence[str] = (), *, recorded: bool = False
+) -> dict[str, Any]:
     """Train Stage 3 of a config until its last epoch, going on from the latest checkpoint if there is one.
 
-    Writes checkpoints, samples and metrics under `experiment.save_path`; returns the final metrics.
+    Writes checkpoints, samples and metrics under `experiment.save_path`; returns the final metrics. Inside a round
+    `recorded` is true: everything is published at the end, with a record.
     """
     experiment = with_prerequisites(load_config(config, overrides))
-    metrics = train_stage3(experiment, resume)
-    return {"output_dir": str(stage3_folder(experiment)), "metrics": metrics}
+    metrics = train(experiment, resume, recorded)
+    return {"output_dir": stage3_location(experiment), "metrics": metrics}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """generate-bad-latents: the discriminator's dataset from the current model."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -9,16 +8,17 @@ from prefect.cache_policies import NO_CACHE
 from core.bad_latents import BadLatentsRequest
 from core.bad_latents import generate_bad_latents as generate
 from core.config import load_config
+from core.store import Location
 from tasks.command_line import run_command, say
 
 
 @task(name="generate-bad-latents", cache_policy=NO_CACHE)
 def generate_bad_latents(
-    manifest: Path,
-    autoencoder_checkpoint: Path,
-    diffusion_checkpoint: Path,
-    diffusion_config: Path,
-    output_dir: Path,
+    manifest: Location,
+    autoencoder_checkpoint: Location,
+    diffusion_checkpoint: Location,
+    diffusion_config: Location,
+    output_dir: Location,
     num_samples: int = 5000,
     batch_size: int = 32,
     num_steps: int = 100,

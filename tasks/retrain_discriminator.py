@@ -1,25 +1,27 @@
 """retrain-discriminator: real latents against bad ones."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from core.store import ArtifactsSection, Location
 from core.train_discriminator import DiscriminatorRequest, train_discriminator
 from tasks.command_line import run_command, say
 
 
 @task(name="retrain-discriminator", cache_policy=NO_CACHE)
 def retrain_discriminator(
-    real_latents: Path,
-    fake_latents: Path,
-    output_dir: Path,
+    real_latents: Location,
+    fake_latents: Location,
+    output_dir: Location,
     epochs: int = 50,
     batch_size: int = 64,
     learning_rate: float = 0.0002,
     seed: int = 42,
     device: str = "auto",
+    *,
+    artifacts: ArtifactsSection | None = None,
 ) -> dict[str, Any]:
     """Train a fresh discriminator on real and fake latents, each a .pt file or a folder of them.
 
@@ -36,7 +38,7 @@ def retrain_discriminator(
         seed=seed,
         device=device,
     )
-    record = train_discriminator(request)
+    record = train_discriminator(request, artifacts)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}
 
 

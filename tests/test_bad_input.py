@@ -1,6 +1,7 @@
 """What a user can get wrong ends in one line that says what to mend, and leaves nothing half-written."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from prefect import Task
 
-from core.config import ExperimentConfig, load_config, save_config
+from core.config import ExperimentConfig, config_bytes, load_config
 from core.errors import InputError
 from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3
@@ -159,7 +160,7 @@ def stage3(ready, tmp_path) -> Callable[..., Options]:
 
     def options(**values: Any) -> Options:
         values = {"experiment.save_path": str(tmp_path / "out")} | values
-        save_config(ready.with_values(values), tmp_path / "stage3.yaml")
+        (tmp_path / "stage3.yaml").write_bytes(config_bytes(ready.with_values(values)))
         return {"config": tmp_path / "stage3.yaml"}
 
     return options
@@ -170,7 +171,7 @@ def finished(tmp_path_factory, ready) -> tuple[Path, Options]:
     """Folder and metrics of a continue-stage-3 that was run for one epoch; do not write there."""
     folder = tmp_path_factory.mktemp("finished")
     config = ready.with_values({"experiment.save_path": str(folder / "out")})
-    save_config(config, folder / "stage3.yaml")
+    (folder / "stage3.yaml").write_bytes(config_bytes(config))
     return folder / "out", run(continue_stage3, {"config": folder / "stage3.yaml"})["metrics"]
 
 
@@ -401,7 +402,7 @@ def test_a_missing_checkpoint_is_named(refused, generate, stage3, tmp_path, what
 
 def test_another_architecture_names_the_first_key_that_differs(refused, generate, generated, ready, stage3, tmp_path):
     path = tmp_path / "other.yaml"
-    save_config(ready.with_values({"unet.base_channels": 24}), path)
+    (path).write_bytes(config_bytes(ready.with_values({"unet.base_channels": 24})))
     words = (
         generate["diffusion_checkpoint"],
         "another architecture",
@@ -448,7 +449,7 @@ def test_a_checkpoint_of_another_model_is_refused(refused, generate, ready, stag
 
 def test_sizes_that_do_not_fit_the_config_are_named(refused, generate, ready, stage3, tmp_path):
     path = tmp_path / "other.yaml"
-    save_config(ready.with_values({"autoencoder.downsampling_steps": 1}), path)
+    (path).write_bytes(config_bytes(ready.with_values({"autoencoder.downsampling_steps": 1})))
     words = ("downsampling_steps 2", "autoencoder.downsampling_steps is 1")
     refused(generate_bad_latents, generate | {"diffusion_config": path}, generate["autoencoder_checkpoint"], *words)
     checkpoint = torch.load(ready.discriminator.checkpoint, weights_only=True)
@@ -791,7 +792,7 @@ def test_a_damaged_record_is_named(refused, retrained, tmp_path):
     for content in ("{", "[]"):
         (folder / "stage.json").write_text(content)
         options = retrained | {"output_dir": folder}
-        refused(retrain_discriminator, options, folder / "stage.json", "damaged", "remove the folder")
+        refused(retrain_discriminator, options, folder / "stage.json", "damaged", "remove what is at")
 
 
 def test_latents_of_an_interrupted_larger_run_do_not_stay(generate):
@@ -800,4 +801,8 @@ def test_latents_of_an_interrupted_larger_run_do_not_stay(generate):
     left.parent.mkdir(parents=True)
     left.write_bytes(b"of a larger run")
     run(generate_bad_latents, generate | {"num_samples": 3})
-    assert len(list(left.parent.glob("*.pt"))) == 3
+    folder = generate["output_dir"]
+    pools = {"real_latents": folder / "real_latents", "fake_latents": left.parent}
+    run(retrain_discriminator, {**pools, "output_dir": folder / "d", "epochs": 1, "batch_size": 4})
+    inputs = json.loads((folder / "d" / "stage.json").read_text())["inputs"]
+    assert sum(name.startswith("fake") for name in inputs) == 3

@@ -35,7 +35,10 @@ def finished(shared_experiment):
 
 
 def snapshot(folder):
-    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    """Every file but the lease, which each start takes and gives back, and the config it was last started with."""
+    of_a_start = ("lease.json", ".lock", "tiny/config.yaml")
+    files = [path for path in folder.rglob("*") if path.is_file() and not str(path).endswith(of_a_start)]
+    return {str(path): path.stat().st_mtime_ns for path in files}
 
 
 def sha256(path):
@@ -67,8 +70,12 @@ def test_a_round_is_made_from_what_its_record_says(finished):
     for record in records:
         here = folder / f"round-{record['round']:02d}"
         assert json.loads((here / "round.json").read_text()) == record
-        assert {"round.json"} == {p.name for p in here.iterdir() if p.is_file()} - record["outputs"].keys()
-        for name, entry in record["outputs"].items():
+        named = dict(record["outputs"])
+        for stage in ("bad_latents", "discriminator", "stage3"):
+            outputs = json.loads((here / stage / "stage.json").read_text())["outputs"]
+            named |= {f"{stage}/{name}": entry for name, entry in outputs.items()}
+        assert {"round.json"} == {str(p.relative_to(here)) for p in here.rglob("*") if p.is_file()} - named.keys()
+        for name, entry in named.items():
             assert (sha256(here / name), (here / name).stat().st_size) == (entry["sha256"], entry["size"])
         for entry in record["inputs"].values():
             assert sha256(entry["path"]) == entry["sha256"]

@@ -1,0 +1,243 @@
+"""The folder a stage works in, and its resumable state, kept beside the training loop rather than in it."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import InputError
+from core.files import file_entry, save_tensors
+from core.lease import lease_of
+from core.scratch import SCRATCH_PREFIX, scratch_folder
+from core.store import ArtifactsSection, Store, is_remote
+
+log = logging.getLogger(__name__)
+
+STATE_FOLDER = "state"
+
+
+class Workspace:
+    """A folder a stage writes to, `keep` what it needs to go on after a crash.
+
+    A stage run by itself works in its output folder, and its state is a file there.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._writer: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> "Workspace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Also when interrupted: the state being written is what the next start goes on from.
+        if self._writer is not None:
+            self._writer.join()
+
+    def keep(self, name: str, value: Callable[[], Any], progress: str) -> None:
+        """Write the state `value()` to `name` in the background; leave it if the last one is still being written.
+
+        `progress` says in words how far the stage is. Raises what went wrong while an earlier state was written.
+        """
+        if not self._is_due():
+            return
+        copied = _copy_on_cpu(value())
+        self._start(lambda: save_tensors(copied, self.folder / name))
+
+    def keep_files(self, progress: str) -> None:
+        """The same for a stage whose state is the files it has written so far."""
+
+    def settle(self) -> None:
+        """Wait until the state being written is safe; raise what went wrong with it."""
+        if self._writer is not None:
+            self._writer.join()
+        self._raise_failure()
+
+    def _is_due(self) -> bool:
+        self._raise_failure()
+        return self._writer is None or not self._writer.is_alive()
+
+    def _start(self, write: Callable[[], None]) -> None:
+        def work() -> None:
+            try:
+                write()
+            except BaseException as error:  # raised in the stage's own thread, at its next call
+                self._failure = error
+
+        self._writer = threading.Thread(target=work, name="state", daemon=True)
+        self._writer.start()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+
+class StoredWorkspace(Workspace):
+    """A scratch folder whose state goes to the store the stage will be published in.
+
+    A state is the files of the folder as they were at one instant, under `state/{token}-{number}/`, and a small record
+    created after them; it is immutable, and older ones go once it is safe. The lease's fencing token leads the
+    name, so the newest of the rightful holder always counts.
+    """
+
+    def __init__(self, folder: Path, store: Store, made_from: Mapping[str, Any], artifacts: ArtifactsSection):
+        super().__init__(folder)
+        self._store = store.below(STATE_FOLDER)
+        self._made_from = made_from
+        self._interval = 60 * artifacts.state_minutes
+        self._lease = lease_of(store.uri)
+        self._token = self._lease.token if self._lease else 0
+        self._number, self._kept = 0, time.monotonic()
+
+    def restore(self, differs: Callable[[Mapping[str, Any]], None]) -> str | None:
+        """Progress of the newest state, whose files are put into the folder; None if there is no state.
+
+        `differs` raises for what the state was made from if that is something else.
+        """
+        newest = newest_state(self._store)
+        if newest is None:
+            return None
+        name, state = newest
+        differs(state)
+        self._token, self._number = max((self._token, self._number), _position(name))
+        stored = {f"{entry['state']}/{file}": _content(entry) for file, entry in state["files"].items()}
+        fetched = self._store.fetch(stored)
+        for file, entry in state["files"].items():
+            _link(fetched / entry["state"] / file, self.folder / file)
+        return state["progress"]
+
+    def keep(self, name: str, value: Callable[[], Any], progress: str) -> None:
+        if not self._is_due():
+            return
+        copied = _copy_on_cpu(value())
+        with self._snapshot() as snapshot:
+            self._start(lambda: self._publish(snapshot, progress, name, copied))
+
+    def keep_files(self, progress: str) -> None:
+        if self._is_due():
+            with self._snapshot() as snapshot:
+                self._start(lambda: self._publish(snapshot, progress))
+
+    def drop_states(self) -> None:
+        """Remove every state: the stage is finished."""
+        self._store.delete([file.name for file in self._store.files()])
+
+    def _is_due(self) -> bool:
+        if self._lease is not None:
+            self._lease.check()
+        return super()._is_due() and time.monotonic() - self._kept >= self._interval
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[Path]:
+        """A folder of links to what the stage has written so far; files are only ever replaced, not changed."""
+        self._number += 1
+        snapshot = self.folder / f"{SCRATCH_PREFIX}state" / _name(self._token, self._number)
+        for path in stage_files(self.folder):
+            _link(path, snapshot / path.relative_to(self.folder))
+        snapshot.mkdir(parents=True, exist_ok=True)
+        yield snapshot
+        self._kept = time.monotonic()
+
+    def _publish(self, snapshot: Path, progress: str, name: str | None = None, value: Any = None) -> None:
+        if name is not None:
+            save_tensors(value, snapshot / name, on_disk=False)
+        files = {path.relative_to(snapshot).as_posix(): file_entry(path) for path in stage_files(snapshot)}
+        before = newest_state(self._store)
+        known = before[1]["files"] if before else {}
+        for file, entry in files.items():
+            there = known.get(file)
+            entry["state"] = there["state"] if there and _content(there) == _content(entry) else snapshot.name
+        added = {
+            f"{snapshot.name}/{file}": _content(entry)
+            for file, entry in files.items()
+            if entry["state"] == snapshot.name
+        }
+        self._store.upload(snapshot.parent, added)
+        state = {"progress": progress, "files": files, **self._made_from}
+        self._store.create(f"{snapshot.name}.json", json.dumps(state, indent=2, sort_keys=True).encode())
+        shutil.rmtree(snapshot)
+        self._drop_older(snapshot.name, {f"{entry['state']}/{file}" for file, entry in files.items()})
+
+    def _drop_older(self, name: str, needed: set[str]) -> None:
+        older = [file.name for file in self._store.files() if _state_of(file.name) < name]
+        # Records first: what is named must be there.
+        self._store.delete([file for file in older if "/" not in file])
+        self._store.delete([file for file in older if "/" in file and file not in needed])
+
+
+def newest_state(store: Store) -> tuple[str, dict[str, Any]] | None:
+    """Name and record of the newest state in the store of a stage's states."""
+    records = [file.name for file in store.files() if "/" not in file.name and file.name.endswith(".json")]
+    for name in sorted(records, reverse=True):
+        there = store.read(name)
+        if there is None:
+            continue
+        try:
+            return name.removesuffix(".json"), json.loads(there.data)
+        except ValueError:
+            raise InputError(f"{store.uri}/{name} is damaged: remove it to go on from an older state") from None
+    return None
+
+
+def workspace_folder(store: Store, cache: Path) -> contextlib.AbstractContextManager[Path]:
+    """A scratch folder to make a stage in: beside a local store's files, so that publishing is a link."""
+    return scratch_folder(cache if is_remote(store.uri) else Path(store.uri))
+
+
+def stage_files(folder: Path) -> list[Path]:
+    """Every file below `folder` that is not hidden, in order."""
+    files = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden:
+            files.append(path)
+    return files
+
+
+def _copy_on_cpu(value: Any) -> Any:
+    """`value` with every tensor copied, so that training may go on while it is written."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, torch.nn.Module):
+        raise TypeError("give a module's state_dict")
+    if isinstance(value, dict):
+        return {key: _copy_on_cpu(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy_on_cpu(inner) for inner in value)
+    return value
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def _content(entry: Mapping[str, Any]) -> Any:
+    return {"size": entry["size"], "sha256": entry["sha256"]}
+
+
+def _name(token: int, number: int) -> str:
+    return f"{token:06d}-{number:06d}"
+
+
+def _position(name: str) -> tuple[int, int]:
+    token, _, number = name.partition("-")
+    return int(token), int(number)
+
+
+def _state_of(file: str) -> str:
+    return file.partition("/")[0].removesuffix(".json")

@@ -1,0 +1,167 @@
+"""A tiny training of three rounds, killed again and again, that must end as if nothing had happened.
+
+    python -m tests.killed_training --kills 100                    in a local folder
+    python -m tests.killed_training --kills 100 --radosgw FOLDER   in a bucket of a Ceph gateway kept in FOLDER
+
+Each start is killed with SIGKILL, the whole process tree, at an instant drawn uniformly from the time an undisturbed
+training takes; then the same command is given again. A training that finishes is compared, file by file, with the
+undisturbed one, and the next begins in an empty root, until all kills are spent.
+"""
+
+import argparse
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from core.artifacts import round_location
+from core.config import config_bytes, load_config
+from core.prerequisites import STAGES, make_prerequisite, with_prerequisites
+from core.records import RECORD_NAME, read_record
+from core.rounds import ROUND_STAGES
+from core.store import join, open_store
+
+log = logging.getLogger("tests.killed_training")
+
+ROUNDS = 3
+
+
+def ready_config(prepared: Path, folder: Path, root: str, endpoint_url: str | None = None, **values: object) -> Path:
+    """Config file in `folder` of three rounds at `root`, its prerequisites those of the `prepared` config."""
+    config = with_prerequisites(load_config(prepared))
+    settings = {
+        "prerequisites": None,
+        "rounds.count": ROUNDS,
+        "rounds.epochs_per_round": 2,
+        "artifacts.root": root,
+        "artifacts.endpoint_url": endpoint_url,
+        "artifacts.cache": str(folder / "cache"),
+        "artifacts.lease_seconds": 20,
+    }
+    path = folder / f"{abs(hash(root))}.yaml"
+    path.write_bytes(config_bytes(config.with_values(settings | values)))
+    return path
+
+
+def start_training(config: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The documented command, at the head of a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.adversarial_training", str(config), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def finished_digests(config: Path) -> dict[str, str]:
+    """sha256 of every file that the records of a finished training name."""
+    experiment = load_config(config)
+    digests = {}
+    for number in range(1, ROUNDS + 1):
+        for stage in ROUND_STAGES:
+            location = join(round_location(experiment, number), stage)
+            record = read_record(open_store(location, experiment.artifacts), RECORD_NAME)
+            outputs = record["outputs"]
+            open_store(location).fetch(outputs)
+            digests |= {f"round-{number}/{stage}/{name}": entry["sha256"] for name, entry in outputs.items()}
+    return digests
+
+
+def train_undisturbed(config: Path) -> float:
+    """Seconds that the training takes when nothing happens."""
+    started = time.monotonic()
+    process = start_training(config)
+    _, errors = process.communicate()
+    if process.returncode != 0:
+        raise AssertionError(f"the undisturbed training failed:\n{errors}")
+    return time.monotonic() - started
+
+
+def train_killed(config: Path, kills: int, seconds: float, rng: random.Random) -> int:
+    """Kills spent, at most `kills`, until the training was finished."""
+    spent = 0
+    while True:
+        process = start_training(config)
+        try:
+            _, errors = process.communicate(timeout=rng.uniform(0, seconds) if spent < kills else None)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            spent += 1
+            continue
+        if process.returncode != 0:
+            raise AssertionError(f"after {spent} kills the training failed:\n{errors}")
+        return spent
+
+
+def differences(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
+    """Names of files that one training has and the other has not, or has otherwise."""
+    return sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--radosgw", type=Path)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = _prepare(Path(folder))
+        if options.radosgw is None:
+            _kill_again_and_again(options, prepared, str(Path(folder) / "artifacts"), None)
+            return
+        from deployments.radosgw import RadosGateway
+
+        with RadosGateway(options.radosgw) as gateway:
+            os.environ |= gateway.credentials
+            gateway.create_bucket("killed")
+            root = f"s3://killed/{os.getpid()}"
+            _kill_again_and_again(options, prepared, root, gateway.endpoint_url)
+
+
+def _prepare(folder: Path) -> Path:
+    """Config of the suite's tiny experiment, its prerequisites made in `folder`."""
+    import torch
+    from torchvision.models import alexnet
+
+    from core.layout_generator import write_layouts
+    from tests.conftest import TINY
+
+    torch.manual_seed(0)
+    torch.save(alexnet(weights=None).features.state_dict(), folder / "trunk.pt")
+    manifest = write_layouts(folder / "layouts", count=12, seed=0, rooms=(1, 2))
+    path = folder / "tiny.yaml"
+    path.write_text(TINY.format(manifest=manifest, root=folder / "prepared", trunk=folder / "trunk.pt"))
+    for stage in STAGES:
+        make_prerequisite(stage, load_config(path))
+    return path
+
+
+def _kill_again_and_again(options: argparse.Namespace, prepared: Path, root: str, endpoint_url: str | None) -> None:
+    config = ready_config(prepared, prepared.parent, f"{root}-undisturbed", endpoint_url)
+    seconds = train_undisturbed(config)
+    expected = finished_digests(config)
+    log.info("undisturbed: %.1f s, %d files", seconds, len(expected))
+    rng, spent, trainings = random.Random(options.seed), 0, 0
+    while spent < options.kills:
+        trainings += 1
+        config = ready_config(prepared, prepared.parent, f"{root}-{trainings}", endpoint_url)
+        spent += train_killed(config, options.kills - spent, seconds, rng)
+        wrong = differences(expected, finished_digests(config))
+        if wrong:
+            sys.exit(f"training {trainings} differs in {len(wrong)} files, the first is {wrong[0]}")
+        log.info("training %d finished after %d kills in all: every file equal", trainings, spent)
+    log.info("%d kills, %d trainings at %s, all equal to the undisturbed one", spent, trainings, root)
+
+
+if __name__ == "__main__":
+    _main()

