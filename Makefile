@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
-.PHONY: install demo test lint clean
+.PHONY: install demo demo-s3 test lint clean
 
 install: $(INSTALLED)
 
@@ -19,6 +19,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install
 	$(RUN) -m flows.adversarial_training configs/demo.yaml
 
+# The same with every artefact in a bucket of a Ceph gateway on this machine, whose data is in .radosgw.
+demo-s3: install
+	$(RUN) -m deployments.radosgw .radosgw --bucket layouts -- \
+	    $(RUN) -m flows.adversarial_training configs/demo.yaml --set artifacts.root=s3://layouts/artifacts
+
 test: install
 	$(RUN) -m pytest
 
@@ -27,4 +32,4 @@ lint: install
 	$(VENV)/bin/ruff check .
 
 clean:
-	rm -rf $(VENV) artifacts
+	rm -rf $(VENV) artifacts .radosgw

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -57,8 +58,7 @@ class LocalStore:
         if target.exists() and file_entry(target) == entry:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        partial.unlink(missing_ok=True)
+        partial = _own_name(target)
         try:
             try:
                 os.link(source, partial)
@@ -92,7 +92,7 @@ class LocalStore:
 
     def create(self, name: str, data: bytes) -> bool:
         path = self._root / checked_name(name)
-        whole = path.with_name(f".{path.name}.{os.getpid()}.new")
+        whole = _own_name(path)
         with whole_file(whole) as file:
             file.write(data)
         try:
@@ -150,6 +150,11 @@ def _locks_held() -> set[str]:
     if not hasattr(_thread, "held"):
         _thread.held = set()
     return _thread.held
+
+
+def _own_name(path: Path) -> Path:
+    """A hidden name beside `path` that no other thread or process uses."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
 
 
 def _version(data: bytes) -> str:

@@ -40,9 +40,10 @@ def find_runs(root: Store) -> list[Store]:
 
 def find_problems(uri: str) -> list[str]:
     """A line for each file that a record under `uri` names, input or output, and that is missing or altered."""
-    named = dict.fromkeys(_named_files(open_store(uri)))
+    damaged: list[str] = []
+    named = dict.fromkeys(_named_files(open_store(uri), damaged))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return [line for line in pool.map(lambda file: _problem(*file), named) if line is not None]
+        return damaged + [line for line in pool.map(lambda file: _problem(*file), named) if line is not None]
 
 
 def _run_text(run: Store) -> str:
@@ -69,7 +70,7 @@ def _finished_row(record: dict[str, Any]) -> dict[str, Any]:
     return (
         {"state": "finished", "epoch": metrics["epoch"]}
         | {title: metrics.get(name) for title, name in METRIC_TITLES.items()}
-        | {"seconds": record["seconds"], "MB": round(record["size"] / 1e6, 1)}
+        | {"seconds": f"{record['seconds']:.0f}", "MB": f"{record['size'] / 1e6:.1f}"}
     )
 
 
@@ -93,14 +94,21 @@ def _next(run: Store, finished: int, progress: dict[str, str]) -> str:
     return f"round-{finished + 1:02d}" + (f" of {count}" if count else "")
 
 
-def _named_files(store: Store) -> Iterator[tuple[str, str, int, str]]:
-    """Address of the folder, name, size and sha256 of every file that a record in the store names."""
+def _named_files(store: Store, damaged: list[str]) -> Iterator[tuple[str, str, int, str]]:
+    """Address of the folder, name, size and sha256 of every file that a record in the store names.
+
+    A line for each record that cannot be read is added to `damaged`.
+    """
     for file in store.files():
         folder, _, name = file.name.rpartition("/")
         if name not in (RECORD_NAME, ROUND_RECORD, RUN_RECORD):
             continue
         here = store.below(folder) if folder else store
-        record = read_record(here, name)
+        try:
+            record = read_record(here, name)
+        except InputError:
+            damaged.append(f"damaged: {here.uri}/{name}")
+            continue
         for output, entry in record.get("outputs", {}).items():
             yield here.uri, output, entry["size"], entry["sha256"]
         inputs = [*record.get("inputs", {}).values(), record.get("parent")]

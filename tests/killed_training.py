@@ -9,6 +9,7 @@ undisturbed one, and the next begins in an empty root, until all kills are spent
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import random
@@ -17,8 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from prefect.settings import PREFECT_API_URL
+from prefect.testing.utilities import prefect_test_harness
 
 from core.artifacts import round_location
 from core.config import config_bytes, load_config
@@ -47,6 +51,17 @@ def ready_config(prepared: Path, folder: Path, root: str, endpoint_url: str | No
     path = folder / f"{abs(hash(root))}.yaml"
     path.write_bytes(config_bytes(config.with_values(settings | values)))
     return path
+
+
+@contextlib.contextmanager
+def prefect_server() -> Iterator[None]:
+    """A Prefect server for all that is started inside, which saves each training starting its own."""
+    with prefect_test_harness(server_startup_timeout=120):
+        os.environ["PREFECT_API_URL"] = PREFECT_API_URL.value()
+        try:
+            yield
+        finally:
+            del os.environ["PREFECT_API_URL"]
 
 
 def start_training(config: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -114,7 +129,7 @@ def _main() -> None:
     parser.add_argument("--radosgw", type=Path)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, prefect_server():
         prepared = _prepare(Path(folder))
         if options.radosgw is None:
             _kill_again_and_again(options, prepared, str(Path(folder) / "artifacts"), None)

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,12 +17,14 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.client import BaseClient
 from botocore.config import Config
 from moto import mock_aws
 
 from core.store import ArtifactsSection, Store, open_store
 from deployments.radosgw import RadosGateway, missing_programs
 
+MOTO_KEYS = {"AWS_ACCESS_KEY_ID": "moto-user", "AWS_SECRET_ACCESS_KEY": "moto-secret"}
 JUICEFS_KEYS = {"AWS_ACCESS_KEY_ID": "juicefs-user", "AWS_SECRET_ACCESS_KEY": "juicefs-secret"}
 
 
@@ -67,12 +71,22 @@ def _set_credentials(monkeypatch: pytest.MonkeyPatch, credentials: dict[str, str
         monkeypatch.setenv(name, value)
 
 
+def plain_client(credentials: dict[str, str], endpoint: str | None) -> BaseClient:
+    """boto3's own client, made by one session: reading the description of S3 takes a while."""
+    keys = {name.lower(): value for name, value in credentials.items()}
+    options = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
+    return _session().client("s3", "us-east-1", endpoint_url=endpoint, config=options, **keys)
+
+
+@functools.cache
+def _session() -> boto3.session.Session:
+    return boto3.session.Session()
+
+
 def on_server(monkeypatch: pytest.MonkeyPatch, folder: Path, endpoint: str, credentials: dict[str, str]) -> Place:
     """A new bucket of the server."""
     _set_credentials(monkeypatch, credentials)
-    client = boto3.client(
-        "s3", "us-east-1", endpoint_url=endpoint, config=Config(request_checksum_calculation="when_required")
-    )
+    client = plain_client(credentials, endpoint)
     bucket = f"test-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=bucket)
     return Place(f"s3://{bucket}/some run", settings(folder, endpoint_url=endpoint), client)
@@ -86,8 +100,8 @@ def local_place(tmp_path) -> Place:
 @pytest.fixture
 def moto_place(tmp_path, monkeypatch) -> Iterator[Place]:
     with mock_aws():
-        _set_credentials(monkeypatch, {"AWS_ACCESS_KEY_ID": "moto-user", "AWS_SECRET_ACCESS_KEY": "moto-secret"})
-        client = boto3.client("s3", "us-east-1")
+        _set_credentials(monkeypatch, MOTO_KEYS)
+        client = plain_client(MOTO_KEYS, None)
         bucket = f"test-{uuid.uuid4().hex[:12]}"
         client.create_bucket(Bucket=bucket)
         yield Place(f"s3://{bucket}/some run", settings(tmp_path), client)
@@ -130,18 +144,22 @@ def juicefs_place(tmp_path, monkeypatch) -> Iterator[Place]:
     keys = zip(("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"), JUICEFS_KEYS.values(), strict=True)
     server = subprocess.Popen([program, "gateway", *options, meta, address], env=os.environ | dict(keys))
     try:
-        _wait_for(address)
+        _wait_for(f"http://{address}")
         yield on_server(monkeypatch, tmp_path, f"http://{address}", JUICEFS_KEYS)
     finally:
         server.terminate()
         server.wait()
 
 
-def _wait_for(address: str) -> None:
-    host, port = address.split(":")
+def _wait_for(endpoint: str) -> None:
+    """Return when the server takes an anonymous request for one it need not answer."""
     for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex((host, int(port))) == 0:
+        try:
+            urllib.request.urlopen(endpoint)
+        except urllib.error.HTTPError as error:
+            if error.code == 403:
                 return
+        except OSError:
+            pass
         time.sleep(0.1)
-    raise TimeoutError(f"nothing answers at {address}")
+    raise TimeoutError(f"no S3 server answers at {endpoint}")

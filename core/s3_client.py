@@ -1,0 +1,232 @@
+"""A boto3 client that waits for its server, asks a guard before every change and fails in plain sentences."""
+
+import contextlib
+import functools
+import itertools
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.client import BaseClient
+from botocore.config import Config
+
+from core.errors import InputError
+from core.s3_errors import S3_ERRORS, is_passing, is_passing_answer, refusal
+from core.store import ArtifactsSection, Guard
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+SMALL_FILES_AT_ONCE = 8
+PARTS_AT_ONCE = 4
+# Files from here on are sent and fetched in parts; the small ones in flight are in memory whole.
+PART_BYTES = 16 * 2**20
+
+# Seconds in which a server that this process never reached is given up: its address is probably mistyped.
+FIRST_ANSWER_SECONDS = 30.0
+_LONGEST_PAUSE = 10.0
+# A few failures within a second are no news.
+_FAILURES_TOLD = 5
+_CONNECT_SECONDS, _READ_SECONDS = 5, 60
+
+_CHANGES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "DeleteObject")
+
+
+def connect(bucket: str, artifacts: ArtifactsSection, guard: Guard) -> "Connection":
+    """The connection of this process to `bucket`; the same one for the same settings and guard."""
+    # A client does not survive a fork.
+    return _connect(bucket, artifacts, guard, os.getpid())
+
+
+@functools.lru_cache(maxsize=16)
+def _connect(bucket: str, artifacts: ArtifactsSection, guard: Guard, process: int) -> "Connection":
+    return Connection(bucket, artifacts, guard)
+
+
+class Connection:
+    """A client of one bucket; every error that leaves `explained` is an InputError or the guard's own."""
+
+    def __init__(self, bucket: str, artifacts: ArtifactsSection, guard: Guard):
+        self.bucket = bucket
+        self.client = _client(bucket, artifacts)
+        self.endpoint = self.client.meta.endpoint_url
+        self._patience = Patience(_server(self.endpoint), 60 * artifacts.patience_minutes)
+        events = self.client.meta.events
+        # Inside botocore, where every request passes: those of s3transfer's threads and the repeated ones too.
+        events.register("needs-retry.s3", self._patience.before_repeating)
+        for operation in _CHANGES:
+            events.register_first(f"before-send.s3.{operation}", functools.partial(_ask, guard))
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """What S3 raises inside leaves as an InputError that names the bucket and what to do."""
+        try:
+            yield
+        except S3_ERRORS as error:
+            cause = getattr(error, "last_exception", error)
+            if not is_passing(cause):
+                raise refusal(cause, self.bucket, self.endpoint) from None
+            raise InputError(self._patience.lost(self.bucket)) from None
+
+    def whole_answer(self, request: Callable[[], Answer]) -> Answer:
+        """What `request` returns, made again while the connection breaks off in the middle of its answer."""
+        failed_at = None
+        for attempt in itertools.count(1):
+            try:
+                return request()
+            except (*S3_ERRORS, ConnectionError, TimeoutError, AttributeError) as error:
+                if not is_passing(error):
+                    raise
+                now = time.monotonic()
+                failed_at = failed_at or now
+                pause = self._patience.pause(attempt, now - failed_at)
+                if pause is None:
+                    raise InputError(self._patience.lost(self.bucket)) from None
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+
+class Patience:
+    """How long a request that fails for a reason that may pass is made again."""
+
+    def __init__(self, server: "Server", seconds: float):
+        self._server, self._seconds = server, seconds
+
+    def before_repeating(
+        self,
+        response: tuple[Any, dict[str, Any]] | None,
+        caught_exception: Exception | None,
+        attempts: int,
+        operation: Any,
+        request_dict: dict[str, Any],
+        **_: Any,
+    ) -> float | None:
+        """botocore's `needs-retry`: the pause before the request is sent again, or None to let it be."""
+        if response is not None:
+            status, code = response[0].status_code, str(response[1].get("Error", {}).get("Code", ""))
+            failed = is_passing_answer(status, code)
+            self._server.answered = True
+        else:
+            failed = caught_exception is not None and is_passing(caught_exception)
+        if not failed:
+            if response is not None:
+                self._server.tell_answer()
+            return None
+        failed_at = request_dict["context"].setdefault("failed_at", time.monotonic())
+        if operation.name == "AbortMultipartUpload" and attempts > 1:
+            return None  # sweeping up after a failure is not worth waiting for
+        return self.pause(attempts, time.monotonic() - failed_at)
+
+    def pause(self, failures: int, waited: float) -> float | None:
+        """Seconds to wait after so many failures in so many seconds; None to give up."""
+        limit = self._limit()
+        if waited >= limit:
+            return None
+        if failures >= _FAILURES_TOLD:
+            self._server.tell_waiting(limit)
+        longest = min(_LONGEST_PAUSE, 0.05 * 2 ** min(failures, 10))
+        return min(longest * random.uniform(0.5, 1), limit - waited)
+
+    def lost(self, bucket: str) -> str:
+        """The sentence for a server that was given up."""
+        where = f"bucket {bucket} at {self._server.endpoint}"
+        if not self._server.answered:
+            return f"{where}: nothing answers there: check artifacts.endpoint_url (or AWS_ENDPOINT_URL) and the network"
+        waited = f"for {self._seconds / 60:g} min (artifacts.patience_minutes)"
+        return f"{where}: the server failed {waited}: run the same command again when it works"
+
+    def _limit(self) -> float:
+        return self._seconds if self._server.answered else min(FIRST_ANSWER_SECONDS, self._seconds)
+
+
+class Server:
+    """What this process knows of an S3 server: whether it ever answered, and whether it is being waited for."""
+
+    def __init__(self, endpoint: str):
+        self.endpoint, self.answered = endpoint, False
+        self._waiting_since: float | None = None
+        self._lock = threading.Lock()
+
+    def tell_waiting(self, seconds: float) -> None:
+        """Log that the server is waited for, once."""
+        with self._lock:
+            if self._waiting_since is None:
+                self._waiting_since = time.monotonic()
+                log.warning("%s does not answer: waiting for it up to %.0f s", self.endpoint, seconds)
+
+    def tell_answer(self) -> None:
+        """Log that the server answers again, if it was waited for."""
+        if self._waiting_since is None:
+            return
+        with self._lock:
+            if self._waiting_since is not None:
+                waited = time.monotonic() - self._waiting_since
+                self._waiting_since = None
+                log.info("%s answers again after %.0f s", self.endpoint, waited)
+
+
+@functools.cache
+def _server(endpoint: str) -> Server:
+    return Server(endpoint)
+
+
+def transfer_config() -> TransferConfig:
+    """How files are sent and fetched in parts: at most PARTS_AT_ONCE of them, about 25 MB waiting to be written."""
+    return TransferConfig(
+        multipart_threshold=PART_BYTES,
+        multipart_chunksize=PART_BYTES,
+        max_concurrency=PARTS_AT_ONCE,
+        num_download_attempts=10,
+        max_io_queue=100,
+        io_chunksize=256 * 2**10,
+        preferred_transfer_client="classic",
+    )
+
+
+def _client(bucket: str, artifacts: ArtifactsSection) -> BaseClient:
+    try:
+        # A session is not safe for threads, so it is this connection's own.
+        session = boto3.session.Session()
+        client = session.client("s3", endpoint_url=artifacts.endpoint_url, config=_config({}))
+        if ".amazonaws.com" in client.meta.endpoint_url:
+            return client
+        # Servers other than AWS know buckets as folders only, and often none of the newer checksums.
+        elsewhere = {
+            "s3": {"addressing_style": "path"},
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+        region = session.region_name or "us-east-1"
+        return session.client("s3", region, endpoint_url=artifacts.endpoint_url, config=_config(elsewhere))
+    except ValueError:
+        raise InputError(
+            f"artifacts.endpoint_url {artifacts.endpoint_url!r} (or AWS_ENDPOINT_URL) is no address of a server: "
+            "write https://HOST:PORT"
+        ) from None
+    except S3_ERRORS as error:
+        raise refusal(error, bucket, artifacts.endpoint_url or "AWS") from None
+
+
+def _config(options: dict[str, Any]) -> Config:
+    return Config(
+        signature_version="s3v4",
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        # Repeating is `Patience`'s business.
+        retries={"mode": "standard", "total_max_attempts": 1},
+        max_pool_connections=SMALL_FILES_AT_ONCE + PARTS_AT_ONCE + 8,
+        tcp_keepalive=True,
+        **options,
+    )
+
+
+def _ask(guard: Guard, **_: Any) -> None:
+    with guard():
+        pass

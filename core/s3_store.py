@@ -1,0 +1,383 @@
+"""Artefacts in an S3 bucket: whole objects, changed by conditional writes, read through a cache of this host."""
+
+import atexit
+import base64
+import contextlib
+import functools
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from boto3.s3.transfer import create_transfer_manager
+from botocore.exceptions import ClientError
+
+from core.download_cache import DownloadCache
+from core.errors import InputError
+from core.files import sha256
+from core.ordered_hash import HashedFile
+from core.s3_client import PART_BYTES, SMALL_FILES_AT_ONCE, Connection, connect, transfer_config
+from core.s3_errors import code_of
+from core.s3_probe import VersionForm, version_form
+from core.scratch import scratch_folder
+from core.store import ArtifactsSection, Entry, Guard, StoredFile, Versioned, altered, cache_folder, checked_name
+
+_CHUNK = 2**20
+_MISSING = {"404", "NoSuchKey"}
+_REFUSED = {"412", "PreconditionFailed"}
+_PROBE = ".probe-"
+# A probe this old was left by a killed process, and is a file like any other.
+_PROBE_SECONDS = 3600
+# How often an upload meets another process's file, or loses its own, before it gives up.
+_ATTEMPTS = 3
+
+# Tasks are given addresses only: what the flow said of a bucket holds for the whole process.
+_settings: dict[str, ArtifactsSection] = {}
+# By server and bucket, once found out.
+_version_forms: dict[tuple[str, str], VersionForm] = {}
+
+
+def open_bucket(uri: str, artifacts: ArtifactsSection | None) -> "S3Store":
+    """The store at `s3://bucket/prefix`; without settings, with those that the bucket was last opened with."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    if artifacts is None:
+        artifacts = _settings.get(bucket) or ArtifactsSection()
+    else:
+        _settings[bucket] = artifacts
+    prefix = prefix.rstrip("/")
+    if prefix and not _is_name(prefix):
+        raise InputError(f"{uri} is no address of a store: write s3://BUCKET/PREFIX, with single slashes")
+    return S3Store(bucket, prefix, artifacts)
+
+
+class S3Store:
+    """`Store` over the objects of a bucket whose keys start with a prefix.
+
+    Errors of the server are waited out or become InputError, see `core.s3_client`; what its guard raises leaves as
+    it is.
+    """
+
+    def __init__(self, bucket: str, prefix: str, artifacts: ArtifactsSection, guard: Guard = contextlib.nullcontext):
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._bucket, self._artifacts, self._guard = bucket, artifacts, guard
+        self._root = f"{prefix}/" if prefix else ""
+
+    def below(self, name: str) -> "S3Store":
+        return S3Store(self._bucket, self._key(name), self._artifacts, self._guard)
+
+    def guarded(self, guard: Guard) -> "S3Store":
+        return S3Store(self._bucket, self._root.rstrip("/"), self._artifacts, guard)
+
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def upload(self, folder: Path, entries: Mapping[str, Entry]) -> None:
+        small = {name: entry for name, entry in entries.items() if entry["size"] < PART_BYTES}
+        _for_each(lambda name: self._upload_small(folder / checked_name(name), name, small[name]), small)
+        for name, entry in entries.items():
+            if name not in small:
+                self._upload_large(folder / checked_name(name), name, entry)
+
+    def fetch(self, entries: Mapping[str, Entry]) -> Path:
+        folder = cache_folder(self._artifacts).absolute()
+        cache = DownloadCache(folder, int(self._artifacts.cache_gb * 1e9))
+        view = _views(folder, os.getpid()) / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+        view.mkdir(exist_ok=True)
+
+        def fetch_one(name: str) -> None:
+            wanted, target = entries[name], view / checked_name(name)
+            if target.is_file() and sha256(target) == wanted["sha256"]:
+                return
+            found = cache.link(wanted, target, lambda path: self._download(name, wanted["size"], path))
+            if found != wanted:
+                raise altered(self.uri, name, wanted, found)
+
+        try:
+            # Parts of a large one are fetched side by side already.
+            _for_each(fetch_one, [name for name, entry in entries.items() if entry["size"] < PART_BYTES])
+            for name, entry in entries.items():
+                if entry["size"] >= PART_BYTES:
+                    fetch_one(name)
+        finally:
+            cache.trim()
+        return view
+
+    def measure(self, name: str) -> Entry | None:
+        return self._read_through(name, Path(os.devnull))
+
+    def read(self, name: str) -> Versioned | None:
+        def read() -> Versioned:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._key(name))
+            with contextlib.closing(answer["Body"]) as body:
+                return Versioned(body.read(), answer["ETag"], _age(answer, answer["LastModified"]))
+
+        return self._unless_missing(lambda: self._connection.whole_answer(read))
+
+    def create(self, name: str, data: bytes) -> bool:
+        if self._artifacts.single_writer:
+            if self._head(name) is not None:
+                return False
+            with self._connection.explained():
+                self._write(name, data)
+            return True
+        self._version_form()
+        with self._connection.explained():
+            return self._write_if(name, data, IfNoneMatch="*") is not None
+
+    def swap(self, name: str, data: bytes, version: str) -> str | None:
+        if self._artifacts.single_writer:
+            there = self.read(name)
+            if there is None or there.version != version:
+                return None
+            with self._connection.explained():
+                return self._write(name, data)
+        condition = self._version_form()(version)
+        with self._connection.explained():
+            return self._write_if(name, data, IfMatch=condition)
+
+    def files(self) -> Iterator[StoredFile]:
+        for page in self._pages("list_objects_v2"):
+            for item in page.get("Contents", []):
+                name, age = item["Key"].removeprefix(self._root), _age(page, item["LastModified"])
+                if _is_name(name) and not (name.startswith(_PROBE) and age < _PROBE_SECONDS):
+                    yield StoredFile(name, item["Size"], age)
+
+    def folders(self) -> list[str]:
+        names = []
+        for page in self._pages("list_objects_v2", Delimiter="/"):
+            for item in page.get("CommonPrefixes", []):
+                names.append(item["Prefix"].removeprefix(self._root).removesuffix("/"))
+        return sorted(name for name in names if _is_name(name) and not name.startswith("."))
+
+    def delete(self, names: Iterable[str]) -> None:
+        # One by one: some servers refuse to delete many at once.
+        _for_each(self._delete, names)
+
+    def unfinished_uploads(self, older_than: float) -> list[str]:
+        return [upload["Key"].removeprefix(self._root) for upload in self._unfinished(older_than)]
+
+    def abort_uploads(self, older_than: float) -> None:
+        for upload in list(self._unfinished(older_than)):
+            with self._connection.explained():
+                try:
+                    self._client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+                except ClientError as error:
+                    if code_of(error) not in {"404", "NoSuchUpload"}:
+                        raise
+
+    @property
+    def _connection(self) -> Connection:
+        return connect(self._bucket, self._artifacts, self._guard)
+
+    @property
+    def _client(self) -> Any:
+        return self._connection.client
+
+    def _key(self, name: str) -> str:
+        return self._root + checked_name(name)
+
+    def _unless_missing(self, request: Callable[[], Any]) -> Any:
+        with self._connection.explained():
+            try:
+                return request()
+            except ClientError as error:
+                if code_of(error) in _MISSING:
+                    return None
+                raise
+
+    def _head(self, name: str) -> Entry | None:
+        """Size of the object, and the digest that its writer gave it."""
+        answer = self._unless_missing(lambda: self._client.head_object(Bucket=self._bucket, Key=self._key(name)))
+        if answer is None:
+            return None
+        # Some servers hand the names of metadata back capitalised.
+        metadata = {key.lower(): value for key, value in answer["Metadata"].items()}
+        return {"size": answer["ContentLength"], "sha256": metadata.get("sha256", "")}
+
+    def _version_form(self) -> VersionForm:
+        """How If-Match is written for this server; InputError if it ignores conditions."""
+        server = self._connection.endpoint, self._bucket
+        if server not in _version_forms:
+            form = self._probe()
+            if form is None:
+                raise InputError(
+                    f"bucket {self._bucket} at {self._connection.endpoint} ignores conditional writes, so two "
+                    "processes could overwrite one another: use another server, or set artifacts.single_writer: true "
+                    "and run one process at a time"
+                )
+            _version_forms[server] = form
+        return _version_forms[server]
+
+    def _probe(self) -> VersionForm | None:
+        name = _PROBE + secrets.token_hex(8)
+        with self._connection.explained():
+            try:
+                form = version_form(functools.partial(self._write_if, name))
+            except ClientError as error:
+                if code_of(error) != "NotImplemented":
+                    raise
+                form = None
+        self._delete(name)
+        return form
+
+    def _write_if(self, name: str, data: bytes, **condition: str) -> str | None:
+        """Write an object on a condition; its version, or None if the condition does not hold."""
+        try:
+            return self._write(name, data, **condition)
+        except ClientError as error:
+            if code_of(error) not in _REFUSED | _MISSING:
+                raise
+            repeated = error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
+        if repeated:
+            # The answer to an earlier attempt was lost, and it may have been that attempt which changed the file.
+            there = self.read(name)
+            if there is not None and there.data == data:
+                return there.version
+        return None
+
+    def _write(self, name: str, data: bytes, **condition: str) -> str:
+        """Write an object; its version."""
+        md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        metadata = {"sha256": hashlib.sha256(data).hexdigest()}
+        answer = self._client.put_object(
+            Bucket=self._bucket, Key=self._key(name), Body=data, ContentMD5=md5, Metadata=metadata, **condition
+        )
+        return answer["ETag"]
+
+    def _upload_small(self, path: Path, name: str, entry: Entry) -> None:
+        data = path.read_bytes()
+        if {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} != entry:
+            raise _changed(path)
+        for _ in range(_ATTEMPTS):
+            there = self._head(name)
+            if there == entry:
+                return
+            if there is not None:
+                self._delete(name)
+            with self._connection.explained():
+                if self._write_if(name, data, **self._if_absent) is not None:
+                    return
+        raise InputError(f"{self.uri}/{name} is being written by another process too: stop it")
+
+    @property
+    def _if_absent(self) -> dict[str, str]:
+        return {} if self._artifacts.single_writer else {"IfNoneMatch": "*"}
+
+    def _upload_large(self, path: Path, name: str, entry: Entry) -> None:
+        if self._head(name) == entry:
+            return
+        for _ in range(_ATTEMPTS):
+            before = _status(path)
+            if before[0] != entry["size"]:
+                raise _changed(path)
+            with self._connection.explained():
+                self._send_parts(path, name, entry)
+            if _status(path) != before:
+                self._delete(name)
+                raise _changed(path)
+            there = self._head(name)
+            # A server may drop metadata.
+            if there is not None and there["size"] == entry["size"] and there["sha256"] in (entry["sha256"], ""):
+                return
+        raise InputError(f"{self.uri}/{name} was sent {_ATTEMPTS} times and is not there whole: check the server")
+
+    def _send_parts(self, path: Path, name: str, entry: Entry) -> None:
+        with create_transfer_manager(self._client, transfer_config()) as manager:
+            options = {"Metadata": {"sha256": entry["sha256"]}}
+            try:
+                manager.upload(str(path), self._bucket, self._key(name), extra_args=options).result()
+            except ClientError as error:
+                # The server forgot the upload, or finished it and its answer was lost: the caller looks.
+                if code_of(error) != "NoSuchUpload":
+                    raise
+
+    def _download(self, name: str, size: int, path: Path) -> Entry | None:
+        """Fetch the object, thought to be of `size`, to a new file; what came, or None if there is no such object."""
+        if size < PART_BYTES:
+            return self._read_through(name, path)
+
+        def attempt() -> Entry:
+            with HashedFile(path) as file, create_transfer_manager(self._client, transfer_config()) as manager:
+                manager.download(self._bucket, self._key(name), file).result()
+                return file.entry()
+
+        # s3transfer may begin with a HEAD, whose answer does not tell a missing bucket from a missing object.
+        return self._unless_missing(lambda: self._connection.whole_answer(attempt)) or self._read_through(name, path)
+
+    def _read_through(self, name: str, path: Path) -> Entry | None:
+        def attempt() -> Entry:
+            body = self._client.get_object(Bucket=self._bucket, Key=self._key(name))["Body"]
+            size, digest = 0, hashlib.sha256()
+            with contextlib.closing(body), path.open("wb") as file:
+                for chunk in body.iter_chunks(_CHUNK):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    size += len(chunk)
+            return {"size": size, "sha256": digest.hexdigest()}
+
+        return self._unless_missing(lambda: self._connection.whole_answer(attempt))
+
+    def _delete(self, name: str) -> None:
+        self._unless_missing(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._key(name)))
+
+    def _unfinished(self, older_than: float) -> Iterator[dict[str, Any]]:
+        for page in self._pages("list_multipart_uploads"):
+            for upload in page.get("Uploads", []):
+                if _age(page, upload["Initiated"]) >= older_than:
+                    yield upload
+
+    def _pages(self, operation: str, **options: str) -> Iterator[dict[str, Any]]:
+        # The slash at the end of the prefix keeps `demo2` out of `demo`.
+        pages = self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=self._root, **options)
+        with self._connection.explained():
+            yield from pages
+
+
+def _for_each(action: Callable[[str], None], names: Iterable[str]) -> None:
+    """Do it for all names side by side; the error of the first that fails ends it."""
+    with ThreadPoolExecutor(SMALL_FILES_AT_ONCE) as pool:
+        tasks = [pool.submit(action, name) for name in names]
+        try:
+            wait(tasks, return_when=FIRST_EXCEPTION)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
+def _age(answer: Mapping[str, Any], written: datetime) -> float:
+    """Seconds from `written` to the answer, by the server's clock alone."""
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    now = parsedate_to_datetime(date) if date else datetime.now(UTC)
+    return max(0.0, (now - written).total_seconds())
+
+
+def _is_name(name: str) -> bool:
+    """Whether a key is one that `checked_name` lets pass: others were not made by a store."""
+    path = PurePosixPath(name)
+    return name not in ("", ".") and not path.is_absolute() and ".." not in path.parts and str(path) == name
+
+
+def _status(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _changed(path: Path) -> InputError:
+    return InputError(f"{path} was changed while it was stored: run the same command again")
+
+
+@functools.cache
+def _views(cache: Path, process: int) -> Path:
+    """The folder of what this process fetches, gone at its end."""
+    stack = contextlib.ExitStack()
+    atexit.register(lambda: stack.close() if os.getpid() == process else None)
+    return stack.enter_context(scratch_folder(cache / "views"))
