@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import csv
 import hashlib
+import json
 import os
 import platform
 import secrets
@@ -29,6 +30,8 @@ import botocore
 import s3transfer
 from botocore.config import Config
 
+from core.rounds import METRIC_TITLES
+from core.run_status import status_text
 from core.s3_client import transfer_config
 from core.store import ArtifactsSection, Entry, Store, open_store
 from deployments.radosgw import RadosGateway
@@ -158,8 +161,28 @@ def memory(bench: Bench) -> Iterator[Figure]:
         yield Figure(f"{name} peak memory over idle, target 200", float(printed), "MB")
 
 
-# Figures of what lies in a store (the status of a long run, for one) are added here.
-MEASUREMENTS: list[Callable[[Bench], Iterator[Figure]]] = [speeds, memory]
+def status(bench: Bench) -> Iterator[Figure]:
+    """Seconds that the status of a run of fifty finished rounds takes, on the server and in a folder."""
+    for where, root in (("server", f"s3://{bench.bucket}/status"), ("folder", str(bench.folder / "status"))):
+        run = open_store(f"{root}/long", ArtifactsSection(endpoint_url=bench.endpoint))
+        run.create("run.json", json.dumps({"experiment": "long", "parent": None}).encode())
+        run.create("config.yaml", b"rounds: {count: 50}")
+        outputs = {name: {"size": 1, "sha256": "0" * 64} for name in ("config.yaml", "stage3/stage.json")}
+        metrics = dict.fromkeys(METRIC_TITLES.values(), 0.5)
+        for number in range(1, 51):
+            record = {"metrics": {**metrics, "epoch": number}, "seconds": 1.0, "size": 10**9, "outputs": outputs}
+            # Settings and versions make a real record about this long.
+            record["settings"] = {f"section.key_{index}": "value" for index in range(150)}
+            run.create(f"round-{number:02d}/round.json", json.dumps(record).encode())
+        began = time.perf_counter()
+        shown = status_text(root)
+        seconds = time.perf_counter() - began
+        if shown.count("finished") < 50:
+            raise AssertionError(shown)
+        yield Figure(f"status of 50 rounds on the {where}, target 2", seconds, "s")
+
+
+MEASUREMENTS: list[Callable[[Bench], Iterator[Figure]]] = [speeds, memory, status]
 
 
 def peak_over_idle(transfer: Callable[[], None]) -> float:
