@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +21,7 @@ import pytest
 from botocore.client import BaseClient
 from botocore.config import Config
 from moto import mock_aws
+from moto.core.botocore_stubber import BotocoreStubber
 
 from core.store import ArtifactsSection, Store, open_store
 from deployments.radosgw import RadosGateway, missing_programs
@@ -99,6 +101,13 @@ def local_place(tmp_path) -> Place:
 
 @pytest.fixture
 def moto_place(tmp_path, monkeypatch) -> Iterator[Place]:
+    serve, one_at_a_time = BotocoreStubber.process_request, threading.Lock()
+
+    def serve_alone(self, request):
+        with one_at_a_time:  # moto is not safe for threads
+            return serve(self, request)
+
+    monkeypatch.setattr(BotocoreStubber, "process_request", serve_alone)
     with mock_aws():
         _set_credentials(monkeypatch, MOTO_KEYS)
         client = plain_client(MOTO_KEYS, None)
