@@ -138,7 +138,8 @@ class Patience:
         """The sentence for a server that was given up."""
         where = f"bucket {bucket} at {self._server.endpoint}"
         if not self._server.answered:
-            return f"{where}: nothing answers there: check artifacts.endpoint_url (or AWS_ENDPOINT_URL) and the network"
+            told = "no S3 server answers there: check artifacts.endpoint_url (or AWS_ENDPOINT_URL) and the network"
+            return f"{where}: {told}"
         waited = f"for {self._seconds / 60:g} min (artifacts.patience_minutes)"
         return f"{where}: the server failed {waited}: run the same command again when it works"
 

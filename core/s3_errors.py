@@ -44,6 +44,7 @@ _PASSING = (
     IncompleteReadError,
     ChecksumError,
     FlexibleChecksumError,
+    ResponseParserError,  # an answer cut off
     RetriesExceededError,
     S3DownloadFailedError,  # the file was replaced while it was read
 )
@@ -125,8 +126,6 @@ def refusal(error: Exception, bucket: str, endpoint: str) -> InputError:
         return InputError(f"{where}: no region is set: set AWS_DEFAULT_REGION to the bucket's")
     if isinstance(error, ParamValidationError) or code == "InvalidBucketName":
         return InputError(f"{bucket!r} is no valid bucket name, or a name in it is too long: correct the s3:// address")
-    if isinstance(error, ResponseParserError):
-        return InputError(f"{where}: what answers there is no S3 server: check artifacts.endpoint_url")
     if code == "NoSuchBucket":
         return InputError(f"{where}: there is no such bucket: make it, or correct the s3:// address")
     if code in _CREDENTIAL_CODES:

@@ -16,6 +16,7 @@ from typing import Any
 
 from boto3.s3.transfer import create_transfer_manager
 from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
 
 from core.download_cache import DownloadCache
 from core.errors import InputError
@@ -33,6 +34,11 @@ _REFUSED = {"412", "PreconditionFailed"}
 _PROBE = ".probe-"
 # A probe this old was left by a killed process, and is a file like any other.
 _PROBE_SECONDS = 3600
+# What names the page after a page.
+_NEXT = {
+    "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
+    "list_multipart_uploads": {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"},
+}
 # How often an upload meets another process's file, or loses its own, before it gives up.
 _ATTEMPTS = 3
 
@@ -88,12 +94,18 @@ class S3Store:
         cache = DownloadCache(folder, int(self._artifacts.cache_gb * 1e9))
         view = _views(folder, os.getpid()) / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
         view.mkdir(exist_ok=True)
+        downloaded: list[str] = []
 
         def fetch_one(name: str) -> None:
             wanted, target = entries[name], view / checked_name(name)
             if target.is_file() and sha256(target) == wanted["sha256"]:
                 return
-            found = cache.link(wanted, target, lambda path: self._download(name, wanted["size"], path))
+
+            def download(path: Path) -> Entry | None:
+                downloaded.append(name)
+                return self._download(name, wanted["size"], path)
+
+            found = cache.link(wanted, target, download)
             if found != wanted:
                 raise altered(self.uri, name, wanted, found)
 
@@ -104,7 +116,8 @@ class S3Store:
                 if entry["size"] >= PART_BYTES:
                     fetch_one(name)
         finally:
-            cache.trim()
+            if downloaded:
+                cache.trim()
         return view
 
     def measure(self, name: str) -> Entry | None:
@@ -293,9 +306,9 @@ class S3Store:
             options = {"Metadata": {"sha256": entry["sha256"]}}
             try:
                 manager.upload(str(path), self._bucket, self._key(name), extra_args=options).result()
-            except ClientError as error:
-                # The server forgot the upload, or finished it and its answer was lost: the caller looks.
-                if code_of(error) != "NoSuchUpload":
+            except (ClientError, ResponseParserError) as error:
+                # The server forgot the upload, or finished it and its answer was lost or cut off: the caller looks.
+                if code_of(error) not in {"", "NoSuchUpload"}:
                     raise
 
     def _download(self, name: str, size: int, path: Path) -> Entry | None:
@@ -333,11 +346,17 @@ class S3Store:
                 if _age(page, upload["Initiated"]) >= older_than:
                     yield upload
 
-    def _pages(self, operation: str, **options: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, operation: str, **options: Any) -> Iterator[dict[str, Any]]:
         # The slash at the end of the prefix keeps `demo2` out of `demo`.
-        pages = self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=self._root, **options)
-        with self._connection.explained():
-            yield from pages
+        options |= {"Bucket": self._bucket, "Prefix": self._root}
+        request = getattr(self._client, operation)
+        more = True
+        while more:
+            with self._connection.explained():
+                page = self._connection.whole_answer(functools.partial(request, **options))
+            yield page
+            more = page.get("IsTruncated", False)
+            options |= {marker: page[next_marker] for marker, next_marker in _NEXT[operation].items() if more}
 
 
 def _for_each(action: Callable[[str], None], names: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """What every store promises, tried on a folder, on moto and on a real server; and what the S3 store does besides."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import logging
@@ -235,12 +236,8 @@ def test_many_files_are_listed(place, tmp_path):
         place.overwrite(f"many/{number}", b"")
     store = place.open().below("many")
     pages = s3_store.S3Store._pages
-
-    def short_pages(self, operation, **options):
-        return pages(self, operation, PaginationConfig={"PageSize": 3}, **options)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(s3_store.S3Store, "_pages", short_pages)
+        patch.setattr(s3_store.S3Store, "_pages", functools.partialmethod(pages, MaxKeys=3))
         assert [file.name for file in store.files()] == [str(number) for number in range(7)]
 
 
@@ -356,6 +353,19 @@ def test_a_file_that_changes_before_it_is_stored_is_refused(moto_place, short_pa
         with pytest.raises(InputError, match=f"{name} was changed while it was stored"):
             store.upload(tmp_path / "made", {name: entries[name]})
     assert list(store.files()) == []
+
+
+def test_a_file_that_changes_while_it_is_sent_is_not_kept(moto_place, short_parts, tmp_path):
+    entries = written(tmp_path / "made", {"big": bytes(5 * 2**20)})
+
+    @contextlib.contextmanager
+    def changing():
+        (tmp_path / "made" / "big").write_bytes(bytes(5 * 2**20 - 1) + b"1")
+        yield
+
+    with pytest.raises(InputError, match="big was changed while it was stored"):
+        moto_place.open().guarded(changing).upload(tmp_path / "made", entries)
+    assert list(moto_place.open().files()) == []
 
 
 def test_unfinished_uploads_are_found_and_dropped(s3_place):
@@ -499,6 +509,7 @@ def test_what_a_process_fetched_vanishes_with_it(radosgw_place, tmp_path):
 
 LOST_ANSWER = "lost answer"
 DROPPED = "dropped"
+CUT = "cut off"
 SLOW_DOWN = (503, "SlowDown")
 SECRET = "moto-secret"
 
@@ -522,6 +533,10 @@ def faulty(operation, *faults):
             raise ConnectionClosedError(endpoint_url=request.url)
         if fault is None:
             return serve(self, event_name, request, **options)
+        if fault == CUT:
+            answer = serve(self, event_name, request, **options)
+            whole = answer.raw.read()
+            return AWSResponse(request.url, 200, answer.headers, MockRawResponse(whole[: len(whole) // 2]))
         status, code = fault
         told = "" if request.method == "HEAD" else f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>"
         return AWSResponse(request.url, status, HeadersDict(), MockRawResponse(told.encode()))
@@ -556,6 +571,22 @@ def test_failures_that_pass_are_waited_out(moto_place, tmp_path, faults):
     with faulty("HeadObject", *faults), faulty("ListObjectsV2", *faults), faulty("DeleteObject", *faults):
         assert [file.name for file in store.files()] == ["a"]
         store.delete(["a"])
+
+
+def test_answers_that_are_cut_off_are_asked_for_again(moto_place, short_parts, tmp_path):
+    store = moto_place.open()
+    entries = written(tmp_path / "made", {"a": b"a" * 10_000, "big": bytes(6 * 2**20)})
+    with faulty("CompleteMultipartUpload", CUT), counted("UploadPart") as parts:
+        store.upload(tmp_path / "made", entries)
+    assert len(parts) == 2
+    with faulty("ListObjectsV2", CUT, CUT):
+        assert [file.name for file in store.files()] == ["a", "big"]
+    with faulty("GetObject", CUT):
+        assert store.read("a").data == b"a" * 10_000
+    with faulty("GetObject", CUT, None, CUT):
+        assert {name: store.measure(name) for name in entries} == entries
+    with faulty("GetObject", CUT, CUT):
+        store.fetch(entries)
 
 
 def test_parts_that_fail_are_sent_again(moto_place, short_parts, tmp_path):
@@ -723,10 +754,12 @@ def test_a_mistyped_endpoint_is_given_up_early(credentials, monkeypatch):
     credentials({"AWS_ACCESS_KEY_ID": "user", "AWS_SECRET_ACCESS_KEY": "very-secret"})
     monkeypatch.setattr(s3_client, "FIRST_ANSWER_SECONDS", 1)
     store = open_store("s3://mistyped/run", ArtifactsSection(endpoint_url="http://127.0.0.1:9"))
+    began = time.monotonic()
     with pytest.raises(
-        InputError, match=r"http://127\.0\.0\.1:9: nothing answers there: check artifacts\.endpoint_url"
+        InputError, match=r"http://127\.0\.0\.1:9: no S3 server answers there: check artifacts\.endpoint_url"
     ):
         store.read("a")
+    assert time.monotonic() - began < 10
     with pytest.raises(InputError, match=r"'127\.0\.0\.1' .* is no address of a server"):
         open_store("s3://mistyped/run", ArtifactsSection(endpoint_url="127.0.0.1")).read("a")
 
@@ -745,18 +778,18 @@ def test_an_impossible_bucket_name(radosgw_place, bucket):
 # --- S3: servers without conditional writes
 
 
-@pytest.fixture(params=["juicefs", "moto"])
+@pytest.fixture(params=["juicefs", "If-Match", "If-None-Match"])
 def careless_place(request, monkeypatch):
-    """A store that ignores conditions: a real one, and moto told to."""
-    place = request.getfixturevalue(f"{request.param}_place")
-    if request.param == "moto":
+    """A store that ignores conditions: a real one, and moto told to ignore one of them."""
+    place = request.getfixturevalue("juicefs_place" if request.param == "juicefs" else "moto_place")
+    if request.param != "juicefs":
         serve = BotocoreStubber.__call__
 
-        def ignore(self, event_name, request, **options):
-            for name in ("If-Match", "If-None-Match"):
-                if name in request.headers:
-                    del request.headers[name]
-            return serve(self, event_name, request, **options)
+        def ignore(self, event_name, **options):
+            sent = options["request"]
+            if request.param in sent.headers:
+                del sent.headers[request.param]
+            return serve(self, event_name, **options)
 
         monkeypatch.setattr(BotocoreStubber, "__call__", ignore)
     return place
@@ -812,6 +845,7 @@ def test_a_server_that_is_killed_and_comes_back_later(radosgw, radosgw_place, sh
     if direction == "fetch":
         store.upload(tmp_path / "made", entries)
 
+    assert store.read("nothing") is None  # connected, which takes a while
     killed = threading.Event()
 
     def kill():
