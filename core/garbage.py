@@ -63,7 +63,7 @@ def _garbage_of(store: Store, grace_seconds: float) -> Garbage:
         return Garbage(store.uri, [], [], busy=True)
     files = list(store.files())
     named = set(_named(store, files))
-    left = [file for file in files if file.name not in named and file.age > grace_seconds and not _in_use(store, file)]
+    left = [file for file in files if file.name not in named and file.age >= grace_seconds and not _in_use(store, file)]
     return Garbage(store.uri, left, store.unfinished_uploads(grace_seconds))
 
 
