@@ -21,6 +21,7 @@ from core.errors import InputError, require_positive
 from core.files import save_tensors, whole_file
 from core.layouts import LayoutPictures, load_tensors
 from core.manifest import choose_originals, is_augmented, read_manifest, split_by_layout
+from core.progress import each
 from core.records import run_stage
 from core.sampling import sample_latents
 from core.seeding import derive_seed
@@ -100,7 +101,7 @@ def _sample(
     """The bad latents, made in parts that a run after a crash does not make again."""
     size = -(-_PART // request.batch_size) * request.batch_size
     parts, made = workspace.folder / "parts", []
-    for start in tqdm(range(0, len(seeds), size), "bad latents", unit="part", disable=None):
+    for start in each(range(0, len(seeds), size), "bad latents", "parts"):
         part, path = seeds[start : start + size], parts / f"bad_latents_{start:06d}.pt"
         if not path.exists():
             latents = sample_latents(unet, config, part, request.num_steps, request.batch_size, "bad latents")
@@ -138,7 +139,7 @@ def encode_pictures(pictures: LayoutPictures, autoencoder: Autoencoder, batch_si
     device = next(autoencoder.parameters()).device
     batches = torch.arange(len(pictures)).split(batch_size)
     parts = []
-    for indices in tqdm(batches, description, unit="batch", disable=None):
+    for indices in each(batches, description, "batches"):
         parts.append(autoencoder.encode(pictures.batch(indices.tolist()).rgb.to(device)).cpu())
     return torch.cat(parts)
 

@@ -274,6 +274,9 @@ class RoundsSection(Section):
     discriminator: DiscriminatorTrainingSection = DiscriminatorTrainingSection()
     advance_when: AdvanceWhenSection | None = None
     viability_samples: Positive = Field(256, description="held-out seeds that viability is measured on")
+    gate: Literal["none", "manual"] = Field(
+        "none", description="manual: after each round a person answers in Prefect's UI whether and how to go on"
+    )
 
 
 class ExperimentConfig(Section):
@@ -364,6 +367,7 @@ class ExperimentConfig(Section):
                     "latest_interval": True,
                     "loss": {"semantic_loss": {"perceptual_loss": {"backbone": True}}},
                 },
+                "rounds": {"gate"},
                 "artifacts": True,
             },
         )

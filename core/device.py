@@ -18,3 +18,8 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {name} is not available on this machine: use auto or cpu")
     return device
+
+
+def needs_gpu(name: str) -> bool:
+    """Whether the device called `name` is a GPU on this machine."""
+    return pick_device(name).type == "cuda"

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from core.autoencoder import Autoencoder
 from core.checkpoints import load_autoencoder
@@ -16,6 +15,7 @@ from core.errors import InputError
 from core.files import save_tensors, whole_file
 from core.layouts import LayoutPictures, pictures_from_rgb
 from core.manifest import VARIANTS, is_augmented, read_manifest
+from core.progress import each
 from core.train_autoencoder import variant
 from core.workspace import Workspace
 
@@ -37,7 +37,7 @@ def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, 
     autoencoder = load_autoencoder(config.autoencoder.checkpoint, config).to(device)
     pictures = LayoutPictures(rows, rgb, config.dataset.image_size)
     entries = []
-    for start in tqdm(range(0, len(rows), _BATCH), "encoding layouts", unit="batch", disable=None):
+    for start in each(range(0, len(rows), _BATCH), "encoding layouts", "batches"):
         batch = rows.iloc[start : start + _BATCH]
         for index in range(len(VARIANTS) + 1 if augment else 1):
             entries += _encode(batch, index, augment, pictures, autoencoder, config, workspace.folder)

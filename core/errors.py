@@ -15,6 +15,10 @@ class LeaseError(InputError):
     exit_status = 3
 
 
+class UnavailableError(InputError):
+    """A server stayed silent for longer than the user's patience; the same again may well work later."""
+
+
 def require_positive(**options: float) -> None:
     """InputError for the first of a command's options that is not a number above 0."""
     for name, value in options.items():

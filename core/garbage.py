@@ -7,14 +7,15 @@ from pathlib import Path
 from core.errors import InputError
 from core.lease import LEASE_NAME, hold, is_free
 from core.records import RECORD_NAME, read_record
-from core.rounds import CONFIG_NAME, ROUND_RECORD, RUN_RECORD
+from core.report import REPORT_NAME
+from core.rounds import CONFIG_NAME, DECISION_NAME, ROUND_RECORD, RUN_RECORD
 from core.run_status import PREREQUISITES, find_runs
 from core.scratch import SCRATCH_PREFIX, is_abandoned
 from core.store import ArtifactsSection, Store, StoredFile, is_remote, open_store
 from core.workspace import STATE_FOLDER, newest_state
 
 # Files that are kept wherever they are, besides those that records name.
-_KEPT_NAMES = {RECORD_NAME, ROUND_RECORD, RUN_RECORD, CONFIG_NAME, LEASE_NAME}
+_KEPT_NAMES = {RECORD_NAME, ROUND_RECORD, RUN_RECORD, CONFIG_NAME, LEASE_NAME, DECISION_NAME, REPORT_NAME}
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from core.files import whole_file
 from core.floor_plan import MAX_ROOMS, plan_rooms
 from core.house import WALL_THICKNESS, House, build_house
 from core.palette import BACKGROUND, WALL, rgb_from_classes
+from core.progress import each
 from core.room_programme import furnish
 
 MANIFEST_COLUMNS = (
@@ -56,7 +56,7 @@ def write_layouts(
     after each; pictures that are there already are not drawn again.
     """
     rows = []
-    for index in tqdm(range(count), "layouts", disable=None):
+    for index in each(range(count), "layouts", "layouts"):
         rows.append(_write_layout(folder, seed, index, rooms))
         written(index + 1)
     manifest = folder / "manifest.csv"

@@ -24,15 +24,15 @@ def decode_classes(latents: Tensor, decoder: Decoder, batch_size: int = 64) -> n
     return torch.cat(parts).numpy()
 
 
-def save_sample_grid(latents: Tensor, decoder: Decoder, path: Path) -> None:
-    """PNG with the decoded `latents` in a square grid, enlarged until a tile is at least 128 pixels."""
-    save_grid(rgb_from_classes(decode_classes(latents, decoder)), path)
+def save_sample_grid(latents: Tensor, decoder: Decoder, path: Path, columns: int | None = None) -> None:
+    """PNG with the decoded `latents` in a grid, enlarged until a tile is at least 128 pixels."""
+    save_grid(rgb_from_classes(decode_classes(latents, decoder)), path, columns)
 
 
-def save_grid(pictures: np.ndarray, path: Path) -> None:
-    """PNG with uint8 RGB `pictures` [N, H, W, 3] in a square."""
+def save_grid(pictures: np.ndarray, path: Path, columns: int | None = None) -> None:
+    """PNG with uint8 RGB `pictures` [N, H, W, 3] in rows of `columns`; in a square without."""
     count, height = pictures.shape[:2]
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     scale = max(1, _SMALLEST_TILE // height)
     tile = height * scale + _GAP
     sheet = np.full((math.ceil(count / columns) * tile + _GAP, columns * tile + _GAP, 3), 255, np.uint8)

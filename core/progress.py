@@ -1,11 +1,57 @@
-"""Progress a person can read: a bar on a terminal, log lines elsewhere."""
+"""Progress a person can read: a bar on a terminal, log lines elsewhere, and whatever watches the process."""
 
+import contextlib
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: `done` of `total` units, `per_second` of them since it began or went on."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    per_second: float
+    epoch: str = ""
+
+
+# Called after every unit, so it must return at once almost always.
+Watcher = Callable[[Progress], None]
+_watchers: list[Watcher] = []
+
+
+@contextlib.contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """`watcher` is told of the progress of every stage inside."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def each(items: Sequence[Item], stage: str, unit: str) -> Iterator[Item]:
+    """The items of a stage without epochs, one a unit."""
+    began = time.monotonic()
+    for done, item in enumerate(tqdm(items, stage, unit=unit, disable=None), 1):
+        yield item
+        _tell(Progress(stage, done, len(items), unit, done / max(time.monotonic() - began, 1e-9)))
+
+
+def _tell(progress: Progress) -> None:
+    for watcher in _watchers:
+        watcher(progress)
 
 
 class EpochProgress:
@@ -13,9 +59,10 @@ class EpochProgress:
 
     def __init__(self, stage: str, epochs: int, steps_per_epoch: int, epochs_done: int):
         self._stage, self._epochs = stage, epochs
-        self.done = epochs_done * steps_per_epoch
+        self.done, self._total = epochs_done * steps_per_epoch, epochs * steps_per_epoch
+        self._began, self._done_before, self._latest = time.monotonic(), self.done, ""
         self._bar = tqdm(
-            total=epochs * steps_per_epoch,
+            total=self._total,
             initial=self.done,
             desc=stage,
             unit="step",
@@ -33,22 +80,25 @@ class EpochProgress:
         """One optimizer step is done."""
         self.done += 1
         self._bar.update()
+        if _watchers:
+            rate = (self.done - self._done_before) / max(time.monotonic() - self._began, 1e-9)
+            _tell(Progress(self._stage, self.done, self._total, "steps", rate, self._latest))
 
     def epoch(self, epoch: int, values: Mapping[str, float | None]) -> None:
         """Epoch number `epoch` is done with these averages."""
         shown = {name: f"{value:.4g}" for name, value in values.items() if value is not None}
         self._bar.set_postfix({"epoch": f"{epoch}/{self._epochs}", **shown}, refresh=False)
+        self._latest = f"epoch {epoch}/{self._epochs}  " + "  ".join(f"{k} {v}" for k, v in shown.items())
         if self._bar.disable:
-            log.info(
-                "%s epoch %d/%d  %s", self._stage, epoch, self._epochs, "  ".join(f"{k} {v}" for k, v in shown.items())
-            )
+            log.info("%s %s", self._stage, self._latest)
 
 
 def log_to_stderr() -> None:
-    """Send this package's log lines to stderr, as bare text."""
+    """Send this package's log lines to stderr, as bare text, besides where they go already."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("core")
-    logger.handlers[:] = [handler]
+    elsewhere = [known for known in logger.handlers if type(known) is not logging.StreamHandler]
+    logger.handlers[:] = [*elsewhere, handler]
     logger.propagate = False
     logger.setLevel(logging.INFO)

@@ -32,6 +32,7 @@ from core.train_diffusion import checkpoint_name
 log = logging.getLogger(__name__)
 
 ROUND_RECORD, RUN_RECORD, CONFIG_NAME = "round.json", "run.json", "config.yaml"
+DECISION_NAME = "decision.json"
 # Columns of tables for a person, and the metrics in them.
 METRIC_TITLES = {
     "D val acc": "discriminator_val_acc",
@@ -119,6 +120,34 @@ class Round:
             "device": self.config.training.device,
             "artifacts": self.config.artifacts,
         }
+
+
+def next_round(config: ExperimentConfig, extra: bool = False) -> int | None:
+    """Number of the first round that is not finished; None where all of `rounds.count` are and none is `extra`."""
+    number = 1
+    while _has_record(round_location(config, number), config):
+        number += 1
+    return number if extra or number <= config.rounds.count else None
+
+
+def saw_other_data(config: ExperimentConfig) -> bool:
+    """Whether the last finished round was made from other content than the config's manifest has now."""
+    ended = (next_round(config, extra=True) or 1) - 1
+    if ended == 0:
+        return False
+    record = _round_record(round_location(config, ended), config)
+    now = describe_input(with_prerequisites(config).required("dataset.manifest"), "manifest")
+    return record["inputs"]["manifest"]["sha256"] != now["sha256"]
+
+
+def read_decision(config: ExperimentConfig, number: int) -> dict[str, Any] | None:
+    """What a person answered after round `number`; None if nobody has."""
+    return read_record(open_store(round_location(config, number), config.artifacts), DECISION_NAME)
+
+
+def keep_decision(config: ExperimentConfig, number: int, decision: dict[str, Any]) -> None:
+    """Keep a person's answer after round `number`, once: a run that is started again does not ask again."""
+    create_record(decision, publishing_store(round_location(config, number), config.artifacts), DECISION_NAME)
 
 
 def open_round(config: ExperimentConfig, number: int) -> Round:
@@ -211,6 +240,10 @@ def round_table(records: list[dict[str, Any]]) -> str:
         for record in records
     ]
     return pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format, na_rep="")
+
+
+def _has_record(location: str, config: ExperimentConfig) -> bool:
+    return read_record(open_store(location, config.artifacts), ROUND_RECORD) is not None
 
 
 def _parent(config: ExperimentConfig, number: int) -> str | None:

@@ -16,7 +16,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.client import BaseClient
 from botocore.config import Config
 
-from core.errors import InputError
+from core.errors import InputError, UnavailableError
 from core.s3_errors import S3_ERRORS, is_passing, is_passing_answer, refusal
 from core.store import ArtifactsSection, Guard
 
@@ -73,7 +73,7 @@ class Connection:
             cause = getattr(error, "last_exception", error)
             if not is_passing(cause):
                 raise refusal(cause, self.bucket, self.endpoint) from None
-            raise InputError(self._patience.lost(self.bucket)) from None
+            raise UnavailableError(self._patience.lost(self.bucket)) from None
 
     def whole_answer(self, request: Callable[[], Answer]) -> Answer:
         """What `request` returns, made again while the connection breaks off in the middle of its answer."""
@@ -88,7 +88,7 @@ class Connection:
                 failed_at = failed_at or now
                 pause = self._patience.pause(attempt, now - failed_at)
                 if pause is None:
-                    raise InputError(self._patience.lost(self.bucket)) from None
+                    raise UnavailableError(self._patience.lost(self.bucket)) from None
                 time.sleep(pause)
         raise AssertionError("unreachable")
 

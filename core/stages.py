@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import UNet2DModel
 
@@ -22,13 +23,26 @@ from core.layouts import LayoutPictures, read_latents
 from core.losses import Frozen
 from core.manifest import read_manifest, split_by_layout
 from core.perceptual import build_perceptual
+from core.pictures import save_grid, save_sample_grid
 from core.records import local_path, run_stage
 from core.seeding import derive_seed
 from core.store import Location, is_remote, join
-from core.train_diffusion import DiffusionTraining, EarlyStop, LatentSet, checkpoint_name, metric_columns
+from core.train_diffusion import (
+    GRID_SAMPLES,
+    DiffusionTraining,
+    EarlyStop,
+    LatentSet,
+    checkpoint_name,
+    metric_columns,
+    viability_scores,
+)
 from core.trajectories import kept_trajectories
 from core.workspace import Workspace
 
+# Viability counts as lasting if it held in this many last evaluations of a round.
+SATURATION_EVALUATIONS = 3
+# Layouts shown of those that the discriminator scores best, and of the worst.
+_EXTREMES = 8
 # The config key that each input of a stage fills.
 _KEYS = {
     "manifest": "dataset.manifest",
@@ -202,17 +216,46 @@ def _run_stage3(run: DiffusionTraining) -> dict[str, Any]:
     config, state = run.config, run.state
     if not state.start:
         state.start = {"epoch": state.epoch, "viability_score": run.viability()}
+        run.sample()
+        _show_real_layouts(run)
     rule = config.rounds.advance_when
     stop = EarlyStop(rule.viability_score, rule.evaluations, since=state.start["epoch"]) if rule else None
     run.run(config.training.epochs, stop)
+    latents, scores = run.judged()
+    by_score = scores.argsort(descending=True, stable=True)
+    extremes = torch.cat([by_score[:_EXTREMES], by_score[-_EXTREMES:]])
+    save_sample_grid(latents[extremes], run.decoder, run.folder / extremes_name(config.experiment.name), _EXTREMES)
+    viability = scores.mean().item()
+    recent = viability_scores(state.history, state.start["epoch"])[-SATURATION_EVALUATIONS:]
     return {
         "epoch": state.epoch,
+        "first_epoch": state.start["epoch"],
         "viability_before": state.start["viability_score"],
-        "viability_after": run.viability(),
+        "viability_after": viability,
+        "viability_floor": min([*recent, viability]),
         "discriminator_weight": state.adversarial_weight,
         **_trunk(run.frozen),
         **metric_columns("val", run.validate(), run.training.loss.weights),
     }
+
+
+def real_layouts_name(stage: str) -> str:
+    """Name, below Stage 3's folder, of a picture of real layouts that the model was not trained on."""
+    return f"samples/{stage}_real.png"
+
+
+def extremes_name(stage: str) -> str:
+    """Name, below Stage 3's folder, of the generated layouts that the discriminator scored best, then worst."""
+    return f"samples/{stage}_best_and_worst.png"
+
+
+def _show_real_layouts(run: DiffusionTraining) -> None:
+    path = run.folder / real_layouts_name(run.config.experiment.name)
+    data, count = run.validation, min(GRID_SAMPLES, len(run.validation))
+    if data.pictures is None:
+        save_sample_grid(data.latents[:count], run.decoder, path)
+    else:
+        save_grid(np.stack([data.pictures.rgb(index) for index in range(count)]), path)
 
 
 def _trunk(frozen: Frozen) -> dict[str, str]:

@@ -79,7 +79,7 @@ class DiffusionTraining:
             # Shorter than one evaluation interval: there is no better one.
             self.state.save(self.path("best"), self.config, resumable=False)
         if not self._sample_path().exists():
-            self._sample()
+            self.sample()
 
     @property
     def folder(self) -> Path:
@@ -105,10 +105,19 @@ class DiffusionTraining:
 
     def viability(self) -> float:
         """Mean discriminator score, in [0, 1], of latents generated with the EMA weights from held-out seeds."""
+        return self.judged()[1].mean().item()
+
+    def judged(self) -> tuple[Tensor, Tensor]:
+        """Latents [N, C, h, w] generated with the EMA weights from held-out seeds, and the scores [N] they get."""
         latents = self._generate(self.viability_seeds, "viability")
         with torch.no_grad():
-            scores = [self.discriminator(part.to(self.device)).sigmoid() for part in latents.split(256)]
-        return torch.cat(scores).mean().item()
+            scores = [self.discriminator(part.to(self.device)).sigmoid().cpu() for part in latents.split(256)]
+        return latents, torch.cat(scores)
+
+    def sample(self) -> None:
+        """Write `samples/{name}_epoch_NNN_samples.png`: what the EMA weights draw from the same seeds every time."""
+        seeds = [derive_seed(self.training.seed, "samples", index) for index in range(GRID_SAMPLES)]
+        save_sample_grid(self._generate(seeds, "samples"), self.decoder, self._sample_path())
 
     def _epoch(self, progress: EpochProgress) -> None:
         epoch = self.state.epoch
@@ -142,7 +151,7 @@ class DiffusionTraining:
         if self.state.epoch % self.training.save_interval == 0:
             self.state.save(self.path(f"epoch_{self.state.epoch:03d}"), self.config, resumable=False)
         if self.state.epoch % self.training.sample_interval == 0:
-            self._sample()
+            self.sample()
         write_metrics(self.state.history, self.folder / f"{self.name}_metrics.csv")
         if self.state.epoch % self.training.latest_interval == 0:
             latest = checkpoint_name(self.name, "latest")
@@ -255,16 +264,17 @@ class DiffusionTraining:
         return sample_latents(self.state.ema, self.config, seeds, section.num_steps, section.batch_size, description)
 
     def _sample_path(self) -> Path:
-        return self.folder / "samples" / f"{self.name}_epoch_{self.state.epoch:03d}_samples.png"
-
-    def _sample(self) -> None:
-        seeds = [derive_seed(self.training.seed, "samples", index) for index in range(GRID_SAMPLES)]
-        save_sample_grid(self._generate(seeds, "samples"), self.decoder, self._sample_path())
+        return self.folder / samples_name(self.name, self.state.epoch)
 
 
 def checkpoint_name(stage: str, kind: str) -> str:
     """Name, below a stage's folder, of its checkpoint of a kind: best, latest or epoch_NNN."""
     return f"checkpoints/{stage}_checkpoint_{kind}.pt"
+
+
+def samples_name(stage: str, epoch: int) -> str:
+    """Name, below a stage's folder, of what its model drew after an epoch."""
+    return f"samples/{stage}_epoch_{epoch:03d}_samples.png"
 
 
 @dataclass(frozen=True)
@@ -277,9 +287,13 @@ class EarlyStop:
 
     def reached(self, history: list[dict[str, Any]]) -> bool:
         """Whether the last evaluations in `history` were all above the score."""
-        scores = [row["viability_score"] for row in history if row["epoch"] > self.since and "viability_score" in row]
-        recent = scores[-self.evaluations :]
+        recent = viability_scores(history, self.since)[-self.evaluations :]
         return len(recent) == self.evaluations and min(recent) > self.viability_score
+
+
+def viability_scores(history: list[dict[str, Any]], since: int) -> list[float]:
+    """The evaluations of viability in `history` after epoch `since`, in order."""
+    return [row["viability_score"] for row in history if row["epoch"] > since and "viability_score" in row]
 
 
 def learning_rate(section: OptimizationSection, step: int, steps_per_epoch: int) -> float:

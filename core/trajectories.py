@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
-from tqdm import tqdm
 
 from core.adversarial import AdversarialDraws
 from core.config import ExperimentConfig
 from core.diffusion import build_scheduler, ddim_chain, ddim_timesteps, denoiser
 from core.files import save_tensors
 from core.layouts import load_tensors
+from core.progress import each
 from core.seeding import derive_seed, generator, sample_noise
 
 # The last eighth of the trajectories is kept for validation.
@@ -53,7 +53,7 @@ def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -
     xt = torch.empty(section.num_samples, kept.shape[1], *config.latent_shape)
     batch_size = config.rounds.bad_latents.batch_size
     unet.eval()
-    for start in tqdm(range(0, section.num_samples, batch_size), "trajectories", unit="batch", disable=None):
+    for start in each(range(0, section.num_samples, batch_size), "trajectories", "batches"):
         rows = range(start, min(start + batch_size, section.num_samples))
         noise = sample_noise([derive_seed(seed, "trajectories", epoch, row) for row in rows], config.latent_shape)
         noise = noise.to(device, memory_format=torch.channels_last)

@@ -1,51 +1,50 @@
 """The documented training: rounds of generate bad latents, retrain the discriminator, continue Stage 3."""
 
-import time
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
 
 from core.config import load_config
-from core.rounds import begin_run, close_round, hold_run, open_round, round_table
-from core.store import Location
+from core.rounds import begin_run, hold_run, round_table
+from flows.adversarial_round import adversarial_round
 from flows.command import run_flow, say
+from flows.gate import Stopped, pass_gate, require_somebody_to_ask
+from flows.parameters import ConfigLocation, Override
 from flows.prerequisites import prerequisites
-from tasks.continue_stage3 import continue_stage3
-from tasks.generate_bad_latents import generate_bad_latents
-from tasks.retrain_discriminator import retrain_discriminator
+from flows.run_labels import labelled
+
+log = logging.getLogger("core.rounds")
 
 
 @flow(name="adversarial-training")
 def adversarial_training(
-    config: Location, overrides: Sequence[str] = (), wait: bool = False, fork_from: str | None = None
+    config: ConfigLocation, overrides: Sequence[Override] = (), wait: bool = False, fork_from: str | None = None
 ) -> list[dict[str, Any]]:
     """Run every round of the experiment that is not finished yet; return the records of all.
 
-    One process at a time works on a run: another says who does, or waits with `wait`. `fork_from`, a round's address,
-    starts a new run from that round's model.
+    Args:
+        config: YAML file of the experiment, a path on the worker or an s3:// address.
+        overrides: Settings of the config to change, each as key.path=value.
+        wait: Wait where another process works on the run, instead of ending.
+        fork_from: Address of a finished round, of whatever run, whose model a new run starts from.
     """
     experiment = load_config(config, overrides)
-    with hold_run(experiment, wait):
+    require_somebody_to_ask(experiment)
+    with hold_run(experiment, wait), labelled(experiment, "training"):
         begin_run(experiment, fork_from)
         if experiment.prerequisites is not None:
             prerequisites(config, overrides, wait)
-        return [adversarial_round(config, number, overrides) for number in range(1, experiment.rounds.count + 1)]
-
-
-@flow(name="adversarial-round", flow_run_name="round {number}")
-def adversarial_round(config: Location, number: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Generate bad latents, retrain the discriminator on them, continue Stage 3 against it."""
-    experiment = load_config(config, overrides)
-    with hold_run(experiment):
-        this = open_round(experiment, number)
-        if this.record is not None:
-            return this.record
-        started = time.monotonic()
-        bad_latents = generate_bad_latents(**this.bad_latents_options())
-        discriminator = retrain_discriminator(**this.discriminator_options())
-        stage3 = continue_stage3(this.config_path, recorded=True)
-        return close_round(this, bad_latents, discriminator, stage3, seconds=time.monotonic() - started)
+        records = []
+        for number in range(1, experiment.rounds.count + 1):
+            try:
+                decided = pass_gate(experiment, number, overrides)
+            except Stopped as stopped:
+                log.info("%s", stopped)
+                break
+            records.append(adversarial_round(config, number, decided))
+        return records
 
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ def run_flow(flow: Flow[..., Any]) -> Any:
     signal.signal(signal.SIGINT, _interrupt)
 
     @functools.wraps(flow.fn)
-    def checked(config: Location, overrides: Sequence[str], **options: Any) -> Any:
+    def checked(config: Location, overrides: Sequence[str] = (), **options: Any) -> Any:
         load_config(config, overrides)  # a mistake is said before a server is started
-        return flow(config, overrides, **options)
+        return flow(config=config, overrides=overrides, **options)
 
     return run_command(checked)
 

@@ -7,16 +7,24 @@ from prefect import flow
 
 from core.config import load_config
 from core.prerequisites import STAGES, hold_prerequisites
-from core.store import Location
 from flows.command import run_flow, say
+from flows.gpu_slot import gpu_slot
+from flows.parameters import ConfigLocation, Override
+from flows.run_labels import labelled
 from tasks.prerequisites import encode_layouts, generate_layouts, train_autoencoder, train_stage1, train_stage2
 
 
 @flow(name="prerequisites")
-def prerequisites(config: Location, overrides: Sequence[str] = (), wait: bool = False) -> dict[str, Any]:
-    """Make what Stage 3 starts from; what is finished under the artefact root is not made again."""
+def prerequisites(config: ConfigLocation, overrides: Sequence[Override] = (), wait: bool = False) -> dict[str, Any]:
+    """Make what Stage 3 starts from; what is finished under the artefact root is not made again.
+
+    Args:
+        config: YAML file of the experiment, a path on the worker or an s3:// address.
+        overrides: Settings of the config to change, each as key.path=value.
+        wait: Wait where another process makes them, instead of ending.
+    """
     experiment = load_config(config, overrides)
-    with hold_prerequisites(experiment, wait):
+    with hold_prerequisites(experiment, wait), labelled(experiment, "prerequisites"), gpu_slot(experiment):
         made = (
             generate_layouts(experiment),
             train_autoencoder(experiment),

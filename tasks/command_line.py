@@ -66,14 +66,13 @@ def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Paramete
     if name in _POSITIONAL:
         parser.add_argument(name, metavar=name.upper(), help=_POSITIONAL[name])
         return
-    if annotation in (Location, str | None):
-        annotation = str
+    annotation = {Location: str, str | None: str, int | None: int}.get(annotation, annotation)
     flags = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
     if annotation == bool | None:
         parser.add_argument(*flags, action=argparse.BooleanOptionalAction, default=parameter.default)
     elif annotation is bool:
         parser.add_argument(*flags, action="store_true")
-    elif annotation == Sequence[str]:
+    elif name == "overrides":
         parser.add_argument("--set", dest=name, action="append", default=[], metavar="KEY.PATH=VALUE")
     elif required:
         parser.add_argument(*flags, type=annotation, required=True)

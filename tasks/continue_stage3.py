@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from core.artifacts import stage3_location
 from core.config import load_config
 from core.prerequisites import with_prerequisites
 from core.stages import continue_stage3 as train
 from core.store import Location
 from tasks.command_line import run_command, say
+from tasks.stage_task import stage_task
 
 
-@task(name="continue-stage-3", cache_policy=NO_CACHE)
+@stage_task("continue-stage-3")
 def continue_stage3(
     config: Location, resume: bool | None = None, overrides: Sequence[str] = (), *, recorded: bool = False
 ) -> dict[str, Any]:

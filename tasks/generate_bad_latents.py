@@ -2,17 +2,15 @@
 
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from core.bad_latents import BadLatentsRequest
 from core.bad_latents import generate_bad_latents as generate
 from core.config import load_config
 from core.store import Location
 from tasks.command_line import run_command, say
+from tasks.stage_task import stage_task
 
 
-@task(name="generate-bad-latents", cache_policy=NO_CACHE)
+@stage_task("generate-bad-latents")
 def generate_bad_latents(
     manifest: Location,
     autoencoder_checkpoint: Location,

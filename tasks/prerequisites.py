@@ -2,40 +2,38 @@
 
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from core.config import ExperimentConfig
 from core.prerequisites import make_prerequisite
+from tasks.stage_task import stage_task
 
 Made = dict[str, Any] | None
 
 
-@task(name="generate-layouts", cache_policy=NO_CACHE)
+@stage_task("generate-layouts")
 def generate_layouts(config: ExperimentConfig) -> Made:
     """Generated layouts for a config without a manifest."""
     return _summary(make_prerequisite("layouts", config))
 
 
-@task(name="train-autoencoder", cache_policy=NO_CACHE)
+@stage_task("train-autoencoder")
 def train_autoencoder(config: ExperimentConfig) -> Made:
     """The frozen autoencoder."""
     return _summary(make_prerequisite("autoencoder", config))
 
 
-@task(name="encode-layouts", cache_policy=NO_CACHE)
+@stage_task("encode-layouts")
 def encode_layouts(config: ExperimentConfig) -> Made:
     """A latent of every layout."""
     return _summary(make_prerequisite("latents", config))
 
 
-@task(name="train-stage-1", cache_policy=NO_CACHE)
+@stage_task("train-stage-1")
 def train_stage1(config: ExperimentConfig) -> Made:
     """Diffusion on noise prediction."""
     return _summary(make_prerequisite("stage1", config))
 
 
-@task(name="train-stage-2", cache_policy=NO_CACHE)
+@stage_task("train-stage-2")
 def train_stage2(config: ExperimentConfig) -> Made:
     """Diffusion with semantic losses on decoded layouts."""
     return _summary(make_prerequisite("stage2", config))

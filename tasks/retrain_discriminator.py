@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from core.store import ArtifactsSection, Location
 from core.train_discriminator import DiscriminatorRequest, train_discriminator
 from tasks.command_line import run_command, say
+from tasks.stage_task import stage_task
 
 
-@task(name="retrain-discriminator", cache_policy=NO_CACHE)
+@stage_task("retrain-discriminator")
 def retrain_discriminator(
     real_latents: Location,
     fake_latents: Location,

@@ -17,7 +17,8 @@ from prefect.testing.utilities import prefect_test_harness
 from core.checkpoints import load_checkpoint
 from core.errors import InputError
 from core.rounds import round_table
-from flows.adversarial_training import adversarial_round, adversarial_training
+from flows.adversarial_round import adversarial_round
+from flows.adversarial_training import adversarial_training
 from flows.prerequisites import prerequisites
 
 

@@ -1,0 +1,197 @@
+"""What a round came to, for a person: tables, curves and pictures, as Markdown for one round and HTML for a run."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import pandas as pd
+from PIL import Image
+
+from core.artifacts import round_location, run_location
+from core.config import ExperimentConfig
+from core.curves import draw_curves
+from core.errors import InputError
+from core.lease import publishing_store
+from core.records import RECORD_NAME, read_record
+from core.rounds import METRIC_TITLES, ROUND_RECORD
+from core.stages import extremes_name, real_layouts_name
+from core.store import Store, join, open_store, replace
+from core.train_diffusion import samples_name
+
+REPORT_NAME = "report.html"
+# Pictures are shrunk to this width: Prefect keeps them in its database.
+_WIDTH = 640
+_SUFFIXES = {"bad_latents": "bad latents", "discriminator": "discriminator", "stage3": "Stage 3"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG and what it shows."""
+
+    caption: str
+    png: bytes
+
+    @property
+    def uri(self) -> str:
+        """The picture itself as an address."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+def round_report(config: ExperimentConfig, number: int) -> str:
+    """Markdown on round `number`: figures of all rounds so far, curves, this round's pictures, where everything lies.
+
+    Raises InputError if a round up to `number` is not finished, or a picture of it is missing or altered.
+    """
+    records = _records(config, number)
+    parts = [f"# {config.experiment.name} · round {number}", _markdown_table(records)]
+    parts += [_markdown(picture) for picture in [_curves(config, records), *_pictures(config, records[-1])]]
+    parts += ["## Artefacts", *(f"- {name}: `{location}`" for name, location in _locations(records[-1]))]
+    return "\n\n".join(parts) + "\n"
+
+
+def round_summary(config: ExperimentConfig, number: int) -> str:
+    """The figures of the rounds up to `number` and what the last one draws, as Markdown short enough for a question."""
+    records = _records(config, number)
+    before, after, *_ = _pictures(config, records[-1])
+    return "\n\n".join([_markdown_table(records), _markdown(before), _markdown(after)])
+
+
+def write_report(config: ExperimentConfig, number: int) -> str:
+    """Write `report.html` of the run, on its rounds up to `number`: one file that needs no other; its address."""
+    records = _records(config, number)
+    page = _TEMPLATE.render(
+        name=config.experiment.name,
+        header=_HEADER,
+        rows=[_row(record) for record in records],
+        curves=_curves(config, records),
+        rounds=[
+            {"number": record["round"], "pictures": list(_pictures(config, record)), "locations": _locations(record)}
+            for record in reversed(records)
+        ],
+    )
+    store = publishing_store(run_location(config), config.artifacts)
+    replace(store, REPORT_NAME, page.encode())
+    return join(store.uri, REPORT_NAME)
+
+
+def _records(config: ExperimentConfig, number: int) -> list[dict[str, Any]]:
+    records = []
+    for position in range(1, number + 1):
+        location = round_location(config, position)
+        record = read_record(open_store(location, config.artifacts), ROUND_RECORD)
+        if record is None:
+            raise InputError(f"{location} holds no finished round: there is nothing to report yet")
+        records.append(record)
+    return records
+
+
+_HEADER = ["round", "epochs", *METRIC_TITLES, "weight", "minutes"]
+
+
+def _row(record: Mapping[str, Any]) -> list[str]:
+    metrics = record["metrics"]
+    figures = [metrics.get(name) for name in METRIC_TITLES.values()] + [metrics.get("discriminator_weight")]
+    shown = ["" if value is None else f"{value:.4f}" for value in figures]
+    epochs = f"{metrics['first_epoch'] + 1} to {metrics['epoch']}"
+    return [str(record["round"]), epochs, *shown, f"{record['seconds'] / 60:.1f}"]
+
+
+def _markdown_table(records: Sequence[Mapping[str, Any]]) -> str:
+    lines = [_HEADER, ["---"] * len(_HEADER), *(_row(record) for record in records)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown(picture: Picture) -> str:
+    return f"**{picture.caption}**\n\n![{picture.caption}]({picture.uri})"
+
+
+def _locations(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [("round", record["location"])] + [
+        (title, join(record["location"], folder)) for folder, title in _SUFFIXES.items()
+    ]
+
+
+def _curves(config: ExperimentConfig, records: Sequence[Mapping[str, Any]]) -> Picture:
+    name = f"{config.experiment.name}_metrics.csv"
+    folder, entries = _stage3(config, records[-1])
+    history = pd.read_csv(folder.fetch({name: entries[name]}) / name)
+    metrics = [{"round": record["round"], **record["metrics"]} for record in records]
+    return Picture("Losses by epoch; viability and discriminator accuracy by round", draw_curves(history, metrics))
+
+
+def _pictures(config: ExperimentConfig, record: Mapping[str, Any]) -> Iterator[Picture]:
+    experiment, metrics = config.experiment.name, record["metrics"]
+    folder, entries = _stage3(config, record)
+    shown = {
+        samples_name(experiment, metrics["first_epoch"]): "Before the round (same seeds as below)",
+        samples_name(experiment, metrics["epoch"]): "After the round",
+        real_layouts_name(experiment): "Real layouts of the validation split",
+        extremes_name(experiment): "Best (top) and worst (bottom) by the discriminator, after the round",
+    }
+    fetched = folder.fetch({name: entries[name] for name in shown})
+    for name, caption in shown.items():
+        with Image.open(fetched / name) as image:
+            yield Picture(caption, _thumbnail(image))
+
+
+def _stage3(config: ExperimentConfig, record: Mapping[str, Any]) -> tuple[Store, Mapping[str, Any]]:
+    store = open_store(join(record["location"], "stage3"), config.artifacts)
+    stage = read_record(store, RECORD_NAME)
+    if stage is None:
+        raise InputError(f"{store.uri} has lost its {RECORD_NAME}: run the same command again")
+    return store, stage["outputs"]
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    """PNG of the picture, at most `_WIDTH` wide: plain colours, so that a palette holds them."""
+    small = image.convert("RGB")
+    small.thumbnail((_WIDTH, _WIDTH), Image.Resampling.BOX)
+    data = io.BytesIO()
+    small.quantize(64, dither=Image.Dither.NONE).save(data, format="PNG", optimize=True)
+    return data.getvalue()
+
+
+_TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+    """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{{ name }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse }
+th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
+figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top }
+img { max-width: 100% }
+code { background: #f3f3f3 }
+</style>
+</head>
+<body>
+<h1>{{ name }}</h1>
+<table>
+<tr>{% for title in header %}<th>{{ title }}</th>{% endfor %}</tr>
+{% for row in rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+<figure><img src="{{ curves.uri }}" alt="{{ curves.caption }}"><figcaption>{{ curves.caption }}</figcaption></figure>
+{% for round in rounds %}
+<h2>Round {{ round.number }}</h2>
+{% for picture in round.pictures %}
+<figure><img src="{{ picture.uri }}" alt="{{ picture.caption }}"><figcaption>{{ picture.caption }}</figcaption></figure>
+{% endfor %}
+<ul>
+{% for title, location in round.locations %}
+<li>{{ title }}: <code>{{ location }}</code></li>
+{% endfor %}
+</ul>
+{% endfor %}
+</body>
+</html>
+"""
+)

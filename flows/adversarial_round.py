@@ -1,0 +1,88 @@
+"""One round: generate bad latents, retrain the discriminator, continue Stage 3."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow
+from prefect.states import Completed, State
+
+from core.config import ExperimentConfig, load_config
+from core.errors import LeaseError
+from core.rounds import begin_run, close_round, hold_run, next_round, open_round, round_table
+from flows.command import run_flow, say
+from flows.gate import Stopped, pass_gate, require_somebody_to_ask
+from flows.gpu_slot import gpu_slot
+from flows.parameters import ConfigLocation, Override
+from flows.prerequisites import prerequisites
+from flows.round_events import announce_round
+from flows.run_labels import labelled
+from tasks.continue_stage3 import continue_stage3
+from tasks.generate_bad_latents import generate_bad_latents
+from tasks.report_round import report_round
+from tasks.retrain_discriminator import retrain_discriminator
+
+log = logging.getLogger("core.rounds")
+
+
+@flow(name="adversarial-round")
+def adversarial_round(
+    config: ConfigLocation, number: int | None = None, overrides: Sequence[Override] = (), extra: bool = False
+) -> dict[str, Any] | State[None]:
+    """Do one round of an experiment: the next that is missing, or none if nothing is due.
+
+    Args:
+        config: YAML file of the experiment, a path on the worker or an s3:// address.
+        number: The round to do, from 1; empty for the next one that is missing.
+        overrides: Settings of the config to change, each as key.path=value.
+        extra: Do one more round even where all of rounds.count are finished.
+    """
+    experiment = load_config(config, overrides)
+    if number is not None:
+        with hold_run(experiment):
+            return _do_round(experiment, number, config, overrides)
+    try:
+        with hold_run(experiment):
+            begin_run(experiment)
+            due = next_round(experiment, extra)
+            if due is None:
+                return _nothing_is_due(f"all {experiment.rounds.count} rounds are finished")
+            require_somebody_to_ask(experiment)
+            decided = pass_gate(experiment, due, overrides)
+            if experiment.prerequisites is not None:
+                prerequisites(config, overrides)
+            return _do_round(load_config(config, decided), due, config, decided)
+    except LeaseError as error:
+        return _nothing_is_due(str(error))
+    except Stopped as stopped:
+        return _nothing_is_due(str(stopped))
+
+
+def _do_round(
+    experiment: ExperimentConfig, number: int, config: ConfigLocation, overrides: Sequence[str]
+) -> dict[str, Any]:
+    with labelled(experiment, f"round {number}", f"round:{number}"):
+        this = open_round(experiment, number)
+        if this.record is not None:
+            return this.record
+        started = time.monotonic()
+        with gpu_slot(experiment):
+            bad_latents = generate_bad_latents(**this.bad_latents_options())
+            discriminator = retrain_discriminator(**this.discriminator_options())
+            stage3 = continue_stage3(this.config_path, recorded=True)
+        record = close_round(this, bad_latents, discriminator, stage3, seconds=time.monotonic() - started)
+        report_round(this.config_path, number)
+        announce_round(record, config, overrides)
+        return record
+
+
+def _nothing_is_due(reason: str) -> State[None]:
+    log.info("nothing is due: %s", reason)
+    return Completed(message=f"nothing is due: {reason}")
+
+
+if __name__ == "__main__":
+    made = run_flow(adversarial_round)
+    if made is not None:
+        say(round_table([made]))

@@ -1,0 +1,67 @@
+"""A person between two rounds: sees what a round came to and says whether and how to go on."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from prefect import pause_flow_run
+from prefect.input import RunInput
+from prefect.settings import get_current_settings
+from pydantic import Field
+
+from core.config import ExperimentConfig
+from core.errors import InputError
+from core.report import round_summary
+from core.rounds import keep_decision, read_decision
+
+# Prefect wants a bound; a run that is not answered fails then, and asks again when it is started again.
+_WAIT_SECONDS = 30 * 24 * 3600
+_POLL_SECONDS = 5
+
+
+class Decision(RunInput):
+    """A person's answer."""
+
+    answer: Literal["go on", "stop"] = Field("go on", description="whether to do the next round")
+    discriminator_weight: float | None = Field(
+        None, ge=0, description="discriminator.weight from the next round on; empty: as it is"
+    )
+
+
+class Stopped(Exception):
+    """A person ended the run after a round."""
+
+
+def require_somebody_to_ask(experiment: ExperimentConfig) -> None:
+    """InputError if rounds wait for a person but no server shows the question."""
+    if experiment.rounds.gate == "manual" and not get_current_settings().api.url:
+        raise InputError(
+            "rounds.gate is manual, and there is no Prefect server to ask on: set PREFECT_API_URL, or rounds.gate: none"
+        )
+
+
+def pass_gate(experiment: ExperimentConfig, number: int, overrides: Sequence[str]) -> Sequence[str]:
+    """The overrides for round `number`, with what was decided after the rounds before it; asks if nothing was yet.
+
+    Raises Stopped if the answer was to stop.
+    """
+    if experiment.rounds.gate == "none":
+        return overrides
+    for finished in range(1, number):
+        decision = read_decision(experiment, finished)
+        if decision is None:
+            decision = _ask(experiment, finished)
+            keep_decision(experiment, finished, decision)
+        if decision["answer"] == "stop":
+            raise Stopped(f"stopped after round {finished}, as was answered")
+        if decision["discriminator_weight"] is not None:
+            overrides = [*overrides, f"discriminator.weight={decision['discriminator_weight']}"]
+    return overrides
+
+
+def _ask(experiment: ExperimentConfig, number: int) -> dict[str, Any]:
+    question = f"Round {number} of {experiment.experiment.name} is finished. Go on?\n\n"
+    asked = Decision.with_initial_data(description=question + round_summary(experiment, number))
+    answer = pause_flow_run(
+        wait_for_input=asked, timeout=_WAIT_SECONDS, poll_interval=_POLL_SECONDS, key=f"after-round-{number}"
+    )
+    return answer.model_dump()

@@ -1,0 +1,19 @@
+"""One run at a time on a GPU."""
+
+import contextlib
+
+from prefect.concurrency.sync import concurrency
+
+from core.config import ExperimentConfig
+from core.device import needs_gpu
+
+GPU_LIMIT = "gpu"
+# A machine that dies holds its slot for so long.
+_LEASE_SECONDS = 120.0
+
+
+def gpu_slot(experiment: ExperimentConfig) -> contextlib.AbstractContextManager[None]:
+    """A slot of Prefect's concurrency limit `gpu`, waited for; nothing on a CPU, or where no such limit exists."""
+    if not needs_gpu(experiment.training.device):
+        return contextlib.nullcontext()
+    return concurrency(GPU_LIMIT, occupy=1, lease_duration=_LEASE_SECONDS)

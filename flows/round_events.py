@@ -1,0 +1,38 @@
+"""Events that automations wait for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect.events import emit_event
+
+from core.config import ExperimentConfig
+from core.store import Location
+
+ROUND_COMPLETED = "layouts.round.completed"
+VIABILITY_SATURATED = "layouts.viability.saturated"
+DISCRIMINATOR_TOO_EASY = "layouts.discriminator.too-easy"
+DATA_CHANGED = "layouts.data.changed"
+
+# Viability that lasts above the first: time for new bad latents and a new discriminator. Above the second: the
+# discriminator no longer tells generated layouts from real ones (both documented).
+SATURATED, TOO_EASY = 0.8, 0.9
+
+
+def announce_round(record: dict[str, Any], config: Location, overrides: Sequence[str]) -> None:
+    """Emit what a finished round means: that it is finished, and whether the discriminator has nothing left to say."""
+    floor = record["metrics"]["viability_floor"]
+    announce(ROUND_COMPLETED, record["experiment"], config, overrides, round=record["round"], viability=floor)
+    for event, bound in ((VIABILITY_SATURATED, SATURATED), (DISCRIMINATOR_TOO_EASY, TOO_EASY)):
+        if floor > bound:
+            announce(event, record["experiment"], config, overrides, round=record["round"], viability=floor)
+
+
+def announce(event: str, experiment: str, config: Location, overrides: Sequence[str], **details: Any) -> None:
+    """Emit an event about the run of an experiment, with what a deployment needs to go on with it."""
+    payload = {"experiment": experiment, "config": str(config), "overrides": list(overrides), **details}
+    emit_event(event, resource={"prefect.resource.id": f"layouts.run.{experiment}"}, payload=payload)
+
+
+def announce_changed_data(experiment: ExperimentConfig, config: Location, overrides: Sequence[str]) -> None:
+    """Emit that the config's manifest is no longer what the last round was made from."""
+    announce(DATA_CHANGED, experiment.experiment.name, config, overrides)

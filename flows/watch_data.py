@@ -1,0 +1,32 @@
+"""Whether the layouts are others than those of the last round: then an automation may start one more."""
+
+from collections.abc import Sequence
+
+from prefect import flow
+
+from core.config import load_config
+from core.rounds import saw_other_data
+from flows.command import run_flow, say
+from flows.parameters import ConfigLocation, Override
+from flows.round_events import announce_changed_data
+from flows.run_labels import labelled
+
+
+@flow(name="watch-data")
+def watch_data(config: ConfigLocation, overrides: Sequence[Override] = ()) -> bool:
+    """Emit an event if the experiment's manifest is another than the one its last round was made from.
+
+    Args:
+        config: YAML file of the experiment, a path on the worker or an s3:// address.
+        overrides: Settings of the config to change, each as key.path=value.
+    """
+    experiment = load_config(config, overrides)
+    with labelled(experiment, "watch data"):
+        changed = saw_other_data(experiment)
+        if changed:
+            announce_changed_data(experiment, config, overrides)
+        return changed
+
+
+if __name__ == "__main__":
+    say("the data changed" if run_flow(watch_data) else "the data is that of the last round")

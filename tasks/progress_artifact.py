@@ -1,0 +1,41 @@
+"""Progress of the running stage as an artefact in Prefect's UI."""
+
+import contextlib
+import time
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectException
+
+from core.progress import Progress
+
+# Two calls to Prefect's server are at least so far apart: one takes tens of milliseconds.
+SECONDS_BETWEEN = 5.0
+
+
+class ProgressArtifact:
+    """A watcher of `core.progress` that keeps one progress artefact for each stage it is told of.
+
+    A server that cannot be reached does not stop the training: progress is then told later or not at all.
+    """
+
+    def __init__(self, key: str):
+        self._key = key
+        self._artifacts: dict[str, UUID] = {}
+        self._told = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._told < SECONDS_BETWEEN and progress.done < progress.total:
+            return
+        self._told = now
+        percent = 100 * progress.done / max(progress.total, 1)
+        text = f"{progress.stage}: {progress.done}/{progress.total} {progress.unit}, {progress.per_second:.2f} a second"
+        if progress.epoch:
+            text += f"\n\n{progress.epoch}"
+        with contextlib.suppress(httpx.HTTPError, PrefectException):
+            if progress.stage in self._artifacts:
+                update_progress_artifact(self._artifacts[progress.stage], percent, text)
+            else:
+                self._artifacts[progress.stage] = create_progress_artifact(percent, self._key, text)

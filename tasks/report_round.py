@@ -1,0 +1,30 @@
+"""report-round: what a round came to, in Prefect's UI and beside the artefacts."""
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+
+from core.config import load_config
+from core.report import round_report, write_report
+from core.store import Location
+from tasks.command_line import run_command, say
+
+
+@task(name="report-round", cache_policy=NO_CACHE)
+def report_round(config: Location, number: int) -> str:
+    """Write `report.html` of a run up to a finished round, and a Markdown artefact of the round; the page's address.
+
+    `config` is that of a round, as it lies in the round's folder.
+    """
+    experiment = load_config(config)
+    if TaskRunContext.get() is not None:
+        key = f"{experiment.experiment.name}-round-{number:02d}".lower().replace("_", "-").replace(".", "-")
+        create_markdown_artifact(
+            round_report(experiment, number), key, f"Round {number} of {experiment.experiment.name}"
+        )
+    return write_report(experiment, number)
+
+
+if __name__ == "__main__":
+    say(run_command(report_round.fn))

@@ -1,0 +1,50 @@
+"""What every task of a stage has in common: its progress is shown, and it is tried again where that can help."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+
+from core.errors import UnavailableError
+from core.progress import watched
+from tasks.progress_artifact import ProgressArtifact
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+_RETRIES, _SECONDS_BETWEEN = 2, 30.0
+
+
+def stage_task(name: str) -> Callable[[Callable[Parameters, Result]], Task[Parameters, Result]]:
+    """`prefect.task` for a stage called `name`.
+
+    Nothing is cached: the records of the artefact store say what is done. A server that stayed silent is worth
+    another attempt, which goes on from the newest state; what a user must mend, or too little memory, is not.
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Task[Parameters, Result]:
+        @functools.wraps(function)
+        def shown(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+            if TaskRunContext.get() is None:
+                return function(*arguments, **options)
+            with watched(ProgressArtifact(name)):
+                return function(*arguments, **options)
+
+        return task(
+            shown,
+            name=name,
+            cache_policy=NO_CACHE,
+            retries=_RETRIES,
+            retry_delay_seconds=_SECONDS_BETWEEN,
+            retry_condition_fn=_may_pass,
+        )
+
+    return decorate
+
+
+def _may_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), UnavailableError)
