@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 _COLUMNS = 3
 _PANEL = (3.4, 2.3)  # inches
@@ -57,7 +58,7 @@ def _draw_viability(
         epochs = [metrics["first_epoch"], metrics["epoch"]]
         scores = [metrics["viability_before"], metrics["viability_after"]]
         axes.plot(epochs, scores, color="#117733", marker="o", markersize=4, label="" if index else "a round")
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.05)
     axes.legend(fontsize=7, frameon=False)
     _finish(axes, "epoch (each round has its own discriminator)", ends)
 
@@ -66,8 +67,7 @@ def _draw_accuracy(axes: Axes, rounds: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title("discriminator validation accuracy", fontsize=9)
     numbers = [metrics["round"] for metrics in rounds]
     axes.plot(numbers, [metrics["discriminator_val_acc"] for metrics in rounds], color="#882255", marker="o")
-    axes.set_ylim(0, 1)
-    axes.set_xticks(numbers)
+    axes.set_ylim(0, 1.05)
     _finish(axes, "round", [])
 
 
@@ -75,5 +75,6 @@ def _finish(axes: Axes, unit: str, ends: Sequence[int]) -> None:
     for end in ends:
         axes.axvline(end, color="#dddddd", linewidth=1, zorder=0)
     axes.set_xlabel(unit, fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)

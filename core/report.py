@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -22,7 +23,8 @@ from core.store import Store, join, open_store, replace
 from core.train_diffusion import samples_name
 
 REPORT_NAME = "report.html"
-# Pictures are shrunk to this width: Prefect keeps them in its database.
+# Larger pictures are shrunk to this width: Prefect keeps them in its database.
+_PICTURE_BYTES = 200_000
 _WIDTH = 640
 _SUFFIXES = {"bad_latents": "bad latents", "discriminator": "discriminator", "stage3": "Stage 3"}
 
@@ -40,16 +42,31 @@ class Picture:
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
-def round_report(config: ExperimentConfig, number: int) -> str:
-    """Markdown on round `number`: figures of all rounds so far, curves, this round's pictures, where everything lies.
+@dataclass(frozen=True)
+class Report:
+    """Markdown on one round; HTML on the run up to that round, one page that needs no other file."""
 
-    Raises InputError if a round up to `number` is not finished, or a picture of it is missing or altered.
+    markdown: str
+    html: str
+
+
+def make_report(config: ExperimentConfig, number: int) -> Report:
+    """Figures and curves of the rounds up to `number`, what they draw, and where everything lies.
+
+    Raises InputError if one of them is not finished, or a picture of it is missing or altered.
     """
     records = _records(config, number)
+    curves = _curves(config, records)
+    rounds = [
+        {"number": record["round"], "pictures": list(_pictures(config, record)), "locations": _locations(record)}
+        for record in reversed(records)
+    ]
+    rows = [_row(record) for record in records]
+    html = _TEMPLATE.render(name=config.experiment.name, header=_HEADER, rows=rows, curves=curves, rounds=rounds)
     parts = [f"# {config.experiment.name} · round {number}", _markdown_table(records)]
-    parts += [_markdown(picture) for picture in [_curves(config, records), *_pictures(config, records[-1])]]
-    parts += ["## Artefacts", *(f"- {name}: `{location}`" for name, location in _locations(records[-1]))]
-    return "\n\n".join(parts) + "\n"
+    parts += [_markdown(picture) for picture in [curves, *rounds[0]["pictures"]]]
+    parts.append("\n".join(["## Artefacts\n", *(f"- {name}: `{place}`" for name, place in rounds[0]["locations"])]))
+    return Report("\n\n".join(parts) + "\n", html)
 
 
 def round_summary(config: ExperimentConfig, number: int) -> str:
@@ -59,21 +76,10 @@ def round_summary(config: ExperimentConfig, number: int) -> str:
     return "\n\n".join([_markdown_table(records), _markdown(before), _markdown(after)])
 
 
-def write_report(config: ExperimentConfig, number: int) -> str:
-    """Write `report.html` of the run, on its rounds up to `number`: one file that needs no other; its address."""
-    records = _records(config, number)
-    page = _TEMPLATE.render(
-        name=config.experiment.name,
-        header=_HEADER,
-        rows=[_row(record) for record in records],
-        curves=_curves(config, records),
-        rounds=[
-            {"number": record["round"], "pictures": list(_pictures(config, record)), "locations": _locations(record)}
-            for record in reversed(records)
-        ],
-    )
+def keep_report(config: ExperimentConfig, html: str) -> str:
+    """Write the run's `report.html`; its address."""
     store = publishing_store(run_location(config), config.artifacts)
-    replace(store, REPORT_NAME, page.encode())
+    replace(store, REPORT_NAME, html.encode())
     return join(store.uri, REPORT_NAME)
 
 
@@ -133,8 +139,7 @@ def _pictures(config: ExperimentConfig, record: Mapping[str, Any]) -> Iterator[P
     }
     fetched = folder.fetch({name: entries[name] for name in shown})
     for name, caption in shown.items():
-        with Image.open(fetched / name) as image:
-            yield Picture(caption, _thumbnail(image))
+        yield Picture(caption, _thumbnail(fetched / name))
 
 
 def _stage3(config: ExperimentConfig, record: Mapping[str, Any]) -> tuple[Store, Mapping[str, Any]]:
@@ -145,13 +150,17 @@ def _stage3(config: ExperimentConfig, record: Mapping[str, Any]) -> tuple[Store,
     return store, stage["outputs"]
 
 
-def _thumbnail(image: Image.Image) -> bytes:
-    """PNG of the picture, at most `_WIDTH` wide: plain colours, so that a palette holds them."""
-    small = image.convert("RGB")
+def _thumbnail(path: Path) -> bytes:
+    """PNG of the picture, made smaller if it is a large file: plain colours, so that a palette holds them."""
+    data = path.read_bytes()
+    if len(data) <= _PICTURE_BYTES:
+        return data
+    with Image.open(path) as image:
+        small = image.convert("RGB")
     small.thumbnail((_WIDTH, _WIDTH), Image.Resampling.BOX)
-    data = io.BytesIO()
-    small.quantize(64, dither=Image.Dither.NONE).save(data, format="PNG", optimize=True)
-    return data.getvalue()
+    made = io.BytesIO()
+    small.quantize(64, dither=Image.Dither.NONE).save(made, format="PNG", optimize=True)
+    return made.getvalue()
 
 
 _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(

@@ -1,0 +1,125 @@
+"""Make the Prefect server at PREFECT_API_URL hold what deployments/ describes; one line for what changed.
+
+    python -m deployments.deploy
+
+May be repeated: work pool, concurrency limit, deployments and automations that are there already are brought up to
+date. What was switched on or off, and how many slots the limit `gpu` has, stays as it was set on the server.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect.automations import AutomationCore
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.settings import get_current_settings
+
+from core.errors import InputError
+from deployments.automations import automations
+from flows.gpu_slot import GPU_LIMIT
+from tasks.command_line import run_command, say
+
+WORK_POOL = "layouts"
+_FILE = Path(__file__).with_name("prefect.yaml")
+_ROOT = _FILE.parent.parent
+_COMPARED = {"entrypoint", "path", "pull_steps", "parameters", "job_variables", "tags", "description", "work_pool_name"}
+
+
+def deploy() -> None:
+    """Register work pool, concurrency limit, deployments and automations with the Prefect server."""
+    url = get_current_settings().api.url
+    if not url:
+        raise InputError(
+            "PREFECT_API_URL is not set: run `prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api`"
+        )
+    with get_client(sync_client=True) as client:
+        try:
+            client.hello().raise_for_status()
+        except httpx.HTTPError as error:
+            raise InputError(f"no Prefect server answers at {url} ({error}): run `prefect server start`") from None
+        changes = [*_work_pool(client), *_gpu_limit(client), *_deployments(client), *_automations(client)]
+    say(f"{url}: {', '.join(changes) if changes else 'everything is there already'}")
+
+
+def _work_pool(client: SyncPrefectClient) -> Iterator[str]:
+    try:
+        client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+    except ObjectAlreadyExists:
+        return
+    yield f"work pool {WORK_POOL} created"
+
+
+def _gpu_limit(client: SyncPrefectClient) -> Iterator[str]:
+    if GPU_LIMIT not in {limit.name for limit in client.read_global_concurrency_limits(limit=200)}:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=1))
+        yield f"concurrency limit {GPU_LIMIT} created with 1 slot"
+
+
+def _deployments(client: SyncPrefectClient) -> Iterator[str]:
+    before = _ours(client)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(_FILE)]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise InputError(f"{_FILE.name} cannot be deployed: {' '.join((done.stdout + done.stderr).split())[-400:]}")
+    for name, deployment in _ours(client).items():
+        known = before.get(name)
+        if known is None:
+            yield f"deployment {name} created"
+            continue
+        switched = {schedule.slug: schedule.active for schedule in known.schedules}
+        for schedule in deployment.schedules:
+            if schedule.active != switched.get(schedule.slug, schedule.active):
+                client.update_deployment_schedule(deployment.id, schedule.id, active=switched[schedule.slug])
+        if _described(known) != _described(deployment):
+            yield f"deployment {name} updated"
+
+
+def _automations(client: SyncPrefectClient) -> Iterator[str]:
+    ids = {name: deployment.id for name, deployment in _ours(client).items()}
+    known = {automation.name: automation for automation in client.read_automations()}
+    for wanted in automations(ids):
+        there = known.get(wanted.name)
+        if there is None:
+            client.create_automation(wanted)
+            yield f"automation '{wanted.name}' created"
+        elif _content(there) != _content(wanted):
+            client.update_automation(there.id, wanted.model_copy(update={"enabled": there.enabled}))
+            yield f"automation '{wanted.name}' updated"
+
+
+def _ours(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
+    return {
+        deployment.name: deployment
+        for deployment in client.read_deployments(limit=200)
+        if deployment.work_pool_name == WORK_POOL
+    }
+
+
+def _described(deployment: DeploymentResponse) -> dict[str, Any]:
+    return deployment.model_dump(mode="json", include=_COMPARED) | {"schema": deployment.parameter_openapi_schema}
+
+
+def _content(automation: AutomationCore) -> dict[str, Any]:
+    content = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
+    for part in [content["trigger"], *content["actions"]]:
+        part.pop("id", None)
+    return _without_order(content)
+
+
+def _without_order(value: Any) -> Any:
+    """Sets come back as lists in any order."""
+    if isinstance(value, dict):
+        return {key: _without_order(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return sorted((_without_order(inner) for inner in value), key=repr)
+    return value
+
+
+if __name__ == "__main__":
+    run_command(deploy)
