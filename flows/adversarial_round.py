@@ -43,7 +43,7 @@ def adversarial_round(
         with hold_run(experiment):
             return _do_round(experiment, number, config, overrides)
     try:
-        with hold_run(experiment):
+        with hold_run(experiment), labelled(experiment, "next round"):
             begin_run(experiment)
             due = next_round(experiment, extra)
             if due is None:

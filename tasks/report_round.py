@@ -6,7 +6,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
 from core.config import load_config
-from core.report import round_report, write_report
+from core.report import keep_report, make_report
 from core.store import Location
 from tasks.command_line import run_command, say
 
@@ -18,12 +18,11 @@ def report_round(config: Location, number: int) -> str:
     `config` is that of a round, as it lies in the round's folder.
     """
     experiment = load_config(config)
+    report = make_report(experiment, number)
     if TaskRunContext.get() is not None:
         key = f"{experiment.experiment.name}-round-{number:02d}".lower().replace("_", "-").replace(".", "-")
-        create_markdown_artifact(
-            round_report(experiment, number), key, f"Round {number} of {experiment.experiment.name}"
-        )
-    return write_report(experiment, number)
+        create_markdown_artifact(report.markdown, key, f"Round {number} of {experiment.experiment.name}")
+    return keep_report(experiment, report.html)
 
 
 if __name__ == "__main__":
