@@ -15,7 +15,7 @@ def labelled(experiment: ExperimentConfig, what: str, *more_tags: str) -> Iterat
     """Call the current flow run `{experiment} · {what}` and tag it, and every run started inside, by experiment."""
     name = experiment.experiment.name
     context = FlowRunContext.get()
-    with tags(f"experiment:{name}", *more_tags) as current:
+    with tags("layouts", f"experiment:{name}", *more_tags) as current:
         if context is not None and context.flow_run is not None:
             with get_client(sync_client=True) as client:
                 client.update_flow_run(

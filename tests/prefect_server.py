@@ -1,0 +1,170 @@
+"""A real Prefect server and a real process worker, with everything deployed, as a user has them."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId, TaskRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+_PATIENCE = 150.0
+
+
+class Orchestration:
+    """Server at `url` with our deployments, and a worker that can be looked into."""
+
+    def __init__(
+        self, url: str, environment: dict[str, str], worker: subprocess.Popen[bytes], client: SyncPrefectClient
+    ):
+        self.url, self.environment, self.worker, self.client = url, environment, worker, client
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of the project's environment, against this server."""
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=_PATIENCE)
+
+    def deployment(self, name: str) -> UUID:
+        """Id of the deployment `flow/name`."""
+        return self.client.read_deployment_by_name(name).id
+
+    def start(self, deployment: str, config: Path, **parameters: Any) -> FlowRun:
+        """A new run of a deployment; the worker takes it up."""
+        given = {"config": str(config), **parameters}
+        return self.client.create_flow_run_from_deployment(self.deployment(deployment), parameters=given)
+
+    def runs(self, deployment: str) -> list[FlowRun]:
+        """Runs of a deployment, oldest first."""
+        wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[self.deployment(deployment)]))
+        return self.client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+
+    def runs_on(self, deployment: str, config: Path) -> list[FlowRun]:
+        """Those of a deployment's runs that work on the experiment of a config."""
+        return [run for run in self.runs(deployment) if run.parameters.get("config") == str(config)]
+
+    def finished(self, run: FlowRun) -> FlowRun:
+        """The run once it is in a final state."""
+        return self.until(lambda: self._final(run), f"{run.name} does not end")
+
+    def until(self, happened: Callable[[], Any], otherwise: str) -> Any:
+        """What `happened` returns, once that is true."""
+        until = time.monotonic() + _PATIENCE
+        while time.monotonic() < until:
+            if found := happened():
+                return found
+            time.sleep(0.2)
+        raise AssertionError(f"{otherwise}\n{self.worker_log()[-4000:]}")
+
+    def completed_tasks(self, config: Path, name: str) -> int:
+        """How many task runs of that name completed, in all runs of the experiment of a config."""
+        experiment = f"experiment:{config.stem}"
+        flow_run_filter = FlowRunFilter(tags={"all_": [experiment]})
+        tasks = self.client.read_task_runs(
+            flow_run_filter=flow_run_filter, task_run_filter=TaskRunFilter(name={"like_": name}), limit=200
+        )
+        return sum(task.state is not None and task.state.is_completed() for task in tasks)
+
+    def engine(self) -> int:
+        """Process id of the worker's only engine."""
+        return self.until(lambda: next(iter(_children(self.worker.pid)), None), "the worker starts no engine")
+
+    def worker_log(self) -> str:
+        """What the worker and its engines wrote."""
+        return Path(self.environment["PREFECT_HOME"], "worker.log").read_text()
+
+    def _final(self, run: FlowRun) -> FlowRun | None:
+        there = self.client.read_flow_run(run.id)
+        return there if there.state is not None and there.state.is_final() else None
+
+
+@contextlib.contextmanager
+def orchestration(folder: Path) -> Iterator[Orchestration]:
+    """Server and worker with their data in `folder`, until the end of the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    environment = os.environ | {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "DO_NOT_TRACK": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    for name in ("PREFECT_API_KEY", "PREFECT_PROFILE"):
+        environment.pop(name, None)
+    with contextlib.ExitStack() as stack:
+        start = stack.enter_context(_processes(folder, environment))
+        start("server", "server", "start", "--port", str(port))
+        _wait_for(f"{url}/health", folder / "server.log")
+        deployed = subprocess.run(
+            [sys.executable, "-m", "deployments.deploy"], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert deployed.returncode == 0, deployed.stderr
+        worker = start("worker", "worker", "start", "--pool", "layouts")
+        stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+        client = stack.enter_context(get_client(sync_client=True))
+        yield Orchestration(url, environment, worker, client)
+
+
+@contextlib.contextmanager
+def _processes(folder: Path, environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "prefect", *arguments],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in reversed(started):
+            for child in _descendants(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            process.kill()
+            process.wait()
+
+
+def _wait_for(url: str, log: Path) -> None:
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url).is_success:
+                return
+        time.sleep(0.3)
+    raise AssertionError(f"no server at {url}\n{log.read_text()[-2000:]}")
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(status.parent.name))
+    return found
+
+
+def _descendants(pid: int) -> list[int]:
+    below = _children(pid)
+    return [*below, *(process for child in below for process in _descendants(child))]

@@ -1,0 +1,194 @@
+"""The deployments on a real server and a real worker: runs, events, schedules, the gate, crashes, cancelling."""
+
+import datetime
+import json
+import os
+import signal
+import time
+
+import pytest
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import ArtifactFilter
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.events import emit_event
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Cancelling
+
+from core.config import load_config
+from core.rounds import read_decision
+from flows.round_events import VIABILITY_SATURATED
+from tests.conftest import own_copy
+from tests.prefect_server import orchestration
+
+pytestmark = pytest.mark.timeout(600)
+# Long enough to be met at work.
+LONG = "rounds.epochs_per_round=60"
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory):
+    with orchestration(tmp_path_factory.mktemp("prefect")) as running:
+        yield running
+
+
+@pytest.fixture
+def tiny(prepared, tmp_path, request):
+    """Config of an experiment of the test's own name, prerequisites made."""
+    name = request.node.name.removeprefix("test_")[:30].strip("_").replace("_", "-")
+    made = own_copy(prepared, tmp_path)
+    config = made.with_name(f"{name}.yaml")
+    config.write_text(made.read_text().replace("name: tiny", f"name: {name}"))
+    return config
+
+
+def run_folder(config):
+    return config.parent / "artifacts" / config.stem
+
+
+def training_stage3(config, number):
+    """Whether Stage 3 of the round has kept a state and is not finished."""
+    stage = run_folder(config) / f"round-{number:02d}" / "stage3"
+    return any(stage.glob("state/*.json")) and not (stage / "stage.json").exists()
+
+
+def rounds_done(config):
+    return sorted(path.parent.name for path in run_folder(config).glob("round-*/round.json"))
+
+
+def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(prefect, tiny):
+    first = prefect.start("adversarial-training/three-rounds", tiny, overrides=["rounds.count=3", LONG])
+    prefect.until(lambda: training_stage3(tiny, 2), "Stage 3 of round 2 does not begin")
+    os.kill(prefect.engine(), signal.SIGKILL)
+    assert prefect.finished(first).state.is_crashed()
+    second = prefect.until(lambda: prefect.runs_on("adversarial-training/three-rounds", tiny)[1:], "not started again")[
+        0
+    ]
+    assert second.parameters == {**first.parameters, "wait": False, "fork_from": None}
+    assert prefect.finished(second).state.is_completed()
+    assert rounds_done(tiny) == ["round-01", "round-02", "round-03"]
+    assert len(prefect.runs_on("adversarial-training/three-rounds", tiny)) == 2
+    for task in ("continue-stage-3", "report-round"):
+        assert prefect.completed_tasks(tiny, task) == 3, task
+    named = prefect.client.read_flow_run(second.id)
+    assert named.name == f"{tiny.stem} · training" and f"experiment:{tiny.stem}" in named.tags
+    for number in (1, 2, 3):
+        key = f"{tiny.stem}-round-{number:02d}"
+        (report,) = prefect.client.read_artifacts(artifact_filter=ArtifactFilter(key={"any_": [key]}))
+        assert report.data.count("data:image/png;base64,") == 5 and f"# {tiny.stem} · round {number}" in report.data
+    page = (run_folder(tiny) / "report.html").read_text()
+    assert "<h2>Round 3</h2>" in page and "http" not in page
+
+
+def test_progress_is_shown_while_a_stage_runs(prefect, tiny):
+    run = prefect.start("adversarial-round/next-round", tiny, overrides=["rounds.epochs_per_round=100000"])
+
+    def shown():
+        artifacts = prefect.client.read_artifacts(artifact_filter=ArtifactFilter(key={"any_": ["continue-stage-3"]}))
+        return [a for a in artifacts if a.type == "progress" and f"{tiny.stem}:" in (a.description or "")]
+
+    artifact = prefect.until(shown, "no progress is shown")[0]
+    assert 0 <= float(artifact.data) <= 100 and "a second" in artifact.description
+    prefect.until(lambda: "epoch" in shown()[0].description, "progress stands still")
+    pid = json.loads((run_folder(tiny) / "lease.json").read_text())["holder"]["pid"]
+    began = time.monotonic()
+    prefect.client.set_flow_run_state(run.id, Cancelling())
+    prefect.until(lambda: not os.path.exists(f"/proc/{pid}"), "the engine goes on")
+    assert time.monotonic() - began < 15
+    assert prefect.finished(run).state.is_cancelled()
+    assert training_stage3(tiny, 1)
+
+
+def test_a_cancelled_round_goes_on_where_it_was(prefect, tiny):
+    run = prefect.start("adversarial-round/next-round", tiny, overrides=[LONG])
+    prefect.until(lambda: training_stage3(tiny, 1), "Stage 3 does not begin")
+    prefect.client.set_flow_run_state(run.id, Cancelling())
+    assert prefect.finished(run).state.is_cancelled()
+    again = prefect.finished(prefect.start("adversarial-round/next-round", tiny, overrides=[LONG]))
+    assert again.state.is_completed() and rounds_done(tiny) == ["round-01"]
+    assert "stage3: going on from epoch" in prefect.worker_log()
+    assert prefect.completed_tasks(tiny, "retrain-discriminator") == 2  # the second found it done
+
+
+def test_two_at_once_do_one_round(prefect, tiny):
+    runs = [prefect.start("adversarial-round/next-round", tiny, overrides=[LONG]) for _ in range(2)]
+    states = [prefect.finished(run).state for run in runs]
+    assert all(state.is_completed() for state in states)
+    messages = [state.message for state in states if state.message]
+    assert len(messages) == 1 and "nothing is due" in messages[0] and "is being worked on by process" in messages[0]
+    assert rounds_done(tiny) == ["round-01"]
+
+
+def test_the_saturation_event_starts_the_next_round(prefect, tiny):
+    overrides = ["rounds.count=1", "rounds.bad_latents.num_samples=5"]
+    payload = {"experiment": tiny.stem, "config": str(tiny), "overrides": overrides, "round": 1}
+    emit_event(VIABILITY_SATURATED, resource={"prefect.resource.id": f"layouts.run.{tiny.stem}"}, payload=payload)
+    run = prefect.until(lambda: prefect.runs_on("adversarial-round/next-round", tiny), "no round is started")[0]
+    assert run.parameters["config"] == str(tiny) and run.parameters["overrides"] == overrides
+    assert prefect.finished(run).state.is_completed() and rounds_done(tiny) == ["round-01"]
+
+
+def test_a_schedule_starts_the_next_round_with_its_own_parameters(prefect, tiny):
+    deployment = prefect.deployment("adversarial-round/next-round")
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=5)
+    schedule = IntervalSchedule(interval=datetime.timedelta(days=1), anchor_date=soon)
+    wanted = DeploymentScheduleCreate(schedule=schedule, active=True, parameters={"config": str(tiny)}, slug="soon")
+    (made,) = prefect.client.create_deployment_schedules(deployment, [wanted])
+    try:
+        run = prefect.until(lambda: prefect.runs_on("adversarial-round/next-round", tiny), "no round is started")[0]
+        assert prefect.finished(run).state.is_completed() and rounds_done(tiny) == ["round-01"]
+    finally:
+        prefect.client.delete_deployment_schedule(deployment, made.id)
+
+
+def test_a_person_answers_between_rounds(prefect, tiny):
+    run = prefect.start("adversarial-training/three-rounds", tiny, overrides=["rounds.gate=manual", "rounds.count=3"])
+
+    def paused():
+        return prefect.client.read_flow_run(run.id).state.is_paused()
+
+    prefect.until(paused, "it does not ask")
+    assert rounds_done(tiny) == ["round-01"]
+    answer = {"answer": "go on", "discriminator_weight": 0.05}
+    assert prefect.client.resume_flow_run(run.id, run_input=answer).status.value == "ACCEPT"
+    prefect.until(lambda: rounds_done(tiny) == ["round-01", "round-02"] and paused(), "it does not ask again")
+    prefect.client.resume_flow_run(run.id, run_input={"answer": "stop"})
+    assert prefect.finished(run).state.is_completed()
+    assert rounds_done(tiny) == ["round-01", "round-02"]
+    weights = [
+        load_config(run_folder(tiny) / f"round-0{number}" / "config.yaml").discriminator.weight for number in (1, 2)
+    ]
+    assert weights == [0.1, 0.05]
+    assert read_decision(load_config(tiny), 2)["answer"] == "stop"
+    again = prefect.finished(prefect.start("adversarial-round/next-round", tiny, overrides=["rounds.gate=manual"]))
+    assert "all 2 rounds are finished" in again.state.message
+    more = ["rounds.gate=manual", "rounds.count=3"]
+    again = prefect.finished(prefect.start("adversarial-round/next-round", tiny, overrides=more))
+    assert again.state.message == "nothing is due: stopped after round 2, as was answered"
+
+
+def test_a_bad_parameter_is_refused_before_anything_starts(prefect, tiny):
+    known = len(prefect.runs("adversarial-round/next-round"))
+    for parameters in ({"extra": "perhaps"}, {"number": "two"}, {"overrides": ["no value"]}, {"nonsense": 1}):
+        with pytest.raises(PrefectHTTPStatusError, match=r"409|422"):
+            prefect.start("adversarial-round/next-round", tiny, **parameters)
+    with pytest.raises(PrefectHTTPStatusError, match=r"409|422"):
+        prefect.start("adversarial-round/next-round", tiny.with_suffix(".txt"))
+    assert len(prefect.runs("adversarial-round/next-round")) == known
+
+
+def test_what_a_user_can_mend_is_the_run_s_message(prefect, tiny):
+    run = prefect.finished(prefect.start("adversarial-round/next-round", tiny.with_name("nowhere.yaml")))
+    assert run.state.is_failed() and "nowhere.yaml cannot be read" in run.state.message
+
+
+def test_deploying_again_changes_nothing_and_keeps_what_was_switched(prefect):
+    deployment = prefect.client.read_deployment_by_name("adversarial-round/next-round")
+    (nightly,) = [schedule for schedule in deployment.schedules if schedule.slug == "nightly"]
+    prefect.client.update_deployment_schedule(deployment.id, nightly.id, active=True)
+    try:
+        again = prefect.command("deployments.deploy")
+        assert again.stdout == f"{prefect.url}: everything is there already\n", again.stderr
+        kept = prefect.client.read_deployment_by_name("adversarial-round/next-round").schedules
+        assert [schedule.active for schedule in kept if schedule.slug == "nightly"] == [True]
+    finally:
+        prefect.client.update_deployment_schedule(deployment.id, nightly.id, active=False)
