@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
-.PHONY: install demo demo-s3 test lint clean
+.PHONY: install demo demo-s3 deploy test lint clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,10 @@ demo: install
 demo-s3: install
 	$(RUN) -m deployments.radosgw .radosgw --bucket layouts -- \
 	    $(RUN) -m flows.adversarial_training configs/demo.yaml --set artifacts.root=s3://layouts/artifacts
+
+# Work pool, concurrency limit, deployments and automations on the Prefect server; may be repeated.
+deploy: install
+	$(RUN) -m deployments.deploy
 
 test: install
 	$(RUN) -m pytest

@@ -1,24 +1,33 @@
-"""Make the Prefect server at PREFECT_API_URL hold what deployments/ describes; one line for what changed.
+"""Make a Prefect server (PREFECT_API_URL, or the local one) hold what this folder describes; one line on what changed.
 
-    python -m deployments.deploy
+    python -m deployments.deploy [--directory FOLDER]
 
 May be repeated: work pool, concurrency limit, deployments and automations that are there already are brought up to
 date. What was switched on or off, and how many slots the limit `gpu` has, stays as it was set on the server.
 """
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 from prefect.automations import AutomationCore
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.settings import get_current_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    get_current_settings,
+    load_current_profile,
+    temporary_settings,
+    update_current_profile,
+)
 
 from core.errors import InputError
 from deployments.automations import automations
@@ -26,25 +35,36 @@ from flows.gpu_slot import GPU_LIMIT
 from tasks.command_line import run_command, say
 
 WORK_POOL = "layouts"
+LOCAL_SERVER = "http://127.0.0.1:4200/api"
 _FILE = Path(__file__).with_name("prefect.yaml")
 _ROOT = _FILE.parent.parent
 _COMPARED = {"entrypoint", "path", "pull_steps", "parameters", "job_variables", "tags", "description", "work_pool_name"}
 
 
-def deploy() -> None:
-    """Register work pool, concurrency limit, deployments and automations with the Prefect server."""
-    url = get_current_settings().api.url
-    if not url:
-        raise InputError(
-            "PREFECT_API_URL is not set: run `prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api`"
-        )
-    with get_client(sync_client=True) as client:
+def deploy(directory: str = str(_ROOT)) -> None:
+    """Register work pool, concurrency limit, deployments and automations with the Prefect server.
+
+    `directory` is the project's folder where the runs are, on the worker or in its image.
+    """
+    url = get_current_settings().api.url or LOCAL_SERVER
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         try:
             client.hello().raise_for_status()
         except httpx.HTTPError as error:
-            raise InputError(f"no Prefect server answers at {url} ({error}): run `prefect server start`") from None
-        changes = [*_work_pool(client), *_gpu_limit(client), *_deployments(client), *_automations(client)]
+            raise InputError(
+                f"no Prefect server answers at {url} ({error}): run `prefect server start`, or set PREFECT_API_URL"
+            ) from None
+        steps = [_address(url), _work_pool(client), _gpu_limit(client), _deployments(client, directory)]
+        changes = [change for step in [*steps, _automations(client)] for change in step]
     say(f"{url}: {', '.join(changes) if changes else 'everything is there already'}")
+
+
+def _address(url: str) -> Iterator[str]:
+    """Workers and commands of this user find the local server from now on."""
+    profile = load_current_profile()
+    if not os.environ.get("PREFECT_API_URL") and not profile.settings.get(PREFECT_API_URL):
+        update_current_profile({PREFECT_API_URL: url})
+        yield f"PREFECT_API_URL set in profile {profile.name}"
 
 
 def _work_pool(client: SyncPrefectClient) -> Iterator[str]:
@@ -61,10 +81,16 @@ def _gpu_limit(client: SyncPrefectClient) -> Iterator[str]:
         yield f"concurrency limit {GPU_LIMIT} created with 1 slot"
 
 
-def _deployments(client: SyncPrefectClient) -> Iterator[str]:
+def _deployments(client: SyncPrefectClient, directory: str) -> Iterator[str]:
     before = _ours(client)
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(_FILE)]
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+    described = yaml.safe_load(_FILE.read_text())
+    described["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": directory}}]
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(described, file)
+        file.flush()
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file.name]
+        environment = os.environ | {"PREFECT_API_URL": str(client.api_url)}
+        done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise InputError(f"{_FILE.name} cannot be deployed: {' '.join((done.stdout + done.stderr).split())[-400:]}")
     for name, deployment in _ours(client).items():

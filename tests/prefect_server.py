@@ -14,7 +14,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId, TaskRunFilter
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId, LogFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -53,13 +53,13 @@ class Orchestration:
         """Those of a deployment's runs that work on the experiment of a config."""
         return [run for run in self.runs(deployment) if run.parameters.get("config") == str(config)]
 
-    def finished(self, run: FlowRun) -> FlowRun:
+    def finished(self, run: FlowRun, seconds: float = _PATIENCE) -> FlowRun:
         """The run once it is in a final state."""
-        return self.until(lambda: self._final(run), f"{run.name} does not end")
+        return self.until(lambda: self._final(run), f"{run.name} does not end", seconds)
 
-    def until(self, happened: Callable[[], Any], otherwise: str) -> Any:
+    def until(self, happened: Callable[[], Any], otherwise: str, seconds: float = _PATIENCE) -> Any:
         """What `happened` returns, once that is true."""
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             if found := happened():
                 return found
@@ -74,6 +74,11 @@ class Orchestration:
             flow_run_filter=flow_run_filter, task_run_filter=TaskRunFilter(name={"like_": name}), limit=200
         )
         return sum(task.state is not None and task.state.is_completed() for task in tasks)
+
+    def logs(self, *runs: FlowRun) -> str:
+        """What the runs, their tasks and what those call have logged."""
+        lines = self.client.read_logs(LogFilter(flow_run_id={"any_": [run.id for run in runs]}), limit=200)
+        return "\n".join(line.message for line in lines)
 
     def engine(self) -> int:
         """Process id of the worker's only engine."""

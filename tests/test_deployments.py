@@ -105,7 +105,7 @@ def test_a_cancelled_round_goes_on_where_it_was(prefect, tiny):
     assert prefect.finished(run).state.is_cancelled()
     again = prefect.finished(prefect.start("adversarial-round/next-round", tiny, overrides=[LONG]))
     assert again.state.is_completed() and rounds_done(tiny) == ["round-01"]
-    assert "stage3: going on from epoch" in prefect.worker_log()
+    prefect.until(lambda: "stage3: going on from epoch" in prefect.logs(again), "it began anew")
     assert prefect.completed_tasks(tiny, "retrain-discriminator") == 2  # the second found it done
 
 
