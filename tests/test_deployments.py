@@ -130,7 +130,7 @@ def test_the_saturation_event_starts_the_next_round(prefect, tiny):
 def test_a_schedule_starts_the_next_round_with_its_own_parameters(prefect, tiny):
     deployment = prefect.deployment("adversarial-round/next-round")
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=5)
-    schedule = IntervalSchedule(interval=datetime.timedelta(days=1), anchor_date=soon)
+    schedule = IntervalSchedule(interval=datetime.timedelta(minutes=1), anchor_date=soon)
     wanted = DeploymentScheduleCreate(schedule=schedule, active=True, parameters={"config": str(tiny)}, slug="soon")
     (made,) = prefect.client.create_deployment_schedules(deployment, [wanted])
     try:
@@ -168,11 +168,14 @@ def test_a_person_answers_between_rounds(prefect, tiny):
 
 def test_a_bad_parameter_is_refused_before_anything_starts(prefect, tiny):
     known = len(prefect.runs("adversarial-round/next-round"))
-    for parameters in ({"extra": "perhaps"}, {"number": "two"}, {"overrides": ["no value"]}, {"nonsense": 1}):
+    for parameters in ({"extra": "perhaps"}, {"number": "two"}, {"overrides": ["no value"]}):
         with pytest.raises(PrefectHTTPStatusError, match=r"409|422"):
             prefect.start("adversarial-round/next-round", tiny, **parameters)
     with pytest.raises(PrefectHTTPStatusError, match=r"409|422"):
         prefect.start("adversarial-round/next-round", tiny.with_suffix(".txt"))
+    unknown = ["--param", f"config={tiny}", "--param", "nonsense=1"]
+    refused = prefect.command("prefect", "deployment", "run", "adversarial-round/next-round", *unknown)
+    assert refused.returncode == 1 and "nonsense" in refused.stdout
     assert len(prefect.runs("adversarial-round/next-round")) == known
 
 
