@@ -80,9 +80,7 @@ class EpochProgress:
         """One optimizer step is done."""
         self.done += 1
         self._bar.update()
-        if _watchers:
-            rate = (self.done - self._done_before) / max(time.monotonic() - self._began, 1e-9)
-            _tell(Progress(self._stage, self.done, self._total, "steps", rate, self._latest))
+        self._tell()
 
     def epoch(self, epoch: int, values: Mapping[str, float | None]) -> None:
         """Epoch number `epoch` is done with these averages."""
@@ -91,6 +89,13 @@ class EpochProgress:
         self._latest = f"epoch {epoch}/{self._epochs}  " + "  ".join(f"{k} {v}" for k, v in shown.items())
         if self._bar.disable:
             log.info("%s %s", self._stage, self._latest)
+        if self.done == self._total:
+            self._tell()
+
+    def _tell(self) -> None:
+        if _watchers:
+            rate = (self.done - self._done_before) / max(time.monotonic() - self._began, 1e-9)
+            _tell(Progress(self._stage, self.done, self._total, "steps", rate, self._latest))
 
 
 def log_to_stderr() -> None:

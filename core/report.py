@@ -175,7 +175,8 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse }
 th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
-figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top }
+figure { margin: 1rem 0 }
+.pictures { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
 img { max-width: 100% }
 code { background: #f3f3f3 }
 </style>
@@ -191,9 +192,11 @@ code { background: #f3f3f3 }
 <figure><img src="{{ curves.uri }}" alt="{{ curves.caption }}"><figcaption>{{ curves.caption }}</figcaption></figure>
 {% for round in rounds %}
 <h2>Round {{ round.number }}</h2>
+<div class="pictures">
 {% for picture in round.pictures %}
 <figure><img src="{{ picture.uri }}" alt="{{ picture.caption }}"><figcaption>{{ picture.caption }}</figcaption></figure>
 {% endfor %}
+</div>
 <ul>
 {% for title, location in round.locations %}
 <li>{{ title }}: <code>{{ location }}</code></li>

@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 MILLISECONDS = 60_000
+SIZE = {"width": 1400, "height": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def prefect(tmp_path_factory):
 def page():
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(MILLISECONDS)
         yield page
         browser.close()
@@ -92,7 +93,9 @@ def test_a_round_s_report_shows_figures_and_pictures(prefect, page, run, config,
         "img[src^='data:image']", "images => images.map(i => i.complete ? i.naturalWidth : 0)"
     )
     assert min(sizes) > 100
-    page.screenshot(path=screenshots / "report.png", full_page=True)
+    page.set_viewport_size({"width": 1400, "height": 1900})
+    page.screenshot(path=screenshots / "report.png")
+    page.set_viewport_size(SIZE)
 
 
 def test_the_last_progress_of_each_stage_is_kept(prefect, page, run, config, screenshots):
@@ -100,6 +103,7 @@ def test_the_last_progress_of_each_stage_is_kept(prefect, page, run, config, scr
     artifact = next(a for a in artifacts if a.type == "progress" and f"{config.stem}:" in a.description)
     page.goto(address(prefect, f"/artifacts/artifact/{artifact.id}"))
     sees(page, "steps, ")
+    sees(page, "noise 0.")
     page.screenshot(path=screenshots / "progress.png")
 
 
