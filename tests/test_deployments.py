@@ -4,6 +4,8 @@ import datetime
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -182,6 +184,15 @@ def test_a_bad_parameter_is_refused_before_anything_starts(prefect, tiny):
 def test_what_a_user_can_mend_is_the_run_s_message(prefect, tiny):
     run = prefect.finished(prefect.start("adversarial-round/next-round", tiny.with_name("nowhere.yaml")))
     assert run.state.is_failed() and "nowhere.yaml cannot be read" in run.state.message
+
+
+def test_deploying_without_a_server_ends_in_one_line(prefect):
+    environment = prefect.environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    command = [sys.executable, "-m", "deployments.deploy"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: no Prefect server answers at http://127.0.0.1:9/api")
+    assert "run `prefect server start`" in done.stderr
 
 
 def test_deploying_again_changes_nothing_and_keeps_what_was_switched(prefect):

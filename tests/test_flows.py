@@ -7,19 +7,27 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.testing.utilities import prefect_test_harness
 
+import flows.gpu_slot as gpu_slot_module
+import tasks.stage_task as stage_task_module
 from core.checkpoints import load_checkpoint
-from core.errors import InputError
+from core.errors import InputError, LeaseError, UnavailableError
 from core.rounds import round_table
 from flows.adversarial_round import adversarial_round
 from flows.adversarial_training import adversarial_training
+from flows.gpu_slot import gpu_slot
 from flows.prerequisites import prerequisites
+from flows.watch_data import watch_data
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -167,6 +175,87 @@ def test_an_interrupted_round_equals_an_undisturbed_one(finished, experiment, mo
         "stage3/tiny_metrics.csv",
     ):
         assert sha256(folder / name) == sha256(undisturbed / "round-01" / name), name
+
+
+def test_reports_of_a_round_are_kept_beside_the_artefacts(finished):
+    config, folder, _ = finished
+    page, count = (folder / "report.html").read_text(), len(list(folder.glob("round-*/round.json")))
+    assert page.index("<h2>Round 2</h2>") < page.index("<h2>Round 1</h2>")
+    assert page.count("data:image/png;base64,") == 1 + count * 4
+    assert not re.search(r"(src|href)=.(?!data:)", page)
+    done = command("tasks.report_round", folder / "round-01" / "config.yaml", "--number", "1")
+    assert done.stdout == f"{folder / 'report.html'}\n", done.stderr
+    assert "Round 2" not in (folder / "report.html").read_text()
+    done = command("tasks.report_round", config, "--number", "9")
+    assert done.returncode == 2 and "round-03 holds no finished round: there is nothing to report yet" in done.stderr
+
+
+def test_the_next_round_is_done_and_then_nothing_is_due(experiment, caplog):
+    assert adversarial_round(experiment, overrides=["rounds.count=1"])["round"] == 1
+    with caplog.at_level("INFO", logger="core"):
+        assert adversarial_round(experiment, overrides=["rounds.count=1"]) is None
+    assert "nothing is due: all 1 rounds are finished" in caplog.text
+    assert adversarial_round(experiment, overrides=["rounds.count=1"], extra=True)["round"] == 2
+
+
+def test_a_gate_without_anybody_to_ask_is_refused_at_once(experiment):
+    done = command("flows.adversarial_training", experiment, "--set", "rounds.gate=manual")
+    assert done.returncode == 2
+    assert "rounds.gate is manual, and there is no Prefect server to ask on" in done.stderr
+    assert not (experiment.parent / "artifacts" / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (UnavailableError("bucket b: the server failed for 10 min"), True),
+        (InputError("training.batch_size is missing"), False),
+        (LeaseError("held by another"), False),
+        (torch.cuda.OutOfMemoryError("out of memory"), False),
+        (MemoryError(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_what_may_pass_is_tried_again(error, again, monkeypatch):
+    attempts = []
+
+    def fails():
+        attempts.append(None)
+        raise error
+
+    monkeypatch.setattr(stage_task_module, "_SECONDS_BETWEEN", 0)
+    failing = stage_task_module.stage_task("fails")(fails)
+    with pytest.raises(type(error)):
+        flow(lambda: failing(), name="fails")()
+    assert len(attempts) == (3 if again else 1)
+
+
+def test_two_runs_do_not_share_a_gpu(config, monkeypatch):
+    monkeypatch.setattr(gpu_slot_module, "needs_gpu", lambda _: True)
+    with get_client(sync_client=True) as client:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="gpu", limit=1))
+    inside = []
+
+    def other():
+        with gpu_slot(config):
+            inside.append("other")
+
+    waiting = threading.Thread(target=other)
+    with gpu_slot(config):
+        waiting.start()
+        waiting.join(3)
+        inside.append("first")
+    waiting.join(60)
+    assert inside == ["first", "other"]
+
+
+def test_other_data_is_noticed(finished, manifest, tmp_path):
+    config, folder, _ = finished
+    assert watch_data(config) is False
+    recorded = json.loads((folder / "round-01" / "round.json").read_text())["inputs"]["manifest"]["path"]
+    other = tmp_path / "manifest.csv"
+    other.write_text("\n".join(Path(recorded).read_text().splitlines()[:-1]) + "\n")
+    assert watch_data(config, [f"dataset.manifest={other}"]) is True
 
 
 def test_prerequisites_are_found_not_made_again(prepared):

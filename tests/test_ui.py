@@ -127,3 +127,16 @@ def test_the_page_for_people_without_the_ui(page, run, config, screenshots):
     assert len(sizes) >= 9 and min(sizes) > 100
     assert all(url.startswith(("file:", "data:")) for url in requests)
     page.screenshot(path=screenshots / "report-html.png", full_page=True)
+
+
+def test_the_gate_asks_in_the_ui(prefect, page, config, run, screenshots):
+    overrides = [f"experiment.name={config.stem}-gated", "rounds.gate=manual", "rounds.count=2"]
+    gated = prefect.start("adversarial-training/three-rounds", config, overrides=overrides)
+    prefect.until(lambda: prefect.client.read_flow_run(gated.id).state.is_paused(), "it does not ask", 3000)
+    page.goto(address(prefect, f"/runs/flow-run/{gated.id}"))
+    page.get_by_role("button", name="Resume").click()
+    for text in ("is finished. Go on?", "viability before", "After the round", "whether to do the next round"):
+        sees(page, text)
+    page.screenshot(path=screenshots / "gate.png")
+    page.get_by_role("button", name="Submit").click()
+    assert prefect.finished(gated, 3000).state.is_completed()
