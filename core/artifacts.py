@@ -3,6 +3,9 @@
 from core.config import ExperimentConfig
 from core.store import join
 
+# In the run's folder: what its rounds came to, for a person.
+REPORT_NAME = "report.html"
+
 
 def prerequisites_location(config: ExperimentConfig) -> str:
     """`{root}/prerequisites`: shared by every experiment under the root."""

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.artifacts import REPORT_NAME
 from core.errors import InputError
 from core.lease import LEASE_NAME, hold, is_free
 from core.records import RECORD_NAME, read_record
-from core.report import REPORT_NAME
 from core.rounds import CONFIG_NAME, DECISION_NAME, ROUND_RECORD, RUN_RECORD
 from core.run_status import PREREQUISITES, find_runs
 from core.scratch import SCRATCH_PREFIX, is_abandoned

@@ -11,7 +11,7 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from core.artifacts import round_location, run_location
+from core.artifacts import REPORT_NAME, round_location, run_location
 from core.config import ExperimentConfig
 from core.curves import draw_curves
 from core.errors import InputError
@@ -22,11 +22,10 @@ from core.stages import extremes_name, real_layouts_name
 from core.store import Store, join, open_store, replace
 from core.train_diffusion import samples_name
 
-REPORT_NAME = "report.html"
 # Larger pictures are shrunk to this width: Prefect keeps them in its database.
 _PICTURE_BYTES = 200_000
 _WIDTH = 640
-_SUFFIXES = {"bad_latents": "bad latents", "discriminator": "discriminator", "stage3": "Stage 3"}
+_STAGE_TITLES = {"bad_latents": "bad latents", "discriminator": "discriminator", "stage3": "Stage 3"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _markdown(picture: Picture) -> str:
 
 def _locations(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("round", record["location"])] + [
-        (title, join(record["location"], folder)) for folder, title in _SUFFIXES.items()
+        (title, join(record["location"], folder)) for folder, title in _STAGE_TITLES.items()
     ]
 
 

@@ -23,7 +23,8 @@ from tasks.generate_bad_latents import generate_bad_latents
 from tasks.report_round import report_round
 from tasks.retrain_discriminator import retrain_discriminator
 
-log = logging.getLogger("core.rounds")
+# Below core's, so that the line goes where those of core go.
+log = logging.getLogger("core.flows")
 
 
 @flow(name="adversarial-round")

@@ -15,7 +15,8 @@ from flows.parameters import ConfigLocation, Override
 from flows.prerequisites import prerequisites
 from flows.run_labels import labelled
 
-log = logging.getLogger("core.rounds")
+# Below core's, so that the line goes where those of core go.
+log = logging.getLogger("core.flows")
 
 
 @flow(name="adversarial-training")

@@ -5,7 +5,6 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from core.config import ExperimentConfig
 from core.store import Location
 
 ROUND_COMPLETED = "layouts.round.completed"
@@ -31,8 +30,3 @@ def announce(event: str, experiment: str, config: Location, overrides: Sequence[
     """Emit an event about the run of an experiment, with what a deployment needs to go on with it."""
     payload = {"experiment": experiment, "config": str(config), "overrides": list(overrides), **details}
     emit_event(event, resource={"prefect.resource.id": f"layouts.run.{experiment}"}, payload=payload)
-
-
-def announce_changed_data(experiment: ExperimentConfig, config: Location, overrides: Sequence[str]) -> None:
-    """Emit that the config's manifest is no longer what the last round was made from."""
-    announce(DATA_CHANGED, experiment.experiment.name, config, overrides)

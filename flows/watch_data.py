@@ -8,7 +8,7 @@ from core.config import load_config
 from core.rounds import saw_other_data
 from flows.command import run_flow, say
 from flows.parameters import ConfigLocation, Override
-from flows.round_events import announce_changed_data
+from flows.round_events import DATA_CHANGED, announce
 from flows.run_labels import labelled
 
 
@@ -24,7 +24,7 @@ def watch_data(config: ConfigLocation, overrides: Sequence[Override] = ()) -> bo
     with labelled(experiment, "watch data"):
         changed = saw_other_data(experiment)
         if changed:
-            announce_changed_data(experiment, config, overrides)
+            announce(DATA_CHANGED, experiment.experiment.name, config, overrides)
         return changed
 
 
