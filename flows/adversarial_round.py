@@ -1,5 +1,6 @@
 """One round: generate bad latents, retrain the discriminator, continue Stage 3."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -43,21 +44,24 @@ def adversarial_round(
     if number is not None:
         with hold_run(experiment):
             return _do_round(experiment, number, config, overrides)
-    try:
-        with hold_run(experiment), labelled(experiment, "next round"):
-            begin_run(experiment)
-            due = next_round(experiment, extra)
-            if due is None:
-                return _nothing_is_due(f"all {experiment.rounds.count} rounds are finished")
-            require_somebody_to_ask(experiment)
+    with contextlib.ExitStack() as held:
+        held.enter_context(labelled(experiment, "next round"))
+        try:
+            held.enter_context(hold_run(experiment))
+        except LeaseError as error:
+            return _nothing_is_due(str(error))
+        begin_run(experiment)
+        due = next_round(experiment, extra)
+        if due is None:
+            return _nothing_is_due(f"all {experiment.rounds.count} rounds are finished")
+        require_somebody_to_ask(experiment)
+        try:
             decided = pass_gate(experiment, due, overrides)
-            if experiment.prerequisites is not None:
-                prerequisites(config, overrides)
-            return _do_round(load_config(config, decided), due, config, decided)
-    except LeaseError as error:
-        return _nothing_is_due(str(error))
-    except Stopped as stopped:
-        return _nothing_is_due(str(stopped))
+        except Stopped as stopped:
+            return _nothing_is_due(str(stopped))
+        if experiment.prerequisites is not None:
+            prerequisites(config, overrides)
+        return _do_round(load_config(config, decided), due, config, decided)
 
 
 def _do_round(

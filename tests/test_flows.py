@@ -18,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.testing.utilities import prefect_test_harness
 
+import flows.adversarial_round as adversarial_round_module
 import flows.gpu_slot as gpu_slot_module
 import tasks.stage_task as stage_task_module
 from core.checkpoints import load_checkpoint
@@ -196,6 +197,15 @@ def test_the_next_round_is_done_and_then_nothing_is_due(experiment, caplog):
         assert adversarial_round(experiment, overrides=["rounds.count=1"]) is None
     assert "nothing is due: all 1 rounds are finished" in caplog.text
     assert adversarial_round(experiment, overrides=["rounds.count=1"], extra=True)["round"] == 2
+
+
+def test_a_round_that_loses_its_lease_has_failed(experiment, monkeypatch):
+    def lost(*_):
+        raise LeaseError("this process was silent for too long")
+
+    monkeypatch.setattr(adversarial_round_module, "open_round", lost)
+    with pytest.raises(LeaseError, match="silent for too long"):
+        adversarial_round(experiment)
 
 
 def test_a_gate_without_anybody_to_ask_is_refused_at_once(experiment):
