@@ -129,7 +129,8 @@ def _stage3_inputs(config: ExperimentConfig, resume: bool | None, recorded: bool
 
 def _train_stage3(config: ExperimentConfig, resume: bool | None, workspace: Workspace) -> dict[str, Any]:
     """Train Stage 3 in the workspace, writing `checkpoints/{name}_checkpoint_{best,latest}.pt`,
-    `samples/{name}_epoch_*.png` and `{name}_metrics.csv`.
+    `samples/{name}_epoch_*.png` (the first before any step), `samples/{name}_{real,best_and_worst}.png` and
+    `{name}_metrics.csv`.
     """
     name, folder = config.experiment.name, workspace.folder
     latest = folder / checkpoint_name(name, "latest")

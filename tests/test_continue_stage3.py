@@ -47,7 +47,8 @@ def test_writes_the_documented_files(train):
     folder = train(training__epochs=2)
     assert (folder / "checkpoints" / "tiny_checkpoint_best.pt").exists()
     assert (folder / "checkpoints" / "tiny_checkpoint_latest.pt").exists()
-    assert [path.name for path in (folder / "samples").iterdir()] == ["tiny_epoch_002_samples.png"]
+    drawn = {"tiny_epoch_000_samples.png", "tiny_epoch_002_samples.png", "tiny_real.png", "tiny_best_and_worst.png"}
+    assert {path.name for path in (folder / "samples").iterdir()} == drawn
     metrics = pd.read_csv(folder / "tiny_metrics.csv")
     assert metrics["epoch"].tolist() == [1, 2]
     documented = {"loss", "noise_loss", "semantic_loss", "segmentation_loss", "perceptual_loss", "discriminator_loss"}
@@ -71,7 +72,8 @@ def test_checkpoints_are_kept_at_the_save_interval(train):
     folder = train(training__epochs=4, training__save_interval=2, training__sample_interval=1)
     kept = sorted(path.name for path in (folder / "checkpoints").glob("*_epoch_*.pt"))
     assert kept == ["tiny_checkpoint_epoch_002.pt", "tiny_checkpoint_epoch_004.pt"]
-    assert len(list((folder / "samples").iterdir())) == 4
+    drawn = sorted(path.name for path in (folder / "samples").glob("*_epoch_*.png"))
+    assert drawn == [f"tiny_epoch_{epoch:03d}_samples.png" for epoch in range(5)]
 
 
 def test_other_stage3_settings_keep_the_prerequisites(train):
