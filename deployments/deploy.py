@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 from prefect.automations import AutomationCore
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -23,7 +22,6 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import (
     PREFECT_API_URL,
-    get_current_settings,
     load_current_profile,
     temporary_settings,
     update_current_profile,
@@ -32,6 +30,7 @@ from prefect.settings import (
 from core.errors import InputError
 from deployments.automations import automations
 from flows.gpu_slot import GPU_LIMIT
+from flows.prefect_api import configured_server, require_server
 from tasks.command_line import run_command, say
 
 WORK_POOL = "layouts"
@@ -46,14 +45,9 @@ def deploy(directory: str = str(_ROOT)) -> None:
 
     `directory` is the project's folder where the runs are, on the worker or in its image.
     """
-    url = get_current_settings().api.url or LOCAL_SERVER
+    url = configured_server() or LOCAL_SERVER
+    require_server(url)
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        try:
-            client.hello().raise_for_status()
-        except httpx.HTTPError as error:
-            raise InputError(
-                f"no Prefect server answers at {url} ({error}): run `prefect server start`, or set PREFECT_API_URL"
-            ) from None
         steps = [_address(url), _work_pool(client), _gpu_limit(client), _deployments(client, directory)]
         changes = [change for step in [*steps, _automations(client)] for change in step]
     say(f"{url}: {', '.join(changes) if changes else 'everything is there already'}")

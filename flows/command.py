@@ -14,6 +14,7 @@ from prefect.logging.configuration import setup_logging
 
 from core.config import load_config
 from core.store import Location
+from flows.prefect_api import configured_server, require_server
 from tasks.command_line import INTERRUPTED_LINE, INTERRUPTED_STATUS, run_command, say
 
 __all__ = ["run_flow", "say"]
@@ -38,6 +39,8 @@ def run_flow(flow: Flow[..., Any]) -> Any:
     @functools.wraps(flow.fn)
     def checked(config: Location, overrides: Sequence[str] = (), **options: Any) -> Any:
         load_config(config, overrides)  # a mistake is said before a server is started
+        if (url := configured_server()) is not None:
+            require_server(url)
         return flow(config=config, overrides=overrides, **options)
 
     return run_command(checked)

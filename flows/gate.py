@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 from prefect import pause_flow_run
 from prefect.input import RunInput
-from prefect.settings import get_current_settings
 from pydantic import Field
 
 from core.config import ExperimentConfig
 from core.errors import InputError
 from core.report import round_summary
 from core.rounds import keep_decision, read_decision
+from flows.prefect_api import configured_server
 
 # Prefect wants a bound; a run that is not answered fails then, and asks again when it is started again.
 _WAIT_SECONDS = 30 * 24 * 3600
@@ -33,7 +33,7 @@ class Stopped(Exception):
 
 def require_somebody_to_ask(experiment: ExperimentConfig) -> None:
     """InputError if rounds wait for a person but no server shows the question."""
-    if experiment.rounds.gate == "manual" and not get_current_settings().api.url:
+    if experiment.rounds.gate == "manual" and configured_server() is None:
         raise InputError(
             "rounds.gate is manual, and there is no Prefect server to ask on: set PREFECT_API_URL, or rounds.gate: none"
         )

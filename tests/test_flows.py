@@ -208,6 +208,14 @@ def test_a_round_that_loses_its_lease_has_failed(experiment, monkeypatch):
         adversarial_round(experiment)
 
 
+def test_a_server_that_is_gone_ends_in_one_line(prepared, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    done = command("flows.adversarial_training", prepared)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: no Prefect server answers at http://127.0.0.1:9/api") and "config unset" in line
+
+
 def test_a_gate_without_anybody_to_ask_is_refused_at_once(experiment):
     done = command("flows.adversarial_training", experiment, "--set", "rounds.gate=manual")
     assert done.returncode == 2
