@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from prefect.testing.utilities import prefect_test_harness
-from torchvision.models import alexnet
 
 from core.config import load_config
 from core.layout_generator import write_layouts
@@ -38,6 +37,8 @@ ROUNDS = 3
 
 def prepare(folder: Path) -> Path:
     """Config of the tiny experiment in the folder, its prerequisites made."""
+    from torchvision.models import alexnet  # only once core has made its import safe
+
     torch.save(alexnet(weights=None).features.state_dict(), folder / "trunk.pt")
     manifest = write_layouts(folder / "layouts", count=12, seed=0, rooms=(1, 2))
     config = folder / "tiny.yaml"
