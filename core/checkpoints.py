@@ -18,6 +18,7 @@ from core.discriminator import LatentDiscriminator
 from core.errors import InputError
 from core.files import save_tensors
 from core.layouts import load_tensors
+from core.online_discriminator import OnlineDiscriminator
 from core.store import Location, is_remote
 
 # What a checkpoint that can be gone on from holds besides the weights.
@@ -37,6 +38,7 @@ class TrainState:
     adversarial_weight: float | None = None
     start: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    online: OnlineDiscriminator | None = None
 
     def save(self, path: Path, config: ExperimentConfig, resumable: bool = True) -> None:
         """Write the checkpoint, with the optimizer if it is to be resumed from."""
@@ -58,6 +60,8 @@ class TrainState:
         }
         if resumable:
             checkpoint["optimizer_state"] = self.optimizer.state_dict()
+            if self.online is not None:
+                checkpoint["online_discriminator"] = self.online.state_dict()
         return checkpoint
 
     def load(self, path: Path) -> None:
@@ -73,6 +77,8 @@ class TrainState:
         self.best_val_loss = checkpoint["best_val_loss"]
         self.adversarial_weight = checkpoint["adversarial_weight"]
         self.start, self.history = checkpoint["start"], checkpoint["training_history"]
+        if self.online is not None and "online_discriminator" in checkpoint:
+            self.online.load_state_dict(checkpoint["online_discriminator"])
 
 
 def new_train_state(unet: UNet2DModel, section: OptimizationSection, device: torch.device) -> TrainState:

@@ -64,10 +64,23 @@ class DiscriminatorSection(Section):
     balance: Annotated[float, Field(gt=0)] | None = Field(
         0.5, description="adversarial over noise gradient norm that the weight aims at; null: the weight is fixed"
     )
-    form: Literal["renoise", "x0_prediction", "draft_k"] = "renoise"
+    form: Literal["renoise", "x0_prediction", "draft_k", "ddo", "published"] = "renoise"
     draft_steps: Positive = Field(1, description="K of draft_k: last DDIM steps that carry gradient")
+    ddo_beta: Annotated[float, Field(gt=0)] = Field(0.05, description="beta of ddo, on squared errors summed")
+    ddo_alpha: Annotated[float, Field(ge=0)] = Field(1.0, description="alpha of ddo: weight of the bad latents")
+    update: Literal["frozen", "online"] = Field(
+        "frozen", description="online: a copy of the discriminator learns along and is the one that the model meets"
+    )
+    online_steps: Positive = Field(1, description="discriminator steps a step of the model, if online")
+    online_learning_rate: Annotated[float, Field(gt=0)] = 0.0002
     batch_fraction: float = Field(0.25, gt=0, le=1, description="adversarial sub-batch, as a share of the batch")
     trajectories: TrajectorySection = TrajectorySection()
+
+    @model_validator(mode="after")
+    def _online_judges_own_states(self) -> "DiscriminatorSection":
+        if self.update == "online" and self.form not in ("renoise", "draft_k"):
+            raise ValueError(f"update online goes with form renoise or draft_k, not {self.form}: set update: frozen")
+        return self
 
 
 class OutputsSection(Section):
@@ -274,8 +287,25 @@ class RoundsSection(Section):
     discriminator: DiscriminatorTrainingSection = DiscriminatorTrainingSection()
     advance_when: AdvanceWhenSection | None = None
     viability_samples: Positive = Field(256, description="held-out seeds that viability is measured on")
+    on_regression: Literal["stop", "keep_best", "halve_weight"] | None = Field(
+        None, description="what to do after a round whose audit is worse; null: only say so"
+    )
+    weight_controller: bool = Field(
+        False, description="set the discriminator's weight between rounds by the documented tuning tips"
+    )
     gate: Literal["none", "manual"] = Field(
         "none", description="manual: after each round a person answers in Prefect's UI whether and how to go on"
+    )
+
+
+class AuditSection(Section):
+    """How a model is judged by what no gradient ever saw."""
+
+    num_samples: Positive = Field(1000, description="layouts generated from held-out seeds")
+    seed: int = 7
+    pass_share: Share = Field(0.98, description="share of real training layouts that the calibrated rules let pass")
+    pixels_per_metre: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="of the pictures at dataset.image_size; from the thickness of their walls if empty"
     )
 
 
@@ -292,6 +322,7 @@ class ExperimentConfig(Section):
     training: TrainingSection = TrainingSection()
     prerequisites: PrerequisitesSection | None = None
     rounds: RoundsSection = RoundsSection()
+    audit: AuditSection | None = AuditSection()
     artifacts: ArtifactsSection = ArtifactsSection()
 
     @model_validator(mode="before")
@@ -367,7 +398,8 @@ class ExperimentConfig(Section):
                     "latest_interval": True,
                     "loss": {"semantic_loss": {"perceptual_loss": {"backbone": True}}},
                 },
-                "rounds": {"gate"},
+                "rounds": {"gate", "on_regression", "weight_controller"},
+                "audit": True,
                 "artifacts": True,
             },
         )

@@ -6,6 +6,11 @@ import math
 import torch
 from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+ADAM_BETAS = (0.5, 0.99)
+# Approximate R1 penalty (Lin et al., 2025): squared change of the logit under small noise on the latent.
+PENALTY_WEIGHT, PENALTY_NOISE = 10.0, 0.05
 
 
 class LatentDiscriminator(nn.Module):
@@ -51,3 +56,14 @@ def draw_noise_levels(count: int, clean_share: float, rng: torch.Generator) -> T
     angle = torch.rand(count, generator=rng)
     clean = torch.rand(count, generator=rng) < clean_share
     return torch.where(clean, 1.0, torch.cos(angle * math.pi / 2) ** 2)
+
+
+def discriminator_loss(
+    model: LatentDiscriminator, noised: Tensor, labels: Tensor, alpha_bar: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy on latents noised to `alpha_bar` [B] plus the approximate R1 penalty, and the logits [B]."""
+    shift = torch.randn(noised.shape, generator=rng).to(noised.device)
+    logits = model(noised, alpha_bar)
+    moved = model(noised + PENALTY_NOISE * shift, alpha_bar)
+    penalty = PENALTY_WEIGHT * (moved - logits).square().mean()
+    return F.binary_cross_entropy_with_logits(logits, labels) + penalty, logits

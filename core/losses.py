@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.adversarial import AdversarialDraws, AdversarialForm
+from core.adversarial import AdversarialDraws, AdversarialForm, NoisePass
 from core.autoencoder import Decoder
 from core.diffusion import add_noise, denoiser, predict_x0
 from core.layouts import Pictures
@@ -97,6 +97,7 @@ def diffusion_losses(unet: UNet2DModel, frozen: Frozen, batch: Batch) -> dict[st
         losses["perceptual"] = perceptual_loss(frozen.perceptual(decoded.rgb, pictures.rgb), weights)
     if batch.adversarial is not None:
         x0_pred = predict_x0(xt, eps_pred, alpha_bar)
-        judged = frozen.adversarial(denoise, batch.adversarial, x0_pred, batch.t)
+        noise_pass = NoisePass(batch.latent, batch.eps, batch.t, x0_pred)
+        judged = frozen.adversarial(denoise, batch.adversarial, noise_pass)
         losses["adversarial"] = adversarial_loss(judged.logits, judged.weights)
     return losses

@@ -10,18 +10,19 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-from core.adversarial import build_adversarial_form
+from core.adversarial import build_adversarial_form, build_maker
 from core.artifacts import stage3_location
 from core.checkpoints import find_checkpoint, load_autoencoder, load_discriminator, load_unet, new_train_state
 from core.config import ExperimentConfig, TrainingSection
 from core.device import pick_device
-from core.diffusion import build_scheduler, build_unet
+from core.diffusion import Denoiser, build_scheduler, build_unet, denoiser
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
 from core.files import require_writable
 from core.layouts import LayoutPictures, read_latents
 from core.losses import Frozen
 from core.manifest import read_manifest, split_by_layout
+from core.online_discriminator import OnlineDiscriminator
 from core.perceptual import build_perceptual
 from core.pictures import save_grid, save_sample_grid
 from core.records import local_path, run_stage
@@ -143,12 +144,15 @@ def _train_stage3(config: ExperimentConfig, resume: bool | None, workspace: Work
     if not going_on:
         for part in ("checkpoints", "samples"):
             shutil.rmtree(folder / part, ignore_errors=True)
+    online = _online_discriminator(config, judge)
     if going_on:
+        run.state.online = online
         run.state.load(latest)
     elif previous is not None:
         run.state.load(find_checkpoint(previous))
         # Scores against the last round's discriminator do not compare with this one's.
         run.state.start, run.state.best_val_loss, run.state.adversarial_weight = {}, None, None
+    run.state.online = online
     return _run_stage3(_with_discriminator(run, judge))
 
 
@@ -197,6 +201,13 @@ def _initial_unet(config: ExperimentConfig, start: str | None) -> UNet2DModel:
         return build_unet(config.unet, config.latent_size)
 
 
+def _online_discriminator(config: ExperimentConfig, judge: LatentDiscriminator) -> OnlineDiscriminator | None:
+    section = config.discriminator
+    if section.update == "frozen" or section.weight == 0:
+        return None
+    return OnlineDiscriminator(judge, section, config.training.seed)
+
+
 def _with_discriminator(run: DiffusionTraining, discriminator: LatentDiscriminator) -> DiffusionTraining:
     """`run` judged by the frozen discriminator, and trained against it unless its weight is zero."""
     config, state = run.config, run.state
@@ -208,9 +219,21 @@ def _with_discriminator(run: DiffusionTraining, discriminator: LatentDiscriminat
         return run
     path = run.folder / "checkpoints" / "trajectories.pt"
     run.trajectories = kept_trajectories(path, state.ema, config, state.epoch)
-    form = build_adversarial_form(config.discriminator, discriminator, run.frozen.scheduler.alphas_cumprod)
-    run.frozen = dataclasses.replace(run.frozen, adversarial=form)
+    section, alpha_bars = config.discriminator, run.frozen.scheduler.alphas_cumprod
+    met = state.online.model if state.online is not None else discriminator
+    reference = _reference(config, run) if section.form == "ddo" else None
+    run.maker = build_maker(section, alpha_bars)
+    run.frozen = dataclasses.replace(
+        run.frozen, adversarial=build_adversarial_form(section, met, reference, alpha_bars)
+    )
     return run
+
+
+def _reference(config: ExperimentConfig, run: DiffusionTraining) -> Denoiser:
+    """The frozen model that this stage started from, as a function."""
+    start = config.diffusion.stage3_checkpoint or config.required("diffusion.stage2_checkpoint")
+    unet = load_unet(start, config).to(run.device, memory_format=torch.channels_last)
+    return denoiser(unet.eval().requires_grad_(False), run.frozen.scheduler)
 
 
 def _run_stage3(run: DiffusionTraining) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from core.adversarial import Maker
 from core.autoencoder import Decoder
 from core.checkpoints import TrainState
 from core.config import ExperimentConfig, OptimizationSection, TrainingSection
+from core.diffusion import add_noise, denoiser
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
 from core.files import whole_file
@@ -57,6 +59,7 @@ class DiffusionTraining:
     decoder: Decoder
     trajectories: Trajectories | None = None
     discriminator: LatentDiscriminator | None = None
+    maker: Maker | None = None
     viability_seeds: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -213,11 +216,28 @@ class DiffusionTraining:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(self.training, state.step, self.steps_per_epoch)
         state.optimizer.step()
+        if state.online is not None:
+            self._update_online(batch)
         state.step += 1
         # A young average follows faster, as it has little to average.
         decay = min(self.training.ema_decay, (1 + state.step) / (10 + state.step))
         torch._foreach_lerp_(list(state.ema.parameters()), parameters, 1 - decay)
         return {"loss": total, **losses}
+
+    @torch.no_grad()
+    def _update_online(self, batch: Batch) -> None:
+        """Let the online discriminator learn on real latents of the batch against what the model makes by now."""
+        state = self.state
+        denoise = denoiser(state.unet.eval(), self.frozen.scheduler)
+        for number in range(self.config.discriminator.online_steps):
+            rng = generator(self.training.seed, "online", state.step, number)
+            count = len(batch.adversarial.t)
+            draws = self.trajectories.draw(count, self.num_timesteps, False, rng).to(self.device)
+            with self._autocast():
+                made = self.maker(denoise, draws, None)
+            real = batch.latent[torch.randperm(len(batch.latent), generator=rng)[:count].to(self.device)]
+            eps = torch.randn(real.shape, generator=rng).to(self.device)
+            state.online.step(add_noise(real, eps, made.alpha_bar), made, state.step, number)
 
     def _balance(self, losses: dict[str, Tensor], parameters: list[Tensor]) -> None:
         """Set the adversarial weight: fixed, or such that its gradient is `balance` times the noise gradient.
@@ -225,7 +245,7 @@ class DiffusionTraining:
         The configured weight is the cap. Measured every `BALANCE_INTERVAL` steps and smoothed.
         """
         section, state = self.config.discriminator, self.state
-        if section.balance is None:
+        if section.balance is None or not losses["adversarial"].requires_grad:
             state.adversarial_weight = section.weight
             return
         if state.adversarial_weight is not None and state.step % BALANCE_INTERVAL:

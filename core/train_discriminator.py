@@ -16,7 +16,7 @@ from torch.optim import Adam
 from core.checkpoints import save_discriminator
 from core.device import pick_device
 from core.diffusion import add_noise
-from core.discriminator import LatentDiscriminator, draw_noise_levels
+from core.discriminator import ADAM_BETAS, LatentDiscriminator, discriminator_loss, draw_noise_levels
 from core.errors import InputError, require_positive
 from core.files import whole_file
 from core.layouts import load_tensors
@@ -32,8 +32,6 @@ _LATEST_NAME = "discriminator_latest.pt"
 VALIDATION_SHARE = 0.2
 # Share of training latents judged clean; the others are noised, so that every noise level is learnt.
 CLEAN_SHARE = 0.5
-# Approximate R1 penalty (Lin et al., 2025): squared change of the logit under small noise on the latent.
-PENALTY_WEIGHT, PENALTY_NOISE = 10.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
         model = LatentDiscriminator(**model_config).to(device)
     training = [pool.to(device) for pool in (real, fake)]
     validation = [pool.to(device) for pool in (real_validation, fake_validation)]
-    optimizer = Adam(model.parameters(), lr=request.learning_rate, betas=(0.5, 0.99))
+    optimizer = Adam(model.parameters(), lr=request.learning_rate, betas=ADAM_BETAS)
     history: list[dict[str, float]] = []
     best: dict[str, float] = {}
     latest = workspace.folder / _LATEST_NAME
@@ -197,7 +195,9 @@ def _train_epoch(
             take = slice(step * half, (step + 1) * half)
             latents = torch.cat([pool[order[take]] for pool, order in zip(pools, orders, strict=True)])
             labels = torch.cat([torch.ones(half), torch.zeros(half)]).to(device)
-            loss, logits = discriminator_loss(model, latents, labels, rng)
+            alpha_bar = draw_noise_levels(len(latents), CLEAN_SHARE, rng).to(device)
+            noised = add_noise(latents, torch.randn(latents.shape, generator=rng).to(device), alpha_bar)
+            loss, logits = discriminator_loss(model, noised, labels, alpha_bar, rng)
             if not torch.isfinite(loss):
                 raise InputError(
                     f"discriminator: the loss is {loss.item()} in epoch {epoch}, step {step + 1}; nothing was "
@@ -210,19 +210,6 @@ def _train_epoch(
             correct += ((logits > 0) == (labels > 0.5)).float().mean()
             progress.step()
     return {"train_loss": (loss_sum / steps).item(), "train_acc": (correct / steps).item()}
-
-
-def discriminator_loss(
-    model: LatentDiscriminator, latents: Tensor, labels: Tensor, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Cross entropy on latents at random noise levels plus the approximate R1 penalty, and the logits [B]."""
-    alpha_bar = draw_noise_levels(len(latents), CLEAN_SHARE, rng).to(latents.device)
-    eps, shift = (torch.randn(latents.shape, generator=rng).to(latents.device) for _ in range(2))
-    noised = add_noise(latents, eps, alpha_bar)
-    logits = model(noised, alpha_bar)
-    moved = model(noised + PENALTY_NOISE * shift, alpha_bar)
-    penalty = PENALTY_WEIGHT * (moved - logits).square().mean()
-    return F.binary_cross_entropy_with_logits(logits, labels) + penalty, logits
 
 
 def _endless_order(size: int, length: int, rng: torch.Generator) -> Tensor:

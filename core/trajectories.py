@@ -21,10 +21,11 @@ _HELD_OUT_SHARE = 8
 
 @dataclass(frozen=True)
 class Trajectories:
-    """`xt` [N, K, C, h, w]: K states of each of N trajectories, at timesteps `t` [N, K]."""
+    """`xt` [N, K, C, h, w]: K states of each of N trajectories, at timesteps `t` [N, K]; `x0` [N, C, h, w] their ends."""
 
     xt: Tensor
     t: Tensor
+    x0: Tensor
 
     def draw(self, count: int, num_timesteps: int, held_out: bool, rng: torch.Generator) -> AdversarialDraws:
         """`count` random states, with a re-noising level s uniform over [t / 2, T) and its noise."""
@@ -35,7 +36,7 @@ class Trajectories:
         xt, t = self.xt[which, state].float(), self.t[which, state]
         low = t // 2
         s = low + (torch.rand(count, generator=rng) * (num_timesteps - low)).long()
-        return AdversarialDraws(xt, t, s, torch.randn(xt.shape, generator=rng))
+        return AdversarialDraws(xt, t, self.x0[which], s, torch.randn(xt.shape, generator=rng))
 
 
 @torch.no_grad()
@@ -51,6 +52,7 @@ def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -
     order = torch.rand(section.num_samples, len(allowed), generator=rng).argsort(dim=1)
     kept = torch.tensor(allowed)[order[:, : section.states]]
     xt = torch.empty(section.num_samples, kept.shape[1], *config.latent_shape)
+    x0 = torch.empty(section.num_samples, *config.latent_shape)
     batch_size = config.rounds.bad_latents.batch_size
     unet.eval()
     for start in each(range(0, section.num_samples, batch_size), "trajectories", "batches"):
@@ -60,12 +62,13 @@ def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -
         for state in ddim_chain(denoiser(unet, scheduler), noise, scheduler.alphas_cumprod, timesteps):
             row, column = (kept[rows.start : rows.stop] == state.position).nonzero(as_tuple=True)
             xt[rows.start + row, column] = state.xt.cpu()[row]
-    return Trajectories(xt, torch.tensor(timesteps)[kept])
+        x0[rows.start : rows.stop] = state.xt.cpu()
+    return Trajectories(xt, torch.tensor(timesteps)[kept], x0)
 
 
 def kept_trajectories(path: Path, unet: UNet2DModel, config: ExperimentConfig, epoch: int) -> Trajectories:
     """The trajectories saved at `path`, made and saved first if there are none: a resumed round keeps its states."""
     if not path.exists():
         made = make_trajectories(unet, config, epoch)
-        save_tensors({"xt": made.xt, "t": made.t}, path)
+        save_tensors(vars(made), path)
     return Trajectories(**load_tensors(path, "trajectories"))

@@ -1,0 +1,200 @@
+"""Rules that a viable layout keeps, with bounds calibrated on real layouts.
+
+A rule is a few statistics of the class map, each within a range. The ranges are as strict as they can be while the
+wanted share of real training layouts keeps every rule.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.floor_survey import (
+    Pieces,
+    Scale,
+    find_interior,
+    find_pieces,
+    furniture_in_walls,
+    loose_wall_share,
+    open_share,
+    opening_count,
+    reachable_shares,
+    wall_parts,
+)
+from core.palette import WALL
+
+# Metres.
+BODY_WIDTH, WALL_WIDTH = 0.5, 0.17
+# Statistics of each rule, and on which side a layout may be too far out: below, above or both.
+RULES: dict[str, dict[str, str]] = {
+    "on_palette": {"off_palette": "above"},
+    "enclosed": {"interior_share": "below", "open_share": "above", "openings": "above", "loose_walls": "above"},
+    "reachable": {"reached_share": "below", "connected_share": "below"},
+    "clear_doorways": {"furniture_in_walls": "above"},
+    "no_fragments": {"small_pieces": "above", "raggedness": "above", "wall_parts": "above"},
+    "furnished": {
+        "pieces": "both",
+        "most_of_a_kind": "above",
+        "largest_of_a_kind": "above",
+        "furniture_share": "above",
+        "furniture_outside": "above",
+    },
+}
+VIABLE = "viable"
+# Openings wider than the calibrated door are holes; this share of real layouts must be enclosed.
+_ENCLOSED_SHARE = 0.99
+_SMALLEST_INTERIOR = 0.02
+# A piece is small if so few real ones of its class are smaller; the largest and most numerous are the other end.
+_SMALL_TAIL, _LARGE_TAIL = 0.05, 0.995
+
+
+@dataclass(frozen=True)
+class PieceRange:
+    """Of each furniture class: cells below which a piece is small, cells of the largest, pieces in a layout at most."""
+
+    small: list[float]
+    large: list[float]
+    many: list[float]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Calibrated rules: sizes in pixels, ranges of pieces, and the range [low, high] of each statistic."""
+
+    scale: Scale
+    pieces: PieceRange
+    bounds: dict[str, tuple[float, float]]
+
+    def check(self, classes: np.ndarray, off_palette: np.ndarray) -> pd.DataFrame:
+        """Which rules each class map keeps, bool; the last column, `viable`, is all of them together.
+
+        `classes` uint8 [N, H, W]; `off_palette` [N], the share of a picture's pixels in no palette colour.
+        """
+        statistics = measure(classes, off_palette, self.scale, self.pieces)
+        kept = pd.DataFrame(
+            {rule: _within(statistics[list(names)], self.bounds) for rule, names in RULES.items()}, dtype=bool
+        )
+        return kept.assign(**{VIABLE: kept.all(axis=1)})
+
+    def as_json(self) -> dict[str, Any]:
+        """What a record keeps of the rules; `Rules.from_json` reads it back."""
+        return {
+            "scale": asdict(self.scale),
+            "pieces": asdict(self.pieces),
+            "bounds": {name: [_bound(low), _bound(high)] for name, (low, high) in self.bounds.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Rules":
+        """The rules that `as_json` described."""
+        ends = {
+            name: (-math.inf if low is None else low, math.inf if high is None else high)
+            for name, (low, high) in data["bounds"].items()
+        }
+        return cls(Scale(**data["scale"]), PieceRange(**data["pieces"]), ends)
+
+
+def calibrate(classes: np.ndarray, off_palette: np.ndarray, pixels_per_metre: float, pass_share: float) -> Rules:
+    """The strictest rules that `pass_share` of the real layouts `classes` [N, H, W] keep.
+
+    Layouts without an interior break the rules whatever the ranges are; of the others every statistic leaves out the
+    same share at each end that counts, found by bisection. `pixels_per_metre` is that of the maps.
+    """
+    # At small sizes a wall takes the whole of every cell it touches, so a passage has lost up to a cell.
+    body = max(1, int(BODY_WIDTH * pixels_per_metre) - 1)
+    scale = Scale(_widest_door(classes), body, max(1, round(WALL_WIDTH * pixels_per_metre)))
+    ranges = _piece_range(find_pieces(classes), len(classes))
+    statistics = measure(classes, off_palette, scale, ranges)
+    enclosed = statistics[statistics["interior_share"] >= _SMALLEST_INTERIOR]
+    low, high = 0.0, 0.5
+    for _ in range(30):
+        tail = (low + high) / 2
+        kept = _within(statistics, _bounds(enclosed, tail)).mean()
+        low, high = (tail, high) if kept >= pass_share else (low, tail)
+    return Rules(scale, ranges, _bounds(enclosed, low))
+
+
+def measure(classes: np.ndarray, off_palette: np.ndarray, scale: Scale, ranges: PieceRange) -> pd.DataFrame:
+    """Every statistic that the rules bound, a row a layout."""
+    count = len(classes)
+    interior = find_interior(classes, scale.door)
+    reached, connected = reachable_shares(interior, classes, scale.body)
+    pieces = find_pieces(classes)
+    furniture = classes < WALL
+    cells = np.maximum(1, furniture.sum(axis=(1, 2)))
+    limits = np.array([ranges.small, ranges.large, ranges.many])[:, pieces.kind]
+    of_a_kind = np.zeros((count, WALL))
+    np.add.at(of_a_kind, (pieces.layout, pieces.kind), 1)
+    largest = np.zeros(count)
+    np.maximum.at(largest, pieces.layout, pieces.area / limits[1])
+    return pd.DataFrame(
+        {
+            "off_palette": off_palette,
+            "interior_share": interior.mean(axis=(1, 2)),
+            "open_share": open_share(interior, classes),
+            "openings": opening_count(interior, classes),
+            "loose_walls": loose_wall_share(interior, classes, scale.wall),
+            "reached_share": reached,
+            "connected_share": connected,
+            "furniture_in_walls": furniture_in_walls(classes, scale),
+            "small_pieces": _per_layout(pieces, pieces.area < limits[0], count),
+            "raggedness": _per_layout(pieces, pieces.box - pieces.area, count) / cells,
+            "wall_parts": wall_parts(classes),
+            "pieces": of_a_kind.sum(axis=1),
+            "most_of_a_kind": (of_a_kind / np.array(ranges.many)).max(axis=1),
+            "largest_of_a_kind": largest,
+            "furniture_share": (furniture & interior).sum(axis=(1, 2)) / np.maximum(1, interior.sum(axis=(1, 2))),
+            "furniture_outside": (furniture & ~interior).sum(axis=(1, 2)) / cells,
+        }
+    )
+
+
+def _widest_door(classes: np.ndarray) -> int:
+    """The smallest opening, in pixels, that must be closed for nearly all layouts to have an interior."""
+    side = classes.shape[1]
+    for door in range(2, side // 2 + 1):
+        enclosed = find_interior(classes, door).mean(axis=(1, 2)) >= _SMALLEST_INTERIOR
+        if enclosed.mean() >= _ENCLOSED_SHARE:
+            return door
+    return side // 2
+
+
+def _piece_range(pieces: Pieces, count: int) -> PieceRange:
+    small, large, many = [], [], []
+    for kind in range(WALL):
+        areas = pieces.area[pieces.kind == kind]
+        numbers = np.bincount(pieces.layout[pieces.kind == kind], minlength=count)
+        known = areas if len(areas) else np.array([1])
+        small.append(float(np.quantile(known, _SMALL_TAIL)))
+        large.append(float(np.quantile(known, _LARGE_TAIL)))
+        many.append(max(1.0, float(np.quantile(numbers, _LARGE_TAIL))))
+    return PieceRange(small, large, many)
+
+
+def _bounds(statistics: pd.DataFrame, tail: float) -> dict[str, tuple[float, float]]:
+    sides = {name: side for names in RULES.values() for name, side in names.items()}
+    bounds = {}
+    for name, side in sides.items():
+        values = statistics[name].to_numpy()
+        low = -math.inf if side == "above" else float(np.quantile(values, tail, method="lower"))
+        high = math.inf if side == "below" else float(np.quantile(values, 1 - tail, method="higher"))
+        bounds[name] = low, high
+    return bounds
+
+
+def _within(statistics: pd.DataFrame, bounds: Mapping[str, tuple[float, float]]) -> pd.Series:
+    lows, highs = (np.array([bounds[name][end] for name in statistics]) for end in (0, 1))
+    values = statistics.to_numpy()
+    return pd.Series(((values >= lows) & (values <= highs)).all(axis=1), index=statistics.index)
+
+
+def _per_layout(pieces: Pieces, values: np.ndarray, count: int) -> np.ndarray:
+    return np.bincount(pieces.layout, values, minlength=count)
+
+
+def _bound(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,51 @@
+"""A discriminator that learns along with the model it judges."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from core.adversarial import Made
+from core.config import DiscriminatorSection
+from core.discriminator import ADAM_BETAS, LatentDiscriminator, discriminator_loss
+from core.seeding import derive_seed, generator
+
+
+class OnlineDiscriminator:
+    """A copy of the round's discriminator, trained on real latents against what the model makes at the moment.
+
+    Between its own steps it is frozen and in eval mode, like the one it began as.
+    """
+
+    def __init__(self, discriminator: LatentDiscriminator, section: DiscriminatorSection, seed: int):
+        self.model = copy.deepcopy(discriminator).eval().requires_grad_(False)
+        self._optimizer = Adam(self.model.parameters(), lr=section.online_learning_rate, betas=ADAM_BETAS)
+        self._seed = seed
+
+    @torch.enable_grad()
+    def step(self, real_noised: Tensor, made: Made, *position: int) -> Tensor:
+        """Loss of one step on as many real latents [A, C, h, w] as made ones, noised to the same levels."""
+        rng = generator(self._seed, "online discriminator", *position)
+        noised = torch.cat([real_noised, made.latent])
+        labels = torch.cat([torch.ones(len(real_noised)), torch.zeros(len(made.latent))]).to(noised.device)
+        devices = [noised.device] if noised.device.type == "cuda" else []
+        self.model.train().requires_grad_(True)
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive_seed(self._seed, "online dropout", *position))
+            loss, _ = discriminator_loss(self.model, noised, labels, made.alpha_bar.repeat(2), rng)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        self.model.eval().requires_grad_(False)
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimizer, for a training that goes on later."""
+        return {"state_dict": self.model.state_dict(), "optimizer_state": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.model.load_state_dict(state["state_dict"])
+        self._optimizer.load_state_dict(state["optimizer_state"])
