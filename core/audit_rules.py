@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from core.floor_survey import (
+    WALL_METRES,
     Pieces,
     Scale,
     find_interior,
@@ -26,8 +27,7 @@ from core.floor_survey import (
 )
 from core.palette import WALL
 
-# Metres.
-BODY_WIDTH, WALL_WIDTH = 0.5, 0.17
+BODY_METRES = 0.5
 # Statistics of each rule, and on which side a layout may be too far out: below, above or both.
 RULES: dict[str, dict[str, str]] = {
     "on_palette": {"off_palette": "above"},
@@ -47,6 +47,8 @@ VIABLE = "viable"
 # Openings wider than the calibrated door are holes; this share of real layouts must be enclosed.
 _ENCLOSED_SHARE = 0.99
 _SMALLEST_INTERIOR = 0.02
+# Calibration: folds, how far beyond all real layouts a range may reach, halvings of the search.
+_FOLDS, _WIDEST, _BISECTIONS = 5, 0.5, 20
 # A piece is small if so few real ones of its class are smaller; the largest and most numerous are the other end.
 _SMALL_TAIL, _LARGE_TAIL = 0.05, 0.995
 
@@ -98,23 +100,28 @@ class Rules:
 
 
 def calibrate(classes: np.ndarray, off_palette: np.ndarray, pixels_per_metre: float, pass_share: float) -> Rules:
-    """The strictest rules that `pass_share` of the real layouts `classes` [N, H, W] keep.
+    """The strictest rules that `pass_share` of real layouts keep, those that were not calibrated on included.
 
-    Layouts without an interior break the rules whatever the ranges are; of the others every statistic leaves out the
-    same share at each end that counts, found by bisection. `pixels_per_metre` is that of the maps.
+    `classes` [N, H, W] are real layouts, `pixels_per_metre` is their scale. Layouts without an interior break the rules
+    whatever the ranges are; of the others every statistic leaves out the same share at each end that counts. That
+    share is found by bisection, judging each fifth of the layouts by the ranges of the others.
     """
     # At small sizes a wall takes the whole of every cell it touches, so a passage has lost up to a cell.
-    body = max(1, int(BODY_WIDTH * pixels_per_metre) - 1)
-    scale = Scale(_widest_door(classes), body, max(1, round(WALL_WIDTH * pixels_per_metre)))
+    body = max(1, int(BODY_METRES * pixels_per_metre) - 1)
+    scale = Scale(_widest_door(classes), body, max(1, round(WALL_METRES * pixels_per_metre)))
     ranges = _piece_range(find_pieces(classes), len(classes))
     statistics = measure(classes, off_palette, scale, ranges)
-    enclosed = statistics[statistics["interior_share"] >= _SMALLEST_INTERIOR]
-    low, high = 0.0, 0.5
-    for _ in range(30):
+    enclosed = statistics["interior_share"] >= _SMALLEST_INTERIOR
+    fold = np.arange(len(classes)) % _FOLDS
+    low, high = -_WIDEST, 0.5
+    for _ in range(_BISECTIONS):
         tail = (low + high) / 2
-        kept = _within(statistics, _bounds(enclosed, tail)).mean()
-        low, high = (tail, high) if kept >= pass_share else (low, tail)
-    return Rules(scale, ranges, _bounds(enclosed, low))
+        kept = 0
+        for part in range(_FOLDS):
+            bounds = _bounds(statistics[enclosed & (fold != part)], tail)
+            kept += _within(statistics[fold == part], bounds).sum()
+        low, high = (tail, high) if kept >= pass_share * len(classes) else (low, tail)
+    return Rules(scale, ranges, _bounds(statistics[enclosed], low))
 
 
 def measure(classes: np.ndarray, off_palette: np.ndarray, scale: Scale, ranges: PieceRange) -> pd.DataFrame:
@@ -175,13 +182,20 @@ def _piece_range(pieces: Pieces, count: int) -> PieceRange:
 
 
 def _bounds(statistics: pd.DataFrame, tail: float) -> dict[str, tuple[float, float]]:
+    """Range of each statistic that leaves out a share `tail` of layouts at each end that counts; a negative one widens
+    the whole range by that share of its length.
+    """
     sides = {name: side for names in RULES.values() for name, side in names.items()}
     bounds = {}
     for name, side in sides.items():
         values = statistics[name].to_numpy()
-        low = -math.inf if side == "above" else float(np.quantile(values, tail, method="lower"))
-        high = math.inf if side == "below" else float(np.quantile(values, 1 - tail, method="higher"))
-        bounds[name] = low, high
+        share = max(0.0, tail)
+        low, high = np.quantile(values, share, method="lower"), np.quantile(values, 1 - share, method="higher")
+        more = max(0.0, -tail) * (high - low)
+        bounds[name] = (
+            -math.inf if side == "above" else float(low - more),
+            math.inf if side == "below" else float(high + more),
+        )
     return bounds
 
 

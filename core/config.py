@@ -199,6 +199,11 @@ class LossSection(Section):
             weights["perceptual"] = self.semantic_loss.perceptual_loss.weight
         return weights
 
+    @property
+    def perceptual(self) -> PerceptualLossSection:
+        """The network that likeness is measured with, named or by default."""
+        return self.semantic_loss.perceptual_loss if self.semantic_loss else PerceptualLossSection()
+
     def with_trunk_of(self, other: "LossSection") -> "LossSection":
         """This loss with the LPIPS network and trunk that `other` names."""
         if self.semantic_loss is None or other.semantic_loss is None:
@@ -303,10 +308,32 @@ class AuditSection(Section):
 
     num_samples: Positive = Field(1000, description="layouts generated from held-out seeds")
     seed: int = 7
-    pass_share: Share = Field(0.98, description="share of real training layouts that the calibrated rules let pass")
+    pass_share: Share = Field(0.96, description="share of real layouts that the calibrated rules let pass")
     pixels_per_metre: Annotated[float, Field(gt=0)] | None = Field(
         None, description="of the pictures at dataset.image_size; from the thickness of their walls if empty"
     )
+
+
+class ArmSection(Section):
+    """One way to continue Stage 3: what it changes in the config, and with which seeds it is trained."""
+
+    settings: dict[str, Any] = Field(default_factory=dict, description="dotted keys and their values")
+    seeds: tuple[int, ...] | None = Field(None, description="those of the comparison if empty")
+
+
+class ComparisonSection(Section):
+    """Arms that start from the same Stage 2 checkpoint and are trained for equal steps."""
+
+    seeds: tuple[int, ...] = (1, 2, 3)
+    num_samples: Positive = Field(2000, description="layouts that the end of each arm is audited on")
+    control: str = Field("control", description="the arm that the others are compared with")
+    arms: dict[str, ArmSection]
+
+    @model_validator(mode="after")
+    def _has_its_control(self) -> "ComparisonSection":
+        if self.control not in self.arms:
+            raise ValueError(f"control {self.control} is none of the arms {', '.join(self.arms)}: add it")
+        return self
 
 
 class ExperimentConfig(Section):
@@ -323,6 +350,7 @@ class ExperimentConfig(Section):
     prerequisites: PrerequisitesSection | None = None
     rounds: RoundsSection = RoundsSection()
     audit: AuditSection | None = AuditSection()
+    comparison: ComparisonSection | None = None
     artifacts: ArtifactsSection = ArtifactsSection()
 
     @model_validator(mode="before")
@@ -400,6 +428,7 @@ class ExperimentConfig(Section):
                 },
                 "rounds": {"gate", "on_regression", "weight_controller"},
                 "audit": True,
+                "comparison": True,
                 "artifacts": True,
             },
         )

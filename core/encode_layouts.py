@@ -13,6 +13,7 @@ from core.config import ExperimentConfig
 from core.device import pick_device
 from core.errors import InputError
 from core.files import save_tensors, whole_file
+from core.layout_scale import SCALE_COLUMN, picture_scale
 from core.layouts import LayoutPictures, pictures_from_rgb
 from core.manifest import VARIANTS, is_augmented, read_manifest
 from core.progress import each
@@ -25,13 +26,16 @@ _BATCH = 16
 def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, Any]:
     """Number of latents after writing `latents/*.pt` ([C, h, w] float32) and `manifest.csv` to the workspace.
 
-    The manifest has the source's columns and `latent_path`, and with `dataset.augment` eight rows an original.
+    The manifest has the source's columns, `latent_path` and the pictures' `pixels_per_metre`, which at the working size
+    can no longer be told, and with `dataset.augment` eight rows an original.
     Pictures are written to `images/` at the working size, so that the folder stands for itself wherever it lies.
     Sources that hold variants are encoded as they are. Latents that are there already are not made again.
     """
     rgb = config.dataset.outputs.rgb
     rows = read_manifest(config.dataset.manifest, [rgb], config.dataset)
     _refuse_equal_names(rows)
+    if SCALE_COLUMN not in rows.columns:
+        rows[SCALE_COLUMN] = [picture_scale(path, config.dataset.image_size) for path in rows[rgb]]
     augment = config.dataset.augment and not is_augmented(rows).any()
     device = pick_device(config.training.device)
     autoencoder = load_autoencoder(config.autoencoder.checkpoint, config).to(device)

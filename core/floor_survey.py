@@ -16,6 +16,7 @@ from core.palette import BACKGROUND, WALL
 _NEIGHBOURS, _CORNERS = (
     np.pad(ndimage.generate_binary_structure(2, reach)[None], ((1, 1), (0, 0), (0, 0))) for reach in (1, 2)
 )
+WALL_METRES = 0.17
 # (axis, step) to each of a cell's four neighbours.
 _SIDES = ((1, 1), (1, -1), (2, 1), (2, -1))
 
@@ -95,21 +96,25 @@ def reachable_shares(interior: np.ndarray, classes: np.ndarray, body: int) -> tu
 def furniture_in_walls(classes: np.ndarray, scale: Scale) -> np.ndarray:
     """Cells of furniture in a doorway or across a wall, [N].
 
-    Such a cell lies in a straight gap of a wall, no longer than a door and no deeper than the wall is thick, with
-    no wall left on either side of it.
+    Such a cell lies in a straight gap of a wall, no longer than a door and no deeper than twice the wall's thickness,
+    with no wall left on either side of it.
     """
     wall, furniture = classes == WALL, classes < WALL
+    deep = 2 * scale.wall + 1
     found = np.zeros(classes.shape, bool)
     for along, across in ((1, 2), (2, 1)):
-        gap = _closed(wall, along, scale.door) & ~wall
-        thin = gap & ~_opened(gap, across, 2 * scale.wall + 1)
+        # The wall that goes on beyond a gap; the walls at both ends of a narrow room do not.
+        lengthwise = wall & ~_opened(wall, across, deep)
+        near = ndimage.maximum_filter1d(lengthwise, 2 * scale.door + 1, along, mode="constant")
+        gap = _closed(wall, along, scale.door) & ~wall & near
+        thin = gap & ~_opened(gap, across, deep)
         passes = ~(_shifted(wall, across, 1) | _shifted(wall, across, -1))
         found |= thin & furniture & passes
     return _count(found)
 
 
 def wall_parts(classes: np.ndarray) -> np.ndarray:
-    """Number of walls that touch no other wall, not even at a corner, [N]: a door more, a part more, and a crack too."""
+    """Number of walls that touch no other, not even at a corner, [N]: a door may part a wall, and so does a crack."""
     labels, count = ndimage.label(classes == WALL, _CORNERS)
     return np.bincount(_layout_of_labels(labels, count), minlength=len(classes)).astype(float)
 
@@ -126,16 +131,16 @@ def find_pieces(classes: np.ndarray) -> Pieces:
     return Pieces(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def typical_wall_thickness(classes: np.ndarray) -> int:
-    """The commonest length of a straight run of wall cells in one map [H, W], along the axis where it is shorter; 0
-    without walls.
+def pixels_per_metre(classes: np.ndarray) -> float:
+    """Scale of one map [H, W] by its walls: the commonest length of a straight run of wall cells, along the axis where
+    it is shorter, is `WALL_METRES`; 0 without walls.
     """
     thickness = []
     for wall in (classes == WALL, (classes == WALL).T):
         edges = np.diff(np.pad(wall, ((0, 0), (1, 1))).astype(np.int8), axis=1)
         lengths = np.argwhere(edges == -1)[:, 1] - np.argwhere(edges == 1)[:, 1]
         thickness.append(int(np.bincount(lengths, minlength=1).argmax()))
-    return min(thickness)
+    return min(thickness) / WALL_METRES
 
 
 def _count(mask: np.ndarray) -> np.ndarray:

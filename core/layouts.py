@@ -92,6 +92,11 @@ def pictures_from_rgb(rgb: np.ndarray) -> Pictures:
 
 def read_layout(path: str | Path, size: int) -> np.ndarray:
     """uint8 RGB [size, size, 3] of the picture at `path`; InputError if it is missing, too large or no picture."""
+    return resize_layout(read_picture(path), size)
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of the picture at `path` as it is; InputError if it is missing, too large or no picture."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -102,7 +107,7 @@ def read_layout(path: str | Path, size: int) -> np.ndarray:
                 rgb = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"picture {path} cannot be read ({error}): replace the file") from None
-    return resize_layout(rgb, size)
+    return rgb
 
 
 def resize_layout(rgb: np.ndarray, size: int) -> np.ndarray:

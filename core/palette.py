@@ -27,6 +27,7 @@ UNLABELLED = 255
 # Writers of augmented layouts truncate where they should round, so a colour may be off by one or two; the two
 # closest palette colours are 110 apart (L1), so this tolerance cannot confuse classes.
 TOLERANCE = 12
+_HALF_WAY = 55
 
 
 def classes_from_rgb(rgb: np.ndarray) -> np.ndarray:
@@ -55,3 +56,13 @@ def _class_of_color() -> np.ndarray:
 def rgb_from_classes(classes: np.ndarray) -> np.ndarray:
     """Palette picture, uint8 [..., H, W, 3], of class indices in 0..9, [..., H, W]."""
     return COLORS[classes]
+
+
+def off_palette(rgb: np.ndarray) -> np.ndarray:
+    """Which pixels of RGB [..., H, W, 3], 0 to 255, are no palette colour: further (L1) from each than half the
+    distance between the two closest ones; bool [..., H, W].
+    """
+    far = np.ones(rgb.shape[:-1], bool)
+    for color in COLORS.astype(np.float32):
+        far &= np.abs(rgb - color).sum(-1) > _HALF_WAY
+    return far

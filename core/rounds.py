@@ -5,11 +5,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from dataclasses import replace as replace_fields
 from typing import Any
 
 import pandas as pd
 
+from core.alarms import Steering, find_alarms, steer
 from core.artifacts import round_location, run_location
 from core.config import ExperimentConfig, config_bytes
 from core.errors import InputError
@@ -38,12 +40,15 @@ METRIC_TITLES = {
     "D val acc": "discriminator_val_acc",
     "viability before": "viability_before",
     "after": "viability_after",
+    "viable": "viable",
     "noise": "val_noise_loss",
     "segmentation": "val_segmentation_loss",
     "perceptual": "val_perceptual_loss",
 }
-# The stages of a round, in order, by the folder each is in.
+# The stages of a round, in order, by the folder each is in; then the audits: of the model that a fresh start began
+# with, and of the one that the round made.
 ROUND_STAGES = ("bad_latents", "discriminator", "stage3")
+AUDIT_BEFORE, AUDIT = "audit_before", "audit"
 
 
 @contextlib.contextmanager
@@ -89,6 +94,8 @@ class Round:
     seed: int
     made_from: dict[str, Any]
     record: dict[str, Any] | None
+    parent: dict[str, Any] | None
+    steering: Steering
 
     @property
     def config_path(self) -> str:
@@ -121,6 +128,30 @@ class Round:
             "artifacts": self.config.artifacts,
         }
 
+    @property
+    def stage3_checkpoint(self) -> str:
+        """The model that the round makes."""
+        return join(self.location, "stage3", checkpoint_name(self.config.experiment.name, "latest"))
+
+    def audits_options(self) -> list[dict[str, Any]]:
+        """Arguments of each audit the round wants, before and after it; none if the config has no audit."""
+        section = self.config.audit
+        if section is None:
+            return []
+        audited = {AUDIT: self.stage3_checkpoint}
+        if self.parent is None:
+            audited = {AUDIT_BEFORE: self.config.required("diffusion.stage2_checkpoint")} | audited
+        return [
+            {
+                "config": self.config_path,
+                "checkpoint": checkpoint,
+                "num_samples": section.num_samples,
+                "seed": section.seed,
+                "output_dir": join(self.location, name),
+            }
+            for name, checkpoint in audited.items()
+        ]
+
 
 def next_round(config: ExperimentConfig, extra: bool = False) -> int | None:
     """Number of the first round that is not finished; None where all of `rounds.count` are and none is `extra`."""
@@ -128,6 +159,16 @@ def next_round(config: ExperimentConfig, extra: bool = False) -> int | None:
     while _has_record(round_location(config, number), config):
         number += 1
     return number if extra or number <= config.rounds.count else None
+
+
+def stop_reason(config: ExperimentConfig, number: int) -> str | None:
+    """Why no round is to follow the finished round `number`; None if one may."""
+    if config.rounds.on_regression != "stop":
+        return None
+    record = read_record(open_store(round_location(config, number), config.artifacts), ROUND_RECORD)
+    if record is None or not record["regression"]:
+        return None
+    return f"stopped after round {number} (rounds.on_regression): {record['regression'][0]}"
 
 
 def saw_other_data(config: ExperimentConfig) -> bool:
@@ -169,7 +210,9 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
         "discriminator.checkpoint": join(location, "discriminator", "discriminator_best.pt"),
         "training.epochs": config.rounds.epochs_per_round,
     }
-    parent = _parent(config, number)
+    steering = _steering(config, number)
+    config = _with_weight(config, steering.weight_factor)
+    parent, ended = _parent(config, number, steering), None
     if parent is None:
         generator = config.required("diffusion.stage1_checkpoint")
         inputs |= {"stage1": generator, "stage2": config.required("diffusion.stage2_checkpoint")}
@@ -180,14 +223,14 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
         values["diffusion.stage3_checkpoint"] = generator
         values["training.epochs"] += ended["metrics"]["epoch"]
     made_from = describe_inputs("round", inputs, _settings(config)) | {"round": number}
-    if parent is not None:
+    if ended is not None:
         _refuse_other_autoencoder(made_from, ended, parent)
     record = read_record(store, ROUND_RECORD)
     if record is not None:
         refuse_difference(record, made_from, location)
         log.info("round %d: done already (%s)", number, location)
     seed = derive_seed(config.training.seed, "round", number) % 2**31
-    opened = Round(number, location, config.with_values(values), generator, seed, made_from, record)
+    opened = Round(number, location, config.with_values(values), generator, seed, made_from, record, ended, steering)
     if record is None:
         replace(store, CONFIG_NAME, config_bytes(opened.config))
     return opened
@@ -198,28 +241,47 @@ def close_round(
     bad_latents: dict[str, Any],
     discriminator: dict[str, Any],
     stage3: dict[str, Any],
+    audits: list[dict[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:
     """The round's record, created last and once, after which the round exists.
 
     Its outputs are the round's config and the records of its stages, whose own outputs have size and sha256 there.
+    `audits` are what the audits of the model before (if the round before has none) and after returned. Alarms are in
+    the record, and logged.
     """
     store = publishing_store(opened.location, opened.config.artifacts)
-    stages = {stage: read_record(store.below(stage), RECORD_NAME) for stage in ROUND_STAGES}
+    places = [split_location(audit["output_dir"]) for audit in audits]
+    names = [*ROUND_STAGES, *(name for folder, name in places if folder == opened.location)]
+    stages = {stage: read_record(store.below(stage), RECORD_NAME) for stage in names}
     if missing := [stage for stage, record in stages.items() if record is None]:
         raise InputError(f"{store.uri}/{missing[0]} has lost its {RECORD_NAME}: run the same command again")
     files = {CONFIG_NAME: config_bytes(opened.config)}
     files |= {f"{stage}/{RECORD_NAME}": record_bytes(record) for stage, record in stages.items()}
+    after = audits[-1]["metrics"] if audits else None
+    before = audits[0]["metrics"] if len(audits) > 1 else (opened.parent or {}).get("audit")
+    metrics = {
+        "discriminator_val_acc": discriminator["metrics"]["val_acc"],
+        "bad_latent_std": bad_latents["metrics"]["bad_latent_std"],
+        **stage3["metrics"],
+        "viable_before": before and before["viable"],
+        "viable": after and after["viable"],
+    }
+    alarms = find_alarms(metrics, before, after)
+    for alarm in alarms:
+        log.warning("round %d: %s", opened.number, alarm.text)
+    last = opened.steering if opened.steering.best_viable is not None else _started_at(opened, metrics)
+    following = steer(opened.config.rounds, opened.number, last, alarms, metrics, metrics["viable"])
     record = opened.made_from | {
         "location": opened.location,
         "experiment": opened.config.experiment.name,
         "config_sha256": _digest(opened.made_from["settings"]),
         "seeds": {"training": opened.config.training.seed, "round": opened.seed},
-        "metrics": {
-            "discriminator_val_acc": discriminator["metrics"]["val_acc"],
-            "bad_latent_std": bad_latents["metrics"]["bad_latent_std"],
-            **stage3["metrics"],
-        },
+        "metrics": metrics,
+        "audit": after,
+        "alarms": [alarm.text for alarm in alarms],
+        "regression": [alarm.text for alarm in alarms if alarm.regression],
+        "next": asdict(following),
         "seconds": round(seconds, 1),
         "outputs": {
             name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
@@ -246,10 +308,34 @@ def _has_record(location: str, config: ExperimentConfig) -> bool:
     return read_record(open_store(location, config.artifacts), ROUND_RECORD) is not None
 
 
-def _parent(config: ExperimentConfig, number: int) -> str | None:
-    """Address of the round before: of the same run, or the one the run was forked from; None for a fresh start."""
-    if number > 1:
-        return round_location(config, number - 1)
+def _steering(config: ExperimentConfig, number: int) -> Steering:
+    """What the round before says of this one."""
+    if number == 1:
+        return Steering()
+    record = read_record(open_store(round_location(config, number - 1), config.artifacts), ROUND_RECORD)
+    return Steering(**record["next"]) if record else Steering(parent_round=number - 1)
+
+
+def _started_at(opened: Round, metrics: dict[str, Any]) -> Steering:
+    """Where the run began: what its first round started from is the best so far."""
+    return replace_fields(opened.steering, best_round=opened.number - 1, best_viable=metrics["viable_before"])
+
+
+def _with_weight(config: ExperimentConfig, factor: float) -> ExperimentConfig:
+    """`config` with the discriminator's weight, and the share of gradient it aims at, times `factor`."""
+    if factor == 1.0:
+        return config
+    section = config.discriminator
+    values: dict[str, Any] = {"discriminator.weight": section.weight * factor}
+    if section.balance is not None:
+        values["discriminator.balance"] = section.balance * factor
+    return config.with_values(values)
+
+
+def _parent(config: ExperimentConfig, number: int, steering: Steering) -> str | None:
+    """Address of the round to start from, of this run or the one it was forked from; None for a fresh start."""
+    if steering.parent_round > 0:
+        return round_location(config, steering.parent_round)
     begun = read_record(open_store(run_location(config), config.artifacts), RUN_RECORD)
     if begun is None or begun["parent"] is None:
         return None

@@ -239,7 +239,11 @@ def _reference(config: ExperimentConfig, run: DiffusionTraining) -> Denoiser:
 def _run_stage3(run: DiffusionTraining) -> dict[str, Any]:
     config, state = run.config, run.state
     if not state.start:
-        state.start = {"epoch": state.epoch, "viability_score": run.viability()}
+        state.start = {
+            "epoch": state.epoch,
+            "viability_score": run.viability(),
+            "noise_loss": run.validate()["noise"],
+        }
         run.sample()
         _show_real_layouts(run)
     rule = config.rounds.advance_when
@@ -256,6 +260,7 @@ def _run_stage3(run: DiffusionTraining) -> dict[str, Any]:
         "first_epoch": state.start["epoch"],
         "viability_before": state.start["viability_score"],
         "viability_after": viability,
+        "noise_before": state.start["noise_loss"],
         "viability_floor": min([*recent, viability]),
         "discriminator_weight": state.adversarial_weight,
         **_trunk(run.frozen),

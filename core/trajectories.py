@@ -21,7 +21,7 @@ _HELD_OUT_SHARE = 8
 
 @dataclass(frozen=True)
 class Trajectories:
-    """`xt` [N, K, C, h, w]: K states of each of N trajectories, at timesteps `t` [N, K]; `x0` [N, C, h, w] their ends."""
+    """K states of each of N trajectories: `xt` [N, K, C, h, w] at timesteps `t` [N, K]; `x0` [N, C, h, w] the ends."""
 
     xt: Tensor
     t: Tensor

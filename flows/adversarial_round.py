@@ -1,4 +1,4 @@
-"""One round: generate bad latents, retrain the discriminator, continue Stage 3."""
+"""One round: generate bad latents, retrain the discriminator, continue Stage 3, audit."""
 
 import contextlib
 import logging
@@ -19,6 +19,7 @@ from flows.parameters import ConfigLocation, Override
 from flows.prerequisites import prerequisites
 from flows.round_events import announce_round
 from flows.run_labels import labelled
+from tasks.audit import audit
 from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
 from tasks.report_round import report_round
@@ -76,7 +77,8 @@ def _do_round(
             bad_latents = generate_bad_latents(**this.bad_latents_options())
             discriminator = retrain_discriminator(**this.discriminator_options())
             stage3 = continue_stage3(this.config_path, recorded=True)
-        record = close_round(this, bad_latents, discriminator, stage3, seconds=time.monotonic() - started)
+            audits = [audit(**options) for options in this.audits_options()]
+        record = close_round(this, bad_latents, discriminator, stage3, audits, seconds=time.monotonic() - started)
         report_round(this.config_path, number)
         announce_round(record, config, overrides)
         return record

@@ -10,7 +10,7 @@ from pydantic import Field
 from core.config import ExperimentConfig
 from core.errors import InputError
 from core.report import round_summary
-from core.rounds import keep_decision, read_decision
+from core.rounds import keep_decision, read_decision, stop_reason
 from flows.prefect_api import configured_server
 
 # Prefect wants a bound; a run that is not answered fails then, and asks again when it is started again.
@@ -28,7 +28,7 @@ class Decision(RunInput):
 
 
 class Stopped(Exception):
-    """A person ended the run after a round."""
+    """The run ends after a round: a person said so, or the round became worse."""
 
 
 def require_somebody_to_ask(experiment: ExperimentConfig) -> None:
@@ -42,8 +42,10 @@ def require_somebody_to_ask(experiment: ExperimentConfig) -> None:
 def pass_gate(experiment: ExperimentConfig, number: int, overrides: Sequence[str]) -> Sequence[str]:
     """The overrides for round `number`, with what was decided after the rounds before it; asks if nothing was yet.
 
-    Raises Stopped if the answer was to stop.
+    Raises Stopped if the answer was to stop, or if the round before became worse and `rounds.on_regression` is stop.
     """
+    if number > 1 and (reason := stop_reason(experiment, number - 1)) is not None:
+        raise Stopped(reason)
     if experiment.rounds.gate == "none":
         return overrides
     for finished in range(1, number):

@@ -19,10 +19,11 @@ INTERRUPTED_LINE = "interrupted; run the same command again to go on from the la
 def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = None) -> Any:
     """Result of `function` called with the command line's arguments.
 
-    Parameters called `config` or `uri` are positional; others without default are required options, those with one
-    optional; `bool` is a switch, `bool | None` gives `--name/--no-name`; `Sequence[str]` is `--set`, which may be
-    repeated. Option names take underscores or dashes. Parameters after `*` are not for the command line. Exits with
-    2 and one line for what the user can mend, with 3 where another process works on the run, with 130 when
+    Parameters called `config` or `uri` are positional, and may be named as an option too; others without default are
+    required options, those with one optional; `bool` is a switch, `bool | None` gives `--name/--no-name`;
+    `Sequence[str]` is `--set`, which may be repeated. Option names take underscores or dashes. Parameters after `*` are
+    not for the command line. Exits with 2 and one line for what the user can mend, with 3 where another process works
+    on the run, with 130 when
     interrupted.
     """
     parser = _parser(function)
@@ -64,9 +65,11 @@ def _parser(function: Callable[..., Any]) -> argparse.ArgumentParser:
 def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Parameter) -> None:
     annotation, required = parameter.annotation, parameter.default is inspect.Parameter.empty
     if name in _POSITIONAL:
-        parser.add_argument(name, metavar=name.upper(), help=_POSITIONAL[name])
+        group = parser.add_mutually_exclusive_group(required=True)
+        group.add_argument(name, nargs="?", default=argparse.SUPPRESS, metavar=name.upper(), help=_POSITIONAL[name])
+        group.add_argument(f"--{name}", dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return
-    annotation = {Location: str, str | None: str, int | None: int}.get(annotation, annotation)
+    annotation = {Location: str, Location | None: str, str | None: str, int | None: int}.get(annotation, annotation)
     flags = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
     if annotation == bool | None:
         parser.add_argument(*flags, action=argparse.BooleanOptionalAction, default=parameter.default)

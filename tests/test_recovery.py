@@ -51,7 +51,7 @@ def run_round(config, number):
     bad_latents = generate_bad_latents.fn(**this.bad_latents_options())
     discriminator = retrain_discriminator.fn(**this.discriminator_options())
     stage3 = continue_stage3.fn(this.config_path, recorded=True)
-    return close_round(this, bad_latents, discriminator, stage3, seconds=1.0)
+    return close_round(this, bad_latents, discriminator, stage3, [], seconds=1.0)
 
 
 @pytest.fixture(params=["local", "moto"])

@@ -1,0 +1,207 @@
+"""The audit: how good layouts are by rules and statistics that no gradient ever saw."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.audit_rules import VIABLE, Rules, calibrate
+from core.autoencoder import Autoencoder, Decoder
+from core.bad_latents import encode_pictures
+from core.bootstrap import Interval, mean_interval
+from core.checkpoints import find_checkpoint, load_autoencoder, load_unet
+from core.config import ExperimentConfig
+from core.device import pick_device
+from core.distribution import compare_distributions
+from core.errors import InputError
+from core.files import save_json, whole_file
+from core.layout_features import FeatureSpace
+from core.layout_scale import typical_scale
+from core.layouts import LayoutPictures
+from core.manifest import is_augmented, read_manifest, split_by_layout
+from core.palette import COLORS, UNLABELLED, off_palette
+from core.pictures import save_grid
+from core.records import local_path, run_stage
+from core.sampling import sample_latents
+from core.seeding import derive_seed
+from core.store import Location
+from core.train_diffusion import GRID_SAMPLES
+from core.workspace import Workspace
+
+FIGURES_NAME, LAYOUTS_NAME, PICTURE_NAME = "audit.json", "layouts.npz", "layouts.png"
+
+# A figure by its name, with its bootstrap interval.
+Figures = dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class LayoutMaps:
+    """Layouts as class maps, uint8 [N, H, W], and the share of each picture that is in no palette colour, [N]."""
+
+    classes: np.ndarray
+    off_palette: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What layouts are judged against: calibrated rules, real layouts of both splits, a space of features."""
+
+    rules: Rules
+    training: LayoutMaps
+    held_out: LayoutMaps
+    features: FeatureSpace
+
+    def held_out_viable(self) -> float:
+        """Share of real layouts of the validation split that keep every rule."""
+        return float(self.rules.check(self.held_out.classes, self.held_out.off_palette)[VIABLE].mean())
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What came out: the figures, the layouts and which are viable, bool [N], and what they were judged against."""
+
+    figures: Figures
+    layouts: LayoutMaps
+    viable: np.ndarray
+    reference: Reference
+
+    def as_json(self) -> dict[str, Any]:
+        """Figures as plain numbers, their 95 % intervals, the calibrated rules."""
+        return {
+            "layouts": len(self.layouts),
+            **{name: _number(figure.value) for name, figure in self.figures.items()},
+            "intervals": {name: [_number(f.low), _number(f.high)] for name, f in self.figures.items()},
+            "held_out_viable": self.reference.held_out_viable(),
+            "features": self.reference.features.trunk,
+            "rules": self.reference.rules.as_json(),
+        }
+
+
+def audit_checkpoint(config: ExperimentConfig, checkpoint: Location, num_samples: int, seed: int) -> Audit:
+    """Audit of what the model of a checkpoint draws from `num_samples` seeds, the same for every model."""
+    inputs = _inputs(config) | {"diffusion": find_checkpoint(checkpoint)}
+    paths = {name: local_path(path) for name, path in inputs.items()}
+    return _audit_model(config, paths, num_samples, seed)
+
+
+def audit_manifest(config: ExperimentConfig, manifest: Location, seed: int) -> Audit:
+    """Audit of the original layout pictures of a manifest, the config's filters applied."""
+    paths = {name: local_path(path) for name, path in _inputs(config).items()}
+    rows = read_manifest(local_path(manifest), [config.dataset.outputs.rgb], config.dataset)
+    layouts = read_maps(config, rows[~is_augmented(rows)])
+    return judge(layouts, make_reference(config, paths), seed)
+
+
+def audit_stage(
+    config: ExperimentConfig, checkpoint: Location, output_dir: Location, num_samples: int, seed: int
+) -> dict[str, Any]:
+    """Stage record after writing `audit.json`, `layouts.npz` (class maps, which are viable) and `layouts.png` to `output_dir`.
+
+    Its metrics are the figures, and their intervals under `intervals`.
+    """
+    inputs = _inputs(config) | {"diffusion": find_checkpoint(checkpoint)}
+    model = config.describing_model()
+    settings = {name: model[name] for name in ("dataset", "unet", "scheduler")}
+    settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
+    settings["num_steps"] = config.rounds.bad_latents.num_steps
+    settings["audit"] = config.audit.model_dump() | {"num_samples": num_samples, "seed": seed}
+
+    def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
+        audit = _audit_model(config, paths, num_samples, seed)
+        described = audit.as_json()
+        save_json(described, workspace.folder / FIGURES_NAME)
+        with whole_file(workspace.folder / LAYOUTS_NAME) as file:
+            np.savez_compressed(file, classes=audit.layouts.classes, viable=audit.viable)
+        save_grid(COLORS[audit.layouts.classes[:GRID_SAMPLES]], workspace.folder / PICTURE_NAME)
+        return {name: described[name] for name in (*audit.figures, "intervals", "held_out_viable")}
+
+    return run_stage("audit", output_dir, inputs, settings, work, config.artifacts)
+
+
+def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Reference:
+    """What layouts of the config are judged against, from the manifest and the autoencoder at `paths`."""
+    rows = read_manifest(paths["manifest"], [config.dataset.outputs.rgb], config.dataset)
+    splits = split_by_layout(rows, config.training.train_split, config.training.split_seed)
+    training, held_out = (split[~is_augmented(split)] for split in splits)
+    if training.empty or held_out.empty:
+        raise InputError(
+            f"manifest {paths['manifest']} has no original layout in one of its splits: the audit needs real ones"
+        )
+    section = config.audit
+    scale = section.pixels_per_metre or typical_scale(training, config.dataset.outputs.rgb, config.dataset.image_size)
+    autoencoder = load_autoencoder(paths["autoencoder"], config).to(pick_device(config.training.device))
+    real = read_maps(config, training)
+    # Generated layouts come through the decoder, whose colours are not those of a palette to the last digit.
+    drawn = _reconstructed(config, training, autoencoder)
+    rules = calibrate(real.classes, drawn.off_palette, scale, section.pass_share)
+    features = FeatureSpace.fit(real.classes, config.training.loss.perceptual)
+    return Reference(rules, real, read_maps(config, held_out), features)
+
+
+def judge(layouts: LayoutMaps, reference: Reference, seed: int) -> Audit:
+    """The figures of layouts: the share that keeps each rule and all (`viable`), then those of their distribution."""
+    kept = reference.rules.check(layouts.classes, layouts.off_palette)
+    rng = np.random.default_rng(derive_seed(seed, "audit bootstrap"))
+    figures = {rule: mean_interval(kept[rule].to_numpy(float), rng) for rule in [VIABLE, *kept.columns[:-1]]}
+    figures |= compare_distributions(
+        layouts.classes, reference.training.classes, reference.held_out.classes, reference.features, seed
+    )
+    return Audit(figures, layouts, kept[VIABLE].to_numpy(bool), reference)
+
+
+def read_maps(config: ExperimentConfig, rows: Any) -> LayoutMaps:
+    """Class maps of manifest rows at the working size; what is in no palette colour is background there."""
+    pictures = LayoutPictures(rows, config.dataset.outputs.rgb, config.dataset.image_size)
+    classes = np.stack([pictures.batch([index]).classes[0].numpy() for index in range(len(pictures))]).astype(np.uint8)
+    unlabelled = classes == UNLABELLED
+    classes[unlabelled] = len(COLORS) - 1
+    return LayoutMaps(classes, unlabelled.mean(axis=(1, 2)))
+
+
+@torch.no_grad()
+def decode_maps(latents: Tensor, decoder: Decoder, batch_size: int = 64) -> LayoutMaps:
+    """What a decoder draws of latents [N, C, h, w]: its segmentation head's classes, its RGB head's colours."""
+    device = next(decoder.parameters()).device
+    classes, off = [], []
+    for part in latents.split(batch_size):
+        decoded = decoder(part.to(device))
+        classes.append(decoded.logits.argmax(1).byte().cpu().numpy())
+        rgb = ((decoded.rgb.float() + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
+        off.append(off_palette(rgb).mean(axis=(1, 2)))
+    return LayoutMaps(np.concatenate(classes), np.concatenate(off))
+
+
+def _audit_model(config: ExperimentConfig, paths: Mapping[str, Path], num_samples: int, seed: int) -> Audit:
+    device = pick_device(config.training.device)
+    unet = load_unet(paths["diffusion"], config).to(device, memory_format=torch.channels_last)
+    autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
+    seeds = [derive_seed(seed, "audit", index) for index in range(num_samples)]
+    section = config.rounds.bad_latents
+    latents = sample_latents(unet, config, seeds, section.num_steps, section.batch_size, "audit")
+    return judge(decode_maps(latents, autoencoder.decoder), make_reference(config, paths), seed)
+
+
+def _reconstructed(config: ExperimentConfig, rows: Any, autoencoder: Autoencoder) -> LayoutMaps:
+    pictures = LayoutPictures(rows, config.dataset.outputs.rgb, config.dataset.image_size)
+    latents = encode_pictures(pictures, autoencoder, config.rounds.bad_latents.batch_size, "real layouts")
+    return decode_maps(latents, autoencoder.decoder)
+
+
+def _inputs(config: ExperimentConfig) -> dict[str, Location]:
+    return {
+        "manifest": config.required("dataset.manifest"),
+        "autoencoder": config.required("autoencoder.checkpoint"),
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return round(float(value), 6) if math.isfinite(value) else None

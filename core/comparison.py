@@ -1,0 +1,201 @@
+"""Arms of a comparison: the same start, the same steps, one difference each; what they came to beside the control."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.artifacts import round_location, run_location
+from core.audit import LAYOUTS_NAME
+from core.bootstrap import Interval
+from core.config import ExperimentConfig
+from core.files import whole_file
+from core.palette import COLORS
+from core.pictures import save_grid
+from core.records import RECORD_NAME, read_record
+from core.rounds import AUDIT, ROUND_RECORD
+from core.seeding import derive_seed
+from core.store import join, open_store
+
+START, FINAL_AUDIT = "stage2", "final_audit"
+_RESAMPLES = 2000
+# Layouts of a row of the picture.
+_COLUMNS = 16
+# Columns of the table for a person, and the figures in them.
+_TABLE = {
+    "viable": "viable",
+    "frechet": "frechet_distance",
+    "coverage": "coverage",
+    "two-sample acc": "two_sample_accuracy",
+    "memorised": "memorised",
+    "noise loss": "val_noise_loss",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training of a comparison: the arm's name, the seed, and the config of its run."""
+
+    name: str
+    seed: int
+    config: ExperimentConfig
+    num_samples: int
+
+    @property
+    def final_audit(self) -> str:
+        """Address of the audit of its end."""
+        return join(run_location(self.config), FINAL_AUDIT)
+
+
+def list_arms(config: ExperimentConfig) -> list[Arm]:
+    """Every training of the comparison, seed by seed, so that a part of it already compares."""
+    comparison = config.required("comparison")
+    seeds = sorted({seed for arm in comparison.arms.values() for seed in arm.seeds or comparison.seeds})
+    arms = []
+    for seed in seeds:
+        for name, arm in comparison.arms.items():
+            if seed in (arm.seeds or comparison.seeds):
+                values = {
+                    "experiment.name": f"{config.experiment.name}-{name}-{seed}",
+                    "training.seed": seed,
+                    "comparison": None,
+                    **arm.settings,
+                }
+                arms.append(Arm(name, seed, config.with_values(values), comparison.num_samples))
+    return arms
+
+
+def start_arm(config: ExperimentConfig) -> Arm:
+    """What every arm starts from, as an arm without rounds."""
+    values = {"experiment.name": f"{config.experiment.name}-{START}", "comparison": None}
+    return Arm(START, config.training.seed, config.with_values(values), config.required("comparison").num_samples)
+
+
+def write_results(config: ExperimentConfig, output_dir: str) -> str:
+    """The table, after writing it, every figure and a picture as `{name}.md`, `{name}.csv` and `{name}.png`."""
+    rows, folder, name = result_rows(config), Path(output_dir), config.experiment.name
+    text = compare(config).to_string(index=False, float_format="{:.4f}".format, na_rep="")
+    with whole_file(folder / f"{name}.csv") as file:
+        rows.to_csv(file, index=False, float_format="%.6g")
+    with whole_file(folder / f"{name}.md") as file:
+        file.write(f"```\n{text}\n```\n".encode())
+    save_grid(_pictures(config), folder / f"{name}.png", _COLUMNS)
+    return text
+
+
+def result_rows(config: ExperimentConfig) -> pd.DataFrame:
+    """A row an arm, seed and audit that is finished: figures, intervals, noise loss, seconds."""
+    start = start_arm(config)
+    audit = _audit_record(start.final_audit)
+    rows = [_row(START, start.seed, 0, audit, {})] if audit else []
+    for arm in list_arms(config):
+        rows += _arm_rows(arm)
+    return pd.DataFrame(rows)
+
+
+def compare(config: ExperimentConfig) -> pd.DataFrame:
+    """A row an arm: means over its seeds, and how the share that is not viable differs from the control's.
+
+    `fewer_failures` is 1 - failures / failures of the control with the same seeds, with a 95 % bootstrap interval that
+    resamples seeds, and in each the noise seeds that both were audited with.
+    """
+    finished: dict[str, dict[int, np.ndarray]] = {}
+    for arm in list_arms(config):
+        if (audit := _audit_record(arm.final_audit)) is not None:
+            finished.setdefault(arm.name, {})[arm.seed] = _viable(audit)
+    rows = result_rows(config)
+    if rows.empty:
+        return rows
+    last = rows[rows["round"].isin([0, config.rounds.count]) & rows["final"]]
+    control = finished.get(config.comparison.control, {})
+    table = []
+    for name, group in last.groupby("arm", sort=False):
+        row = {"arm": name, "seeds": len(group)} | {title: group[figure].mean() for title, figure in _TABLE.items()}
+        shared = sorted(control.keys() & finished.get(name, {}).keys())
+        if shared and name != config.comparison.control:
+            rng = np.random.default_rng(derive_seed(0, f"fewer failures {name}"))
+            row |= _named("fewer_failures", fewer_failures([(finished[name][s], control[s]) for s in shared], rng))
+        table.append(row | {"minutes": group["seconds"].mean() / 60})
+    return pd.DataFrame(table)
+
+
+def fewer_failures(pairs: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator) -> Interval:
+    """1 - failures of the arm / failures of the control, over seeds of (viable, viable of the control), each bool [N]."""
+    failures = np.array([[1 - arm.mean(), 1 - control.mean()] for arm, control in pairs]).mean(axis=0)
+    drawn = np.empty(_RESAMPLES)
+    for index in range(_RESAMPLES):
+        sums = np.zeros(2)
+        for seed in rng.integers(len(pairs), size=len(pairs)):
+            arm, control = pairs[seed]
+            which = rng.integers(len(arm), size=len(arm))
+            sums += 1 - arm[which].mean(), 1 - control[which].mean()
+        drawn[index] = 1 - sums[0] / max(sums[1], 1e-9)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(1 - failures[0] / max(failures[1], 1e-9), float(low), float(high))
+
+
+def _pictures(config: ExperimentConfig) -> np.ndarray:
+    """uint8 [N, H, W, 3]: what the start and each finished arm draw from the same noise, a row each."""
+    first = min(arm.seed for arm in list_arms(config))
+    arms = [start_arm(config), *(arm for arm in list_arms(config) if arm.seed == first)]
+    audits = [audit for arm in arms if (audit := _audit_record(arm.final_audit)) is not None]
+    return COLORS[np.concatenate([_layouts(audit)["classes"][:_COLUMNS] for audit in audits])]
+
+
+def _arm_rows(arm: Arm) -> Iterator[dict[str, Any]]:
+    records = []
+    for number in range(1, arm.config.rounds.count + 1):
+        record = read_record(open_store(round_location(arm.config, number), arm.config.artifacts), ROUND_RECORD)
+        if record is None:
+            return
+        records.append(record)
+        audit = _audit_record(join(record["location"], AUDIT))
+        if audit is not None:
+            yield _row(arm.name, arm.seed, number, audit, record)
+    audit = _audit_record(arm.final_audit)
+    if audit is not None:
+        summed = {**records[-1], "seconds": sum(record["seconds"] for record in records)}
+        yield _row(arm.name, arm.seed, len(records), audit, summed) | {"final": True}
+
+
+def _row(name: str, seed: int, number: int, audit: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = audit["metrics"]
+    figures = {}
+    for figure, (low, high) in metrics["intervals"].items():
+        figures |= {figure: metrics[figure], f"{figure}_low": low, f"{figure}_high": high}
+    of_round = record.get("metrics", {})
+    return {
+        "arm": name,
+        "seed": seed,
+        "round": number,
+        "final": name == START,
+        "samples": audit["settings"]["audit"]["num_samples"],
+        **figures,
+        "val_noise_loss": of_round.get("val_noise_loss"),
+        "discriminator_val_acc": of_round.get("discriminator_val_acc"),
+        "viability_after": of_round.get("viability_after"),
+        "discriminator_weight": of_round.get("discriminator_weight"),
+        "seconds": record.get("seconds"),
+    }
+
+
+def _named(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, "low": interval.low, "high": interval.high}
+
+
+def _audit_record(location: str) -> dict[str, Any] | None:
+    record = read_record(open_store(location), RECORD_NAME)
+    return record and record | {"location": location}
+
+
+def _layouts(audit: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+    folder = open_store(audit["location"]).fetch({LAYOUTS_NAME: audit["outputs"][LAYOUTS_NAME]})
+    with np.load(folder / LAYOUTS_NAME) as arrays:
+        return dict(arrays)
+
+
+def _viable(audit: Mapping[str, Any]) -> np.ndarray:
+    return _layouts(audit)["viable"]

@@ -1,0 +1,60 @@
+"""audit: how good a model's layouts, or layouts in files, are by what no gradient ever saw."""
+
+from json import dumps
+from typing import Any
+
+from core.audit import audit_checkpoint, audit_manifest, audit_stage
+from core.config import load_config
+from core.errors import InputError
+from core.prerequisites import with_prerequisites
+from core.store import Location
+from tasks.command_line import run_command, say
+from tasks.stage_task import stage_task
+
+
+@stage_task("audit")
+def audit(
+    config: Location,
+    checkpoint: Location,
+    output_dir: Location,
+    num_samples: int = 1000,
+    seed: int = 7,
+) -> dict[str, Any]:
+    """Generate layouts with a checkpoint from held-out seeds, judge them, and write the figures to `output_dir`."""
+    record = audit_stage(load_config(config), checkpoint, output_dir, num_samples, seed)
+    return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}
+
+
+def audit_now(
+    config: Location,
+    checkpoint: Location | None = None,
+    layouts: Location | None = None,
+    num_samples: int | None = None,
+    seed: int | None = None,
+    json: bool = False,
+) -> str:
+    """Audit what a checkpoint draws, or the layout pictures of a manifest; nothing is written."""
+    experiment = with_prerequisites(load_config(config))
+    if (checkpoint is None) == (layouts is None):
+        raise InputError("give either --checkpoint, a model to audit, or --layouts, a manifest of pictures")
+    section = experiment.required("audit")
+    seed = section.seed if seed is None else seed
+    if checkpoint is not None:
+        found = audit_checkpoint(experiment, checkpoint, num_samples or section.num_samples, seed)
+    else:
+        found = audit_manifest(experiment, layouts, seed)
+    figures = found.as_json()
+    return dumps(figures) if json else _table(figures)
+
+
+def _table(figures: dict[str, Any]) -> str:
+    lines = [f"{figures['layouts']} layouts, 95 % intervals:"]
+    for name, (low, high) in figures["intervals"].items():
+        shown = ["-" if value is None else f"{value:.4f}" for value in (figures[name], low, high)]
+        lines.append(f"  {name:<22} {shown[0]:>8}  [{shown[1]}, {shown[2]}]")
+    lines.append(f"  of held-out real layouts {figures['held_out_viable']:.4f} are viable")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    say(run_command(audit_now))

@@ -1,0 +1,77 @@
+"""compare-arms: the same start and the same steps with and without the adversarial term, and what each came to."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from core.audit import audit_stage
+from core.comparison import Arm, list_arms, start_arm, write_results
+from core.config import ExperimentConfig, load_config
+from core.errors import LeaseError
+from core.prerequisites import STAGES, hold_prerequisites, make_prerequisite, with_prerequisites
+from core.rounds import Round, begin_run, close_round, hold_run, open_round
+from core.store import Location
+from tasks.audit import audit
+from tasks.command_line import run_command, say
+from tasks.continue_stage3 import continue_stage3
+from tasks.generate_bad_latents import generate_bad_latents
+from tasks.retrain_discriminator import retrain_discriminator
+
+log = logging.getLogger("core.comparison")
+
+
+def compare_arms(config: Location, output_dir: str = "docs/evidence", overrides: Sequence[str] = ()) -> str:
+    """Train and audit every arm of a config's comparison that is not finished; the table of what they came to.
+
+    Started several times at once, the processes share the arms. Writes {name}.csv, {name}.md and {name}.png to
+    `output_dir`.
+    """
+    experiment = load_config(config, overrides)
+    arms = list_arms(experiment)
+    with hold_prerequisites(experiment, wait=True):
+        for stage in STAGES:
+            make_prerequisite(stage, experiment)
+    start = start_arm(experiment)
+    with hold_run(start.config, wait=True):
+        before = _audit(start, with_prerequisites(experiment).diffusion.stage2_checkpoint)
+    for position, arm in enumerate(arms, 1):
+        log.info("arm %d of %d: %s, seed %d", position, len(arms), arm.name, arm.seed)
+        try:
+            with hold_run(arm.config):
+                _train(arm, before)
+        except LeaseError as error:
+            log.info("left to another process: %s", error)
+    return write_results(experiment, output_dir)
+
+
+def _train(arm: Arm, before: dict[str, Any]) -> None:
+    """The arm's rounds that are not finished yet, and the audit of its end."""
+    begin_run(arm.config)
+    for number in range(1, arm.config.rounds.count + 1):
+        this = open_round(arm.config, number)
+        if this.record is None:
+            _do_round(this, before)
+    _audit(arm, this.stage3_checkpoint)
+
+
+def _do_round(this: Round, before: dict[str, Any]) -> None:
+    began = time.monotonic()
+    bad_latents = generate_bad_latents.fn(**this.bad_latents_options())
+    discriminator = retrain_discriminator.fn(**this.discriminator_options())
+    stage3 = continue_stage3.fn(this.config_path, recorded=True)
+    seconds = time.monotonic() - began
+    # Every arm's first round starts from the same model, which is audited once.
+    audits = [before] if this.parent is None else []
+    audits.append(audit.fn(**this.audits_options()[-1]))
+    close_round(this, bad_latents, discriminator, stage3, audits, seconds)
+
+
+def _audit(arm: Arm, checkpoint: Location) -> dict[str, Any]:
+    config: ExperimentConfig = with_prerequisites(arm.config)
+    record = audit_stage(config, checkpoint, arm.final_audit, arm.num_samples, config.audit.seed)
+    return {"output_dir": arm.final_audit, "metrics": record["metrics"]}
+
+
+if __name__ == "__main__":
+    say(run_command(compare_arms))
