@@ -19,7 +19,7 @@ from core.config import ExperimentConfig
 from core.device import pick_device
 from core.distribution import compare_distributions
 from core.errors import InputError
-from core.files import save_json, whole_file
+from core.files import save_json, sha256, whole_file
 from core.layout_features import FeatureSpace
 from core.layout_scale import typical_scale
 from core.layouts import LayoutPictures
@@ -34,6 +34,12 @@ from core.train_diffusion import GRID_SAMPLES
 from core.workspace import Workspace
 
 FIGURES_NAME, LAYOUTS_NAME, PICTURE_NAME = "audit.json", "layouts.npz", "layouts.png"
+
+# Statistics of fewer layouts mean nothing.
+FEWEST = 10
+
+# By what they were made from.
+_references: dict[str, "Reference"] = {}
 
 # A figure by its name, with its bootstrap interval.
 Figures = dict[str, Interval]
@@ -103,9 +109,10 @@ def audit_manifest(config: ExperimentConfig, manifest: Location, seed: int) -> A
 def audit_stage(
     config: ExperimentConfig, checkpoint: Location, output_dir: Location, num_samples: int, seed: int
 ) -> dict[str, Any]:
-    """Stage record after writing `audit.json`, `layouts.npz` (class maps, which are viable) and `layouts.png` to `output_dir`.
+    """Stage record after writing `audit.json`, `layouts.npz` and `layouts.png` to `output_dir`.
 
-    Its metrics are the figures, and their intervals under `intervals`.
+    Its metrics are the figures, and their intervals under `intervals`; the layouts are class maps, and which of them
+    are viable.
     """
     inputs = _inputs(config) | {"diffusion": find_checkpoint(checkpoint)}
     model = config.describing_model()
@@ -127,7 +134,20 @@ def audit_stage(
 
 
 def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Reference:
-    """What layouts of the config are judged against, from the manifest and the autoencoder at `paths`."""
+    """What layouts of the config are judged against, from the manifest and the autoencoder at `paths`.
+
+    Made once in a process for the same files and settings.
+    """
+    made_from = [config.audit, config.dataset, config.autoencoder, config.training.loss.perceptual]
+    made_from += [config.training.train_split, config.training.split_seed, config.training.device]
+    made_from += [sha256(paths[name]) for name in ("manifest", "autoencoder")]
+    key = repr(made_from)
+    if key not in _references:
+        _references[key] = _make_reference(config, paths)
+    return _references[key]
+
+
+def _make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Reference:
     rows = read_manifest(paths["manifest"], [config.dataset.outputs.rgb], config.dataset)
     splits = split_by_layout(rows, config.training.train_split, config.training.split_seed)
     training, held_out = (split[~is_augmented(split)] for split in splits)
@@ -147,7 +167,12 @@ def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Refer
 
 
 def judge(layouts: LayoutMaps, reference: Reference, seed: int) -> Audit:
-    """The figures of layouts: the share that keeps each rule and all (`viable`), then those of their distribution."""
+    """The figures of layouts: the share that keeps each rule and all (`viable`), then those of their distribution.
+
+    Raises InputError for fewer than `FEWEST` layouts.
+    """
+    if len(layouts) < FEWEST:
+        raise InputError(f"{len(layouts)} layouts are too few to audit: give at least {FEWEST}")
     kept = reference.rules.check(layouts.classes, layouts.off_palette)
     rng = np.random.default_rng(derive_seed(seed, "audit bootstrap"))
     figures = {rule: mean_interval(kept[rule].to_numpy(float), rng) for rule in [VIABLE, *kept.columns[:-1]]}

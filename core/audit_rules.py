@@ -45,7 +45,7 @@ RULES: dict[str, dict[str, str]] = {
 }
 VIABLE = "viable"
 # Openings wider than the calibrated door are holes; this share of real layouts must be enclosed.
-_ENCLOSED_SHARE = 0.99
+_ENCLOSED_SHARE = 0.993
 _SMALLEST_INTERIOR = 0.02
 # Calibration: folds, how far beyond all real layouts a range may reach, halvings of the search.
 _FOLDS, _WIDEST, _BISECTIONS = 5, 0.5, 20

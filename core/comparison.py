@@ -123,7 +123,7 @@ def compare(config: ExperimentConfig) -> pd.DataFrame:
 
 
 def fewer_failures(pairs: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator) -> Interval:
-    """1 - failures of the arm / failures of the control, over seeds of (viable, viable of the control), each bool [N]."""
+    """1 - failures of the arm / those of the control, over seeds; a pair says which layouts are viable, bool [N]."""
     failures = np.array([[1 - arm.mean(), 1 - control.mean()] for arm, control in pairs]).mean(axis=0)
     drawn = np.empty(_RESAMPLES)
     for index in range(_RESAMPLES):

@@ -308,7 +308,7 @@ class AuditSection(Section):
 
     num_samples: Positive = Field(1000, description="layouts generated from held-out seeds")
     seed: int = 7
-    pass_share: Share = Field(0.96, description="share of real layouts that the calibrated rules let pass")
+    pass_share: Share = Field(0.97, description="share of real layouts that the calibrated rules let pass")
     pixels_per_metre: Annotated[float, Field(gt=0)] | None = Field(
         None, description="of the pictures at dataset.image_size; from the thickness of their walls if empty"
     )

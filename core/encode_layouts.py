@@ -17,7 +17,7 @@ from core.layout_scale import SCALE_COLUMN, picture_scale
 from core.layouts import LayoutPictures, pictures_from_rgb
 from core.manifest import VARIANTS, is_augmented, read_manifest
 from core.progress import each
-from core.train_autoencoder import variant
+from core.variants import variant
 from core.workspace import Workspace
 
 _BATCH = 16

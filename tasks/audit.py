@@ -1,5 +1,6 @@
 """audit: how good a model's layouts, or layouts in files, are by what no gradient ever saw."""
 
+from collections.abc import Sequence
 from json import dumps
 from typing import Any
 
@@ -32,9 +33,10 @@ def audit_now(
     num_samples: int | None = None,
     seed: int | None = None,
     json: bool = False,
+    overrides: Sequence[str] = (),
 ) -> str:
     """Audit what a checkpoint draws, or the layout pictures of a manifest; nothing is written."""
-    experiment = with_prerequisites(load_config(config))
+    experiment = with_prerequisites(load_config(config, overrides))
     if (checkpoint is None) == (layouts is None):
         raise InputError("give either --checkpoint, a model to audit, or --layouts, a manifest of pictures")
     section = experiment.required("audit")

@@ -30,6 +30,7 @@ prerequisites:
 rounds:
   {{count: 2, epochs_per_round: 1, bad_latents: {{num_samples: 6, num_steps: 5}},
   discriminator: {{epochs: 2, batch_size: 4}}, viability_samples: 4}}
+audit: null
 artifacts: {{root: {root}, state_minutes: 0}}
 """
 
