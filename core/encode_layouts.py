@@ -16,7 +16,7 @@ from core.files import save_tensors, whole_file
 from core.layouts import LayoutPictures, pictures_from_rgb
 from core.manifest import VARIANTS, is_augmented, read_manifest
 from core.progress import each
-from core.train_autoencoder import variant
+from core.variants import variant
 from core.workspace import Workspace
 
 _BATCH = 16

@@ -22,17 +22,10 @@ from core.manifest import VARIANTS, read_manifest, split_by_layout
 from core.palette import BACKGROUND, UNLABELLED
 from core.progress import EpochProgress
 from core.seeding import derive_seed, generator
+from core.variants import variant
 from core.workspace import Workspace
 
 BEST_NAME, LATEST_NAME = "autoencoder_checkpoint_best.pt", "autoencoder_checkpoint_latest.pt"
-
-
-def variant(picture: np.ndarray, index: int) -> np.ndarray:
-    """Rotated or mirrored picture [H, W, ...]: 0 as it is, 1..7 in the order of `VARIANTS`."""
-    name = VARIANTS[index - 1] if index else ""
-    mirrored = np.flip(picture, axis=1) if name.startswith("mirror") else picture
-    quarter_turns = {"rot90": 1, "rot180": 2, "rot270": 3}.get(name.removeprefix("mirror_"), 0)
-    return np.rot90(mirrored, quarter_turns)
 
 
 @dataclass
