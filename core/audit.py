@@ -23,7 +23,7 @@ from core.files import save_json, sha256, whole_file
 from core.layout_features import FeatureSpace
 from core.layout_scale import typical_scale
 from core.layouts import LayoutPictures
-from core.manifest import is_augmented, read_manifest, split_by_layout
+from core.manifest import originals, read_manifest, split_by_layout
 from core.palette import COLORS, UNLABELLED, off_palette
 from core.pictures import save_grid
 from core.records import local_path, run_stage
@@ -102,7 +102,7 @@ def audit_manifest(config: ExperimentConfig, manifest: Location, seed: int) -> A
     """Audit of the original layout pictures of a manifest, the config's filters applied."""
     paths = {name: local_path(path) for name, path in _inputs(config).items()}
     rows = read_manifest(local_path(manifest), [config.dataset.outputs.rgb], config.dataset)
-    layouts = read_maps(config, rows[~is_augmented(rows)])
+    layouts = read_maps(config, originals(rows))
     return judge(layouts, make_reference(config, paths), seed)
 
 
@@ -150,11 +150,7 @@ def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Refer
 def _make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Reference:
     rows = read_manifest(paths["manifest"], [config.dataset.outputs.rgb], config.dataset)
     splits = split_by_layout(rows, config.training.train_split, config.training.split_seed)
-    training, held_out = (split[~is_augmented(split)] for split in splits)
-    if training.empty or held_out.empty:
-        raise InputError(
-            f"manifest {paths['manifest']} has no original layout in one of its splits: the audit needs real ones"
-        )
+    training, held_out = (originals(split) for split in splits)
     section = config.audit
     scale = section.pixels_per_metre or typical_scale(training, config.dataset.outputs.rgb, config.dataset.image_size)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(pick_device(config.training.device))

@@ -20,7 +20,7 @@ from core.device import pick_device
 from core.errors import InputError, require_positive
 from core.files import save_tensors, whole_file
 from core.layouts import LayoutPictures, load_tensors
-from core.manifest import choose_originals, is_augmented, read_manifest, split_by_layout
+from core.manifest import choose_rows, originals, read_manifest, split_by_layout
 from core.progress import each
 from core.records import run_stage
 from core.sampling import sample_latents
@@ -48,6 +48,7 @@ class BadLatentsRequest:
     seed: int = 42
     device: str = "auto"
     held_out: bool = True  # whether layouts of the validation split may be used where training ones run short
+    real_variants: bool = False  # whether rotated and mirrored layouts are real ones too
 
 
 def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -> dict[str, Any]:
@@ -67,7 +68,9 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
         "autoencoder": find_checkpoint(request.autoencoder_checkpoint),
         "diffusion": find_checkpoint(request.diffusion_checkpoint),
     }
-    settings = {name: getattr(request, name) for name in ("num_samples", "num_steps", "seed", "held_out")}
+    settings = {
+        name: getattr(request, name) for name in ("num_samples", "num_steps", "seed", "held_out", "real_variants")
+    }
     model = config.describing_model()
     settings |= {name: model[name] for name in ("dataset", "unet", "scheduler")}
     settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
@@ -85,8 +88,8 @@ def _generate(
     rows = _candidates(config, request, paths["manifest"])
     unet = load_unet(paths["diffusion"], config).to(device, memory_format=torch.channels_last)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
-    originals = choose_originals(rows, request.num_samples, derive_seed(request.seed, "real latents"))
-    pictures = LayoutPictures(originals, config.dataset.outputs.rgb, config.dataset.image_size)
+    chosen = choose_rows(rows, request.num_samples, derive_seed(request.seed, "real latents"))
+    pictures = LayoutPictures(chosen, config.dataset.outputs.rgb, config.dataset.image_size)
     real = encode_pictures(pictures, autoencoder, request.batch_size, "real latents")
     seeds = [derive_seed(request.seed, "bad latents", index) for index in range(request.num_samples)]
     bad = _sample(unet, config, request, seeds, workspace)
@@ -120,14 +123,16 @@ def _candidates(config: ExperimentConfig, request: BadLatentsRequest, manifest: 
     """
     rows = read_manifest(manifest, [config.dataset.outputs.rgb], config.dataset)
     training, _ = split_by_layout(rows, config.training.train_split, config.training.split_seed)
-    available = int((~is_augmented(training)).sum())
-    if available < request.num_samples and request.held_out:
-        training, available = rows, int((~is_augmented(rows)).sum())
-    if available < request.num_samples:
+    if not request.real_variants:
+        training, rows = originals(training), originals(rows)
+    if len(training) < request.num_samples and request.held_out:
+        training = rows
+    if len(training) < request.num_samples:
         log.warning(
-            "num_samples %d is above the %d original layouts of %s: all of them are used",
+            "num_samples %d is above the %d %s layouts of %s: all of them are used",
             request.num_samples,
-            available,
+            len(training),
+            "real" if request.real_variants else "original",
             request.manifest,
         )
     return training

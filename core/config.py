@@ -272,6 +272,9 @@ class BadLatentsSection(Section):
     num_samples: Positive = 5000
     batch_size: Positive = 32
     num_steps: Positive = 100
+    real_variants: bool = Field(
+        False, description="real latents of rotated and mirrored layouts too, where originals are few"
+    )
 
 
 class DiscriminatorTrainingSection(Section):

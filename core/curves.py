@@ -1,4 +1,4 @@
-"""Curves of a run: every loss by epoch, viability and discriminator accuracy by round."""
+"""Curves of a run: every loss by epoch, viability, discriminator accuracy and the audit by round."""
 
 import io
 import math
@@ -19,7 +19,8 @@ _SPLITS = {"train": "#4477aa", "val": "#cc6677"}
 def draw_curves(history: pd.DataFrame, rounds: Sequence[Mapping[str, Any]]) -> bytes:
     """PNG of the metrics table of a run (a row an epoch) and its rounds (metrics and their number)."""
     losses = [column.removeprefix("train_") for column in history if column.startswith("train_")]
-    count = len(losses) + 2
+    audited = [metrics for metrics in rounds if metrics.get("viable") is not None]
+    count = len(losses) + 2 + bool(audited)
     rows = math.ceil(count / _COLUMNS)
     figure = Figure(figsize=(_PANEL[0] * _COLUMNS, _PANEL[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -29,6 +30,8 @@ def draw_curves(history: pd.DataFrame, rounds: Sequence[Mapping[str, Any]]) -> b
         _draw_loss(axes, history, loss, ends)
     _draw_viability(panels[len(losses)], history, rounds, ends)
     _draw_accuracy(panels[len(losses) + 1], rounds)
+    if audited:
+        _draw_audit(panels[len(losses) + 2], audited)
     for axes in panels[count:]:
         axes.set_axis_off()
     data = io.BytesIO()
@@ -69,6 +72,16 @@ def _draw_accuracy(axes: Axes, rounds: Sequence[Mapping[str, Any]]) -> None:
     axes.plot(numbers, [metrics["discriminator_val_acc"] for metrics in rounds], color="#882255", marker="o")
     axes.set_ylim(0, 1.05)
     _finish(axes, "round", [])
+
+
+def _draw_audit(axes: Axes, rounds: Sequence[Mapping[str, Any]]) -> None:
+    axes.set_title("share of viable layouts, by the audit", fontsize=9)
+    first = rounds[0]
+    known = [] if first["viable_before"] is None else [(first["round"] - 1, first["viable_before"])]
+    known += [(metrics["round"], metrics["viable"]) for metrics in rounds]
+    axes.plot(*zip(*known, strict=True), color="#117733", marker="o")
+    axes.set_ylim(0, 1.05)
+    _finish(axes, "round (0: what the first started from)", [])
 
 
 def _finish(axes: Axes, unit: str, ends: Sequence[int]) -> None:

@@ -110,13 +110,18 @@ def split_by_layout(rows: pd.DataFrame, train_split: float, seed: int) -> tuple[
     return rows[training].reset_index(drop=True), rows[~training].reset_index(drop=True)
 
 
-def choose_originals(rows: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """`count` rows of unaugmented layouts, drawn without replacement; all of them if there are fewer."""
-    originals = rows[~is_augmented(rows)]
-    if originals.empty:
+def originals(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of unaugmented layouts; InputError if there are none."""
+    kept = rows[~is_augmented(rows)]
+    if kept.empty:
         raise InputError("the manifest has no original layout: every row is marked as augmented")
-    chosen = np.random.default_rng(seed).permutation(len(originals))[:count]
-    return originals.iloc[np.sort(chosen)].reset_index(drop=True)
+    return kept.reset_index(drop=True)
+
+
+def choose_rows(rows: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """`count` rows, drawn without replacement and left in their order; all of them if there are fewer."""
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return rows.iloc[np.sort(chosen)].reset_index(drop=True)
 
 
 def _filtered(rows: pd.DataFrame, filters: Mapping[str, Any], path: Path) -> pd.DataFrame:

@@ -57,12 +57,21 @@ def make_report(config: ExperimentConfig, number: int) -> Report:
     records = _records(config, number)
     curves = _curves(config, records)
     rounds = [
-        {"number": record["round"], "pictures": list(_pictures(config, record)), "locations": _locations(record)}
+        {
+            "number": record["round"],
+            "alarms": record["alarms"],
+            "audit": _audit_lines(record),
+            "pictures": list(_pictures(config, record)),
+            "locations": _locations(record),
+        }
         for record in reversed(records)
     ]
     rows = [_row(record) for record in records]
     html = _TEMPLATE.render(name=config.experiment.name, header=_HEADER, rows=rows, curves=curves, rounds=rounds)
     parts = [f"# {config.experiment.name} · round {number}", _markdown_table(records)]
+    parts += [f"**Alarm:** {alarm}" for alarm in rounds[0]["alarms"]]
+    if rounds[0]["audit"]:
+        parts.append("\n".join(["## Audit\n", *(f"- {line}" for line in rounds[0]["audit"])]))
     parts += [_markdown(picture) for picture in [curves, *rounds[0]["pictures"]]]
     parts.append("\n".join(["## Artefacts\n", *(f"- {name}: `{place}`" for name, place in rounds[0]["locations"])]))
     return Report("\n\n".join(parts) + "\n", html)
@@ -111,6 +120,18 @@ def _markdown_table(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _markdown(picture: Picture) -> str:
     return f"**{picture.caption}**\n\n![{picture.caption}]({picture.uri})"
+
+
+def _audit_lines(record: Mapping[str, Any]) -> list[str]:
+    """The figures of the audit after a round, with their intervals; none without an audit."""
+    audit = record["audit"]
+    if audit is None:
+        return []
+    shown = []
+    for name, (low, high) in audit["intervals"].items():
+        value, low, high = ("-" if number is None else f"{number:.3f}" for number in (audit[name], low, high))
+        shown.append(f"{name.replace('_', ' ')} {value} [{low}, {high}]")
+    return shown
 
 
 def _locations(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -177,6 +198,7 @@ th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd 
 figure { margin: 1rem 0 }
 .pictures { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
 img { max-width: 100% }
+.alarm { color: #a00; font-weight: bold }
 code { background: #f3f3f3 }
 </style>
 </head>
@@ -191,6 +213,12 @@ code { background: #f3f3f3 }
 <figure><img src="{{ curves.uri }}" alt="{{ curves.caption }}"><figcaption>{{ curves.caption }}</figcaption></figure>
 {% for round in rounds %}
 <h2>Round {{ round.number }}</h2>
+{% for alarm in round.alarms %}
+<p class="alarm">Alarm: {{ alarm }}</p>
+{% endfor %}
+{% if round.audit %}
+<p>Audit, with 95 % intervals: {{ round.audit | join("; ") }}</p>
+{% endif %}
 <div class="pictures">
 {% for picture in round.pictures %}
 <figure><img src="{{ picture.uri }}" alt="{{ picture.caption }}"><figcaption>{{ picture.caption }}</figcaption></figure>

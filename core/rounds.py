@@ -313,7 +313,7 @@ def _steering(config: ExperimentConfig, number: int) -> Steering:
     if number == 1:
         return Steering()
     record = read_record(open_store(round_location(config, number - 1), config.artifacts), ROUND_RECORD)
-    return Steering(**record["next"]) if record else Steering(parent_round=number - 1)
+    return Steering(**record["next"]) if record and "next" in record else Steering(parent_round=number - 1)
 
 
 def _started_at(opened: Round, metrics: dict[str, Any]) -> Steering:

@@ -24,12 +24,13 @@ def generate_bad_latents(
     device: str = "auto",
     *,
     held_out: bool = True,
+    real_variants: bool = False,
 ) -> dict[str, Any]:
     """Encode real layouts and generate as many bad latents with the diffusion model.
 
     Writes real_latents/, real_latents_all.pt, bad_latents/, bad_latents_all.pt and discriminator_manifest.csv
     to `output_dir`; returns the stage's record without its list of files. Inside a round `held_out` is false:
-    layouts of the validation split are never used.
+    layouts of the validation split are never used; with `real_variants` rotated and mirrored ones count as real.
     """
     request = BadLatentsRequest(
         manifest=manifest,
@@ -42,6 +43,7 @@ def generate_bad_latents(
         seed=seed,
         device=device,
         held_out=held_out,
+        real_variants=real_variants,
     )
     record = generate(load_config(diffusion_config), request)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}

@@ -8,7 +8,7 @@ import torch
 
 from core.config import PerceptualLossSection, load_config
 from core.layouts import LayoutPictures
-from core.manifest import choose_originals, read_manifest, split_by_layout
+from core.manifest import choose_rows, originals, read_manifest, split_by_layout
 from core.palette import BACKGROUND, NUM_CLASSES, WALL
 from core.perceptual import build_perceptual
 
@@ -28,7 +28,7 @@ def test_the_shipped_config_picks_small_houses_and_splits_them(config):
     assert len(rows) == 338 + 297 and rows["group"].is_unique
     training, validation = split_by_layout(rows, config.training.train_split, config.training.split_seed)
     assert (len(training), len(validation)) == (508, 127)
-    assert len(choose_originals(rows, 1000, seed=0)) == 635
+    assert len(choose_rows(originals(rows), 1000, seed=0)) == 635
 
 
 @needs_layouts

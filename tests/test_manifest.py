@@ -14,9 +14,10 @@ from core.config import DatasetSection
 from core.layouts import LayoutPictures, pictures_from_rgb, read_latent, resize_layout
 from core.manifest import (
     VARIANTS,
-    choose_originals,
+    choose_rows,
     is_augmented,
     layout_group,
+    originals,
     read_manifest,
     resolve_path,
     split_by_layout,
@@ -97,9 +98,9 @@ def test_an_original_path_names_the_group(folder):
 def test_the_name_not_the_folder_says_what_is_augmented(folder):
     rows = read(folder / "augmented" / "manifest.csv").drop(columns="is_augmented")
     assert (~is_augmented(rows)).sum() == 10
-    originals = choose_originals(rows, 4, seed=0)
-    assert len(originals) == 4 and not is_augmented(originals).any()
-    assert len(choose_originals(rows, 100, seed=0)) == 10
+    chosen = choose_rows(originals(rows), 4, seed=0)
+    assert len(chosen) == 4 and not is_augmented(chosen).any()
+    assert len(choose_rows(originals(rows), 100, seed=0)) == 10
 
 
 @pytest.mark.parametrize(
