@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from core.audit import read_maps
+from core.audit_rules import calibrate
 from core.config import PerceptualLossSection, load_config
+from core.layout_scale import typical_scale
 from core.layouts import LayoutPictures
 from core.manifest import choose_rows, originals, read_manifest, split_by_layout
 from core.palette import BACKGROUND, NUM_CLASSES, WALL
@@ -41,6 +44,25 @@ def test_shrunk_houses_keep_palette_and_walls(config):
     assert ((walls > 0.04) & (walls < 0.3)).all()
     border = torch.cat([pictures.classes[:, 0], pictures.classes[:, -1], pictures.classes[:, :, 0]], dim=1)
     assert (border == BACKGROUND).all()
+
+
+@needs_layouts
+def test_held_out_houses_keep_the_audits_rules():
+    config = load_config(
+        "configs/evidence.yaml", [f"dataset.manifest={MANIFEST}", "dataset.filters={num_rooms__le: 2}"]
+    )
+    rows = read_manifest(config.dataset.manifest, ["layout_path"], config.dataset)
+    training, held_out = (
+        read_maps(config, split)
+        for split in split_by_layout(rows, config.training.train_split, config.training.split_seed)
+    )
+    scale = typical_scale(rows.head(50), "layout_path", config.dataset.image_size)
+    assert 3.5 < scale < 5
+    rules = calibrate(training.classes, training.off_palette, scale, config.audit.pass_share)
+    kept = rules.check(held_out.classes, held_out.off_palette)
+    assert kept["viable"].mean() >= 0.95
+    torn = np.where(np.random.default_rng(0).random(held_out.classes.shape) < 0.03, BACKGROUND, held_out.classes)
+    assert rules.check(torn.astype(np.uint8), held_out.off_palette)["viable"].mean() < 0.3
 
 
 @pytest.mark.skipif(not TRUNK.exists(), reason=f"no AlexNet trunk at {TRUNK}")
