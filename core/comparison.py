@@ -20,7 +20,7 @@ from core.rounds import AUDIT, ROUND_RECORD
 from core.seeding import derive_seed
 from core.store import join, open_store
 
-START, FINAL_AUDIT = "stage2", "final_audit"
+START, FIRST_AUDIT, FINAL_AUDIT = "stage2", "first_audit", "final_audit"
 _RESAMPLES = 2000
 # Layouts of a row of the picture.
 _COLUMNS = 16
@@ -48,6 +48,11 @@ class Arm:
     def final_audit(self) -> str:
         """Address of the audit of its end."""
         return join(run_location(self.config), FINAL_AUDIT)
+
+    @property
+    def first_audit(self) -> str:
+        """Address of the audit of its start, of as many layouts as those of the rounds."""
+        return join(run_location(self.config), FIRST_AUDIT)
 
 
 def list_arms(config: ExperimentConfig) -> list[Arm]:

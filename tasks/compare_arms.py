@@ -7,7 +7,7 @@ from typing import Any
 
 from core.audit import audit_stage
 from core.comparison import Arm, list_arms, start_arm, write_results
-from core.config import ExperimentConfig, load_config
+from core.config import load_config
 from core.errors import LeaseError
 from core.prerequisites import STAGES, hold_prerequisites, make_prerequisite, with_prerequisites
 from core.rounds import Round, begin_run, close_round, hold_run, open_round
@@ -34,7 +34,10 @@ def compare_arms(config: Location, output_dir: str = "docs/evidence", overrides:
             make_prerequisite(stage, experiment)
     start = start_arm(experiment)
     with hold_run(start.config, wait=True):
-        before = _audit(start, with_prerequisites(experiment).diffusion.stage2_checkpoint)
+        stage2 = with_prerequisites(experiment).diffusion.stage2_checkpoint
+        _audit(start, stage2, start.final_audit, start.num_samples)
+        # Figures compare at equal numbers only, so the rounds have one of their own.
+        before = _audit(start, stage2, start.first_audit, experiment.audit.num_samples)
     for position, arm in enumerate(arms, 1):
         log.info("arm %d of %d: %s, seed %d", position, len(arms), arm.name, arm.seed)
         try:
@@ -52,7 +55,7 @@ def _train(arm: Arm, before: dict[str, Any]) -> None:
         this = open_round(arm.config, number)
         if this.record is None:
             _do_round(this, before)
-    _audit(arm, this.stage3_checkpoint)
+    _audit(arm, this.stage3_checkpoint, arm.final_audit, arm.num_samples)
 
 
 def _do_round(this: Round, before: dict[str, Any]) -> None:
@@ -67,10 +70,10 @@ def _do_round(this: Round, before: dict[str, Any]) -> None:
     close_round(this, bad_latents, discriminator, stage3, audits, seconds)
 
 
-def _audit(arm: Arm, checkpoint: Location) -> dict[str, Any]:
-    config: ExperimentConfig = with_prerequisites(arm.config)
-    record = audit_stage(config, checkpoint, arm.final_audit, arm.num_samples, config.audit.seed)
-    return {"output_dir": arm.final_audit, "metrics": record["metrics"]}
+def _audit(arm: Arm, checkpoint: Location, output_dir: str, num_samples: int) -> dict[str, Any]:
+    config = with_prerequisites(arm.config)
+    record = audit_stage(config, checkpoint, output_dir, num_samples, config.audit.seed)
+    return {"output_dir": output_dir, "metrics": record["metrics"]}
 
 
 if __name__ == "__main__":
