@@ -49,14 +49,15 @@ class LocalStore:
             finally:
                 held.discard(path)
 
-    def upload(self, folder: Path, entries: Mapping[str, Entry]) -> None:
-        for name, entry in entries.items():
-            self._add(folder / checked_name(name), self._root / name, entry)
+    def upload(self, folder: Path, names: Iterable[str]) -> dict[str, Entry]:
+        entries = {name: self._add(folder / checked_name(name), self._root / name) for name in names}
         os.sync()  # one wait for thousands of small files
+        return entries
 
-    def _add(self, source: Path, target: Path, entry: Entry) -> None:
+    def _add(self, source: Path, target: Path) -> Entry:
+        entry = file_entry(source)
         if target.exists() and file_entry(target) == entry:
-            return
+            return entry
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = _own_name(target)
         try:
@@ -68,6 +69,7 @@ class LocalStore:
                 os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
+        return entry
 
     def fetch(self, entries: Mapping[str, Entry]) -> Path:
         for name, wanted in entries.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
-from core.files import file_entry, require_writable
+from core.files import require_writable
 from core.lease import publishing_store
 from core.store import (
     ArtifactsSection,
@@ -70,8 +70,7 @@ def run_stage(
             log.info("%s: going on from %s", stage, progress)
         metrics = work(workspace, {name: local_path(path) for name, path in inputs.items()})
         workspace.settle()
-        outputs = {path.relative_to(folder).as_posix(): file_entry(path) for path in stage_files(folder)}
-        store.upload(folder, outputs)
+        outputs = store.upload(folder, [path.relative_to(folder).as_posix() for path in stage_files(folder)])
         record = made_from | {
             "outputs": outputs,
             "metrics": metrics,

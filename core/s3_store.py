@@ -20,7 +20,7 @@ from botocore.parsers import ResponseParserError
 
 from core.download_cache import DownloadCache
 from core.errors import InputError
-from core.files import sha256
+from core.files import file_entry, sha256
 from core.ordered_hash import HashedFile
 from core.s3_client import PART_BYTES, SMALL_FILES_AT_ONCE, Connection, connect, transfer_config
 from core.s3_errors import code_of
@@ -82,12 +82,18 @@ class S3Store:
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def upload(self, folder: Path, entries: Mapping[str, Entry]) -> None:
-        small = {name: entry for name, entry in entries.items() if entry["size"] < PART_BYTES}
-        _for_each(lambda name: self._upload_small(folder / checked_name(name), name, small[name]), small)
-        for name, entry in entries.items():
-            if name not in small:
-                self._upload_large(folder / checked_name(name), name, entry)
+    def upload(self, folder: Path, names: Iterable[str]) -> dict[str, Entry]:
+        paths = {name: folder / checked_name(name) for name in names}
+        large = [name for name, path in paths.items() if path.stat().st_size >= PART_BYTES]
+        entries: dict[str, Entry] = {}
+
+        def upload_small(name: str) -> None:
+            entries[name] = self._upload_small(paths[name], name)
+
+        _for_each(upload_small, paths.keys() - large)
+        for name in large:
+            entries[name] = self._upload_large(paths[name], name)
+        return {name: entries[name] for name in paths}
 
     def fetch(self, entries: Mapping[str, Entry]) -> Path:
         folder = cache_folder(self._artifacts).absolute()
@@ -205,14 +211,13 @@ class S3Store:
                     return None
                 raise
 
-    def _head(self, name: str) -> Entry | None:
-        """Size of the object, and the digest that its writer gave it."""
+    def _head(self, name: str) -> tuple[int, dict[str, str]] | None:
+        """Size and metadata of the object."""
         answer = self._unless_missing(lambda: self._client.head_object(Bucket=self._bucket, Key=self._key(name)))
         if answer is None:
             return None
         # Some servers hand the names of metadata back capitalised.
-        metadata = {key.lower(): value for key, value in answer["Metadata"].items()}
-        return {"size": answer["ContentLength"], "sha256": metadata.get("sha256", "")}
+        return answer["ContentLength"], {key.lower(): value for key, value in answer["Metadata"].items()}
 
     def _version_form(self) -> VersionForm:
         """How If-Match is written for this server; InputError if it ignores conditions."""
@@ -264,46 +269,53 @@ class S3Store:
         )
         return answer["ETag"]
 
-    def _upload_small(self, path: Path, name: str, entry: Entry) -> None:
+    def _upload_small(self, path: Path, name: str) -> Entry:
         data = path.read_bytes()
-        if {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} != entry:
-            raise _changed(path)
+        entry: Entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for _ in range(_ATTEMPTS):
             there = self._head(name)
-            if there == entry:
-                return
             if there is not None:
+                size, metadata = there
+                if {"size": size, "sha256": metadata.get("sha256")} == entry:
+                    return entry
                 self._delete(name)
             with self._connection.explained():
                 if self._write_if(name, data, **self._if_absent) is not None:
-                    return
+                    return entry
         raise InputError(f"{self.uri}/{name} is being written by another process too: stop it")
 
     @property
     def _if_absent(self) -> dict[str, str]:
         return {} if self._artifacts.single_writer else {"IfNoneMatch": "*"}
 
-    def _upload_large(self, path: Path, name: str, entry: Entry) -> None:
-        if self._head(name) == entry:
-            return
+    def _upload_large(self, path: Path, name: str) -> Entry:
+        if self._holds(name, path.stat().st_size, "", lambda: file_entry(path)):
+            return file_entry(path)
         for _ in range(_ATTEMPTS):
-            before = _status(path)
-            if before[0] != entry["size"]:
-                raise _changed(path)
-            with self._connection.explained():
-                self._send_parts(path, name, entry)
+            before, nonce = _status(path), secrets.token_hex(8)
+            # Sending waits for the server, so that hashing meanwhile takes little time of its own.
+            with ThreadPoolExecutor(1) as beside:
+                hashed = beside.submit(file_entry, path)
+                with self._connection.explained():
+                    self._send_parts(path, name, nonce)
             if _status(path) != before:
                 self._delete(name)
-                raise _changed(path)
-            there = self._head(name)
-            # A server may drop metadata.
-            if there is not None and there["size"] == entry["size"] and there["sha256"] in (entry["sha256"], ""):
-                return
+                raise InputError(f"{path} was changed while it was stored: run the same command again")
+            if self._holds(name, before[0], nonce, hashed.result):
+                return hashed.result()
         raise InputError(f"{self.uri}/{name} was sent {_ATTEMPTS} times and is not there whole: check the server")
 
-    def _send_parts(self, path: Path, name: str, entry: Entry) -> None:
+    def _holds(self, name: str, size: int, nonce: str, content: Callable[[], Entry]) -> bool:
+        """Whether the object is of the upload `nonce`, or else, read through, of the same content."""
+        there = self._head(name)
+        if there is None or there[0] != size:
+            return False
+        # A server may drop metadata, and a process may be killed between a file and the record that names it.
+        return there[1].get("upload") == nonce or self.measure(name) == content()
+
+    def _send_parts(self, path: Path, name: str, nonce: str) -> None:
         with create_transfer_manager(self._client, transfer_config()) as manager:
-            options = {"Metadata": {"sha256": entry["sha256"]}}
+            options = {"Metadata": {"upload": nonce}}
             try:
                 manager.upload(str(path), self._bucket, self._key(name), extra_args=options).result()
             except (ClientError, ResponseParserError) as error:
@@ -388,10 +400,6 @@ def _is_name(name: str) -> bool:
 def _status(path: Path) -> tuple[int, int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def _changed(path: Path) -> InputError:
-    return InputError(f"{path} was changed while it was stored: run the same command again")
 
 
 @functools.cache

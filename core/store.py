@@ -76,8 +76,8 @@ class Store(Protocol):
     def exclusive(self) -> AbstractContextManager[None]:
         """Keeps out the other processes of this host that use it on the same folder, where a store can."""
 
-    def upload(self, folder: Path, entries: Mapping[str, Entry]) -> None:
-        """Add the files of `folder` that `entries` names; one already there with the same content is left."""
+    def upload(self, folder: Path, names: Iterable[str]) -> dict[str, Entry]:
+        """Add those files of `folder`; what they are. One already there with the same content is left."""
 
     def fetch(self, entries: Mapping[str, Entry]) -> Path:
         """A local folder with a file of each name and content in `entries`, for reading only.

@@ -158,12 +158,9 @@ class StoredWorkspace(Workspace):
         for file, entry in files.items():
             there = known.get(file)
             entry["state"] = there["state"] if there and _content(there) == _content(entry) else snapshot.name
-        added = {
-            f"{snapshot.name}/{file}": _content(entry)
-            for file, entry in files.items()
-            if entry["state"] == snapshot.name
-        }
-        self._store.upload(snapshot.parent, added)
+        added = {f"{snapshot.name}/{file}": entry for file, entry in files.items() if entry["state"] == snapshot.name}
+        for file, stored in self._store.upload(snapshot.parent, added).items():
+            added[file].update(stored)
         state = {"progress": progress, "files": files, **self._made_from}
         self._store.create(f"{snapshot.name}.json", json.dumps(state, indent=2, sort_keys=True).encode())
         shutil.rmtree(snapshot)

@@ -96,7 +96,7 @@ def test_of_eight_processes_one_trains_and_seven_say_who_does(server, prepared, 
     assert len(winners) == 1, ended
     for pid, (_, errors, status) in ended.items():
         if pid != winners[0]:
-            assert status == 3
+            assert status == 3, errors
             last = errors.splitlines()[-1]
             assert re.fullmatch(rf"error: .*being worked on by process {winners[0]} on .*--wait.*", last), errors
     assert not find_problems(str(tmp_path / "artifacts"))

@@ -142,8 +142,8 @@ def test_files_are_uploaded_and_fetched(place, tmp_path):
     store = place.open()
     files = {"a.pt": b"weights", "empty": b"", "deep/er/b.csv": b"x,y\n" * 1000}
     entries = written(tmp_path / "made", files)
-    store.upload(tmp_path / "made", entries)
-    store.upload(tmp_path / "made", entries)
+    assert store.upload(tmp_path / "made", files) == entries
+    assert store.upload(tmp_path / "made", files) == entries
     fetched = store.fetch(entries)
     assert {name: (fetched / name).read_bytes() for name in files} == files
     assert {name: store.measure(name) for name in files} == entries
@@ -312,9 +312,9 @@ def test_a_large_file_goes_in_parts(s3_place, short_parts, tmp_path):
     store = s3_place.open()
     entries = written(tmp_path / "made", {"big.pt": os.urandom(12 * 2**20 + 1)})
     guard = CountingGuard(100)
-    store.guarded(guard).upload(tmp_path / "made", entries)
+    assert store.guarded(guard).upload(tmp_path / "made", ["big.pt"]) == entries
     assert guard.asked == 5  # begin, three parts, complete
-    store.guarded(guard).upload(tmp_path / "made", entries)
+    assert store.guarded(guard).upload(tmp_path / "made", ["big.pt"]) == entries
     assert guard.asked == 5
     assert (store.fetch(entries) / "big.pt").read_bytes() == (tmp_path / "made" / "big.pt").read_bytes()
     assert store.measure("big.pt") == entries["big.pt"]
@@ -344,17 +344,6 @@ def test_an_altered_large_file_is_named(s3_place, short_parts, tmp_path):
         store.fetch(entries)
 
 
-def test_a_file_that_changes_before_it_is_stored_is_refused(moto_place, short_parts, tmp_path):
-    store = moto_place.open()
-    entries = written(tmp_path / "made", {"small": b"1", "big": bytes(5 * 2**20)})
-    (tmp_path / "made" / "small").write_bytes(b"2")
-    (tmp_path / "made" / "big").write_bytes(bytes(5 * 2**20 + 1))
-    for name in entries:
-        with pytest.raises(InputError, match=f"{name} was changed while it was stored"):
-            store.upload(tmp_path / "made", {name: entries[name]})
-    assert list(store.files()) == []
-
-
 def test_a_file_that_changes_while_it_is_sent_is_not_kept(moto_place, short_parts, tmp_path):
     entries = written(tmp_path / "made", {"big": bytes(5 * 2**20)})
 
@@ -366,6 +355,24 @@ def test_a_file_that_changes_while_it_is_sent_is_not_kept(moto_place, short_part
     with pytest.raises(InputError, match="big was changed while it was stored"):
         moto_place.open().guarded(changing).upload(tmp_path / "made", entries)
     assert list(moto_place.open().files()) == []
+
+
+def test_a_large_file_of_another_content_is_replaced(s3_place, short_parts, tmp_path):
+    store = s3_place.open()
+    s3_place.overwrite("big.pt", bytes(6 * 2**20))
+    entries = written(tmp_path / "made", {"big.pt": os.urandom(6 * 2**20)})
+    assert store.upload(tmp_path / "made", ["big.pt"]) == entries
+    assert store.measure("big.pt") == entries["big.pt"]
+
+
+def test_a_lost_completion_is_not_taken_for_another_upload_of_that_size(moto_place, short_parts, tmp_path):
+    store = moto_place.open()
+    moto_place.overwrite("big.pt", bytes(6 * 2**20))
+    entries = written(tmp_path / "made", {"big.pt": os.urandom(6 * 2**20)})
+    with faulty("CompleteMultipartUpload", (404, "NoSuchUpload")), counted("UploadPart") as parts:
+        assert store.upload(tmp_path / "made", ["big.pt"]) == entries
+    assert len(parts) == 4
+    assert store.measure("big.pt") == entries["big.pt"]
 
 
 def test_unfinished_uploads_are_found_and_dropped(s3_place):
