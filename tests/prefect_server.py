@@ -1,6 +1,7 @@
 """A real Prefect server and a real process worker, with everything deployed, as a user has them."""
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -43,6 +44,7 @@ class Orchestration:
         command = [sys.executable, "-m", *arguments]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=_PATIENCE)
 
+    @functools.cache  # noqa: B019
     def deployment(self, name: str) -> UUID:
         """Id of the deployment `flow/name`."""
         return self.client.read_deployment_by_name(name).id
@@ -76,7 +78,7 @@ class Orchestration:
         while time.monotonic() < until:
             if found := happened():
                 return found
-            time.sleep(0.2)
+            time.sleep(0.7)  # asking costs the server more than a little of the machine's time
         raise AssertionError(f"{otherwise}\n{self.worker_log()[-4000:]}")
 
     def events(self, config: Path) -> list[dict[str, Any]]:
