@@ -25,7 +25,7 @@ from tests.conftest import own_copy
 pytest_plugins = ["tests.prefect_server"]
 pytestmark = pytest.mark.timeout(600)
 # Long enough to be met at work.
-LONG = "rounds.epochs_per_round=60"
+LONG = "rounds.epochs_per_round=30"
 NEXT = "adversarial-round/next-round"
 
 
@@ -100,7 +100,7 @@ def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(
 
 
 def test_a_running_stage_shows_progress_and_a_cancelled_one_goes_on_where_it_was(prefect, tiny):
-    overrides = ["rounds.epochs_per_round=400"]
+    overrides = ["rounds.epochs_per_round=100"]
     run = prefect.start(NEXT, tiny, overrides=overrides)
 
     def shown():
@@ -116,7 +116,7 @@ def test_a_running_stage_shows_progress_and_a_cancelled_one_goes_on_where_it_was
     assert time.monotonic() - began < 15
     assert prefect.finished(run).state.is_cancelled()
     assert training_stage3(tiny, 1)
-    again = prefect.finished(prefect.start(NEXT, tiny, overrides=overrides))
+    again = prefect.finished(prefect.start(NEXT, tiny, overrides=overrides), seconds=400)
     assert again.state.is_completed() and rounds_done(tiny) == ["round-01"]
     prefect.until(lambda: "stage3: going on from epoch" in prefect.logs(again), "it began anew")
     assert prefect.completed_tasks(tiny, "retrain-discriminator") == 2  # the second found it done
