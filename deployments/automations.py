@@ -14,7 +14,9 @@ from flows.round_events import DATA_CHANGED, ROUND_COMPLETED, VIABILITY_SATURATE
 SILENCE = timedelta(seconds=180)
 # Executor and worker may both report one death.
 ONE_DEATH = timedelta(minutes=5)
-_ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+# Not "Crashed": on SQLite the server often fails to note an end for this trigger ("database is locked"), and then drops
+# the event for all triggers, those that start a crashed run again included. What has ended is not marked as crashed.
+_ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled")}
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 
 

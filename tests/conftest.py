@@ -1,17 +1,26 @@
 """A tiny experiment on disk: 12 layouts of 32x32, an autoencoder and a UNet of a few thousand weights."""
 
+import atexit
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+# Neither the profile nor the server of who runs the tests has to do with them.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-home-")
+os.environ.pop("PREFECT_API_URL", None)
+os.environ.pop("PREFECT_API_KEY", None)
+os.environ.pop("PREFECT_PROFILE", None)
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 from core.config import ExperimentConfig, load_config
 from core.layout_generator import write_layouts
 from core.prerequisites import STAGES, make_prerequisite, with_prerequisites
+
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 TINY = """
 experiment: {{name: tiny}}
@@ -33,6 +42,16 @@ rounds:
 audit: null
 artifacts: {{root: {root}, state_minutes: 0}}
 """
+
+
+# Files that take minutes; with the rest after them, two processes end at about the same time.
+LONGEST = ["test_deployments.py", "test_recovery.py", "test_flows.py", "test_ui.py", "test_store.py"]
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,6 +33,8 @@ from core.prerequisites import STAGES, make_prerequisite, with_prerequisites
 from core.records import RECORD_NAME, read_record
 from core.rounds import ROUND_STAGES
 from core.store import join, open_store
+from tests.commands import Command
+from tests.conftest import TINY
 
 log = logging.getLogger("tests.killed_training")
 
@@ -67,16 +69,9 @@ def prefect_server() -> Iterator[None]:
             del os.environ["PREFECT_API_URL"]
 
 
-def start_training(config: Path, *arguments: str) -> subprocess.Popen[str]:
+def start_training(config: Path, *arguments: str) -> Command:
     """The documented command, at the head of a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.adversarial_training", str(config), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    return Command("flows.adversarial_training", config, *arguments)
 
 
 def finished_digests(config: Path) -> dict[str, str]:
@@ -160,7 +155,6 @@ def _prepare(folder: Path) -> Path:
     from torchvision.models import alexnet
 
     from core.layout_generator import write_layouts
-    from tests.conftest import TINY
 
     torch.manual_seed(0)
     torch.save(alexnet(weights=None).features.state_dict(), folder / "trunk.pt")

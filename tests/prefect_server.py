@@ -1,6 +1,7 @@
 """A real Prefect server and a real process worker, with everything deployed, as a user has them."""
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId, LogFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun
@@ -20,6 +22,13 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 _PATIENCE = 150.0
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory) -> Iterator["Orchestration"]:
+    """For the tests of one file together."""
+    with orchestration(tmp_path_factory.mktemp("prefect")) as running:
+        yield running
 
 
 class Orchestration:
@@ -35,6 +44,7 @@ class Orchestration:
         command = [sys.executable, "-m", *arguments]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=_PATIENCE)
 
+    @functools.cache  # noqa: B019
     def deployment(self, name: str) -> UUID:
         """Id of the deployment `flow/name`."""
         return self.client.read_deployment_by_name(name).id
@@ -53,6 +63,11 @@ class Orchestration:
         """Those of a deployment's runs that work on the experiment of a config."""
         return [run for run in self.runs(deployment) if run.parameters.get("config") == str(config)]
 
+    def runs_tagged(self, config: Path, tag: str) -> list[FlowRun]:
+        """Runs with that tag, on the experiment of a config, oldest first."""
+        wanted = FlowRunFilter(tags={"all_": [f"experiment:{config.stem}", tag]})
+        return self.client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC)
+
     def finished(self, run: FlowRun, seconds: float = _PATIENCE) -> FlowRun:
         """The run once it is in a final state."""
         return self.until(lambda: self._final(run), f"{run.name} does not end", seconds)
@@ -63,8 +78,24 @@ class Orchestration:
         while time.monotonic() < until:
             if found := happened():
                 return found
-            time.sleep(0.2)
+            time.sleep(0.7)  # asking costs the server more than a little of the machine's time
         raise AssertionError(f"{otherwise}\n{self.worker_log()[-4000:]}")
+
+    def events(self, config: Path) -> list[dict[str, Any]]:
+        """Events about the run of the experiment of a config, oldest first."""
+        wanted = {"event": {"prefix": ["layouts."]}, "resource": {"id": [f"layouts.run.{config.stem}"]}, "order": "ASC"}
+        answer = httpx.post(f"{self.url}/events/filter", json={"filter": wanted}).raise_for_status()
+        return answer.json()["events"]
+
+    @contextlib.contextmanager
+    def switched_on(self, automation: str) -> Iterator[None]:
+        """An automation that is off by default is on inside."""
+        (known,) = self.client.read_automations_by_name(automation)
+        self.client.resume_automation(known.id)
+        try:
+            yield
+        finally:
+            self.client.pause_automation(known.id)
 
     def completed_tasks(self, config: Path, name: str) -> int:
         """How many task runs of that name completed, in all runs of the experiment of a config."""
@@ -80,9 +111,9 @@ class Orchestration:
         lines = self.client.read_logs(LogFilter(flow_run_id={"any_": [run.id for run in runs]}), limit=200)
         return "\n".join(line.message for line in lines)
 
-    def engine(self) -> int:
-        """Process id of the worker's only engine."""
-        return self.until(lambda: next(iter(_children(self.worker.pid)), None), "the worker starts no engine")
+    def engines(self) -> list[int]:
+        """Process ids of the runs that the worker has started and that go on."""
+        return _descendants(self.worker.pid)
 
     def worker_log(self) -> str:
         """What the worker and its engines wrote."""
@@ -108,8 +139,6 @@ def orchestration(folder: Path) -> Iterator[Orchestration]:
         "DO_NOT_TRACK": "1",
         "OMP_NUM_THREADS": "1",
     }
-    for name in ("PREFECT_API_KEY", "PREFECT_PROFILE"):
-        environment.pop(name, None)
     with contextlib.ExitStack() as stack:
         start = stack.enter_context(_processes(folder, environment))
         start("server", "server", "start", "--port", str(port))
@@ -119,8 +148,8 @@ def orchestration(folder: Path) -> Iterator[Orchestration]:
         )
         assert deployed.returncode == 0, deployed.stderr
         worker = start("worker", "worker", "start", "--pool", "layouts")
-        stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
-        client = stack.enter_context(get_client(sync_client=True))
+        with temporary_settings({PREFECT_API_URL: url}):  # for the client alone: other tests have servers of their own
+            client = stack.enter_context(get_client(sync_client=True))
         yield Orchestration(url, environment, worker, client)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -17,18 +18,15 @@ from prefect.states import Cancelling
 
 from core.config import load_config
 from core.rounds import read_decision
+from core.run_status import find_problems
+from flows.round_events import DATA_CHANGED, ROUND_COMPLETED, VIABILITY_SATURATED
 from tests.conftest import own_copy
-from tests.prefect_server import orchestration
 
+pytest_plugins = ["tests.prefect_server"]
 pytestmark = pytest.mark.timeout(600)
 # Long enough to be met at work.
-LONG = "rounds.epochs_per_round=60"
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory):
-    with orchestration(tmp_path_factory.mktemp("prefect")) as running:
-        yield running
+LONG = "rounds.epochs_per_round=30"
+NEXT = "adversarial-round/next-round"
 
 
 @pytest.fixture
@@ -55,20 +53,42 @@ def rounds_done(config):
     return sorted(path.parent.name for path in run_folder(config).glob("round-*/round.json"))
 
 
+def engine_of(config):
+    """Process id of the engine that works on the run."""
+    return json.loads((run_folder(config) / "lease.json").read_text())["holder"]["pid"]
+
+
+def announce(prefect, event, config, overrides):
+    # In a process of its own: the one of these tests would go on trying to reach this server for events.
+    told = f"announce({event!r}, {config.stem!r}, {str(config)!r}, {overrides!r}, round=1)"
+    code = f"from flows.round_events import announce; {told}"
+    subprocess.run([sys.executable, "-c", code], env=prefect.environment, check=True, timeout=120)
+
+
 def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(prefect, tiny):
-    first = prefect.start("adversarial-training/three-rounds", tiny, overrides=["rounds.count=3", LONG])
+    deployment, overrides = "adversarial-training/three-rounds", ["rounds.count=3", LONG]
+    given = ["--param", f"config={tiny}", "--param", f"overrides={json.dumps(overrides)}"]
+    started = prefect.command("prefect", "deployment", "run", deployment, *given)
+    assert started.returncode == 0, started.stderr
+    (first,) = prefect.runs_on(deployment, tiny)
     prefect.until(lambda: training_stage3(tiny, 2), "Stage 3 of round 2 does not begin")
-    os.kill(prefect.engine(), signal.SIGKILL)
+    assert engine_of(tiny) in prefect.engines()
+    os.kill(engine_of(tiny), signal.SIGKILL)
+    assert training_stage3(tiny, 2)
     assert prefect.finished(first).state.is_crashed()
-    second = prefect.until(lambda: prefect.runs_on("adversarial-training/three-rounds", tiny)[1:], "not started again")[
-        0
-    ]
+    second = prefect.until(lambda: prefect.runs_on(deployment, tiny)[1:], "not started again")[0]
+    assert first.parameters == {"config": str(tiny), "overrides": overrides}
     assert second.parameters == {**first.parameters, "wait": False, "fork_from": None}
     assert prefect.finished(second).state.is_completed()
     assert rounds_done(tiny) == ["round-01", "round-02", "round-03"]
-    assert len(prefect.runs_on("adversarial-training/three-rounds", tiny)) == 2
+    assert not find_problems(str(run_folder(tiny)))
+    assert len(prefect.runs_on(deployment, tiny)) == 2
     for task in ("continue-stage-3", "report-round"):
         assert prefect.completed_tasks(tiny, task) == 3, task
+    again = prefect.runs_tagged(tiny, "round:2")[1:]
+    prefect.until(lambda: "stage3: going on from epoch" in prefect.logs(*again), "Stage 3 began anew")
+    told = [event["payload"]["round"] for event in prefect.events(tiny) if event["event"] == ROUND_COMPLETED]
+    assert told == [1, 2, 3]
     named = prefect.client.read_flow_run(second.id)
     assert named.name == f"{tiny.stem} · training" and f"experiment:{tiny.stem}" in named.tags
     for number in (1, 2, 3):
@@ -79,8 +99,9 @@ def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(
     assert "<h2>Round 3</h2>" in page and "http" not in page
 
 
-def test_progress_is_shown_while_a_stage_runs(prefect, tiny):
-    run = prefect.start("adversarial-round/next-round", tiny, overrides=["rounds.epochs_per_round=100000"])
+def test_a_running_stage_shows_progress_and_a_cancelled_one_goes_on_where_it_was(prefect, tiny):
+    overrides = ["rounds.epochs_per_round=100"]
+    run = prefect.start(NEXT, tiny, overrides=overrides)
 
     def shown():
         artifacts = prefect.client.read_artifacts(artifact_filter=ArtifactFilter(key={"any_": ["continue-stage-3"]}))
@@ -89,28 +110,20 @@ def test_progress_is_shown_while_a_stage_runs(prefect, tiny):
     artifact = prefect.until(shown, "no progress is shown")[0]
     assert 0 <= float(artifact.data) <= 100 and "a second" in artifact.description
     prefect.until(lambda: "epoch" in shown()[0].description, "progress stands still")
-    pid = json.loads((run_folder(tiny) / "lease.json").read_text())["holder"]["pid"]
-    began = time.monotonic()
+    pid, began = engine_of(tiny), time.monotonic()
     prefect.client.set_flow_run_state(run.id, Cancelling())
     prefect.until(lambda: not os.path.exists(f"/proc/{pid}"), "the engine goes on")
     assert time.monotonic() - began < 15
     assert prefect.finished(run).state.is_cancelled()
     assert training_stage3(tiny, 1)
-
-
-def test_a_cancelled_round_goes_on_where_it_was(prefect, tiny):
-    run = prefect.start("adversarial-round/next-round", tiny, overrides=[LONG])
-    prefect.until(lambda: training_stage3(tiny, 1), "Stage 3 does not begin")
-    prefect.client.set_flow_run_state(run.id, Cancelling())
-    assert prefect.finished(run).state.is_cancelled()
-    again = prefect.finished(prefect.start("adversarial-round/next-round", tiny, overrides=[LONG]))
+    again = prefect.finished(prefect.start(NEXT, tiny, overrides=overrides), seconds=400)
     assert again.state.is_completed() and rounds_done(tiny) == ["round-01"]
     prefect.until(lambda: "stage3: going on from epoch" in prefect.logs(again), "it began anew")
     assert prefect.completed_tasks(tiny, "retrain-discriminator") == 2  # the second found it done
 
 
 def test_two_at_once_do_one_round(prefect, tiny):
-    runs = [prefect.start("adversarial-round/next-round", tiny, overrides=[LONG]) for _ in range(2)]
+    runs = [prefect.start(NEXT, tiny, overrides=[LONG]) for _ in range(2)]
     states = [prefect.finished(run).state for run in runs]
     assert all(state.is_completed() for state in states)
     messages = [state.message for state in states if state.message]
@@ -118,25 +131,31 @@ def test_two_at_once_do_one_round(prefect, tiny):
     assert rounds_done(tiny) == ["round-01"]
 
 
-def test_the_saturation_event_starts_the_next_round(prefect, tiny):
-    overrides = ["rounds.count=1", "rounds.bad_latents.num_samples=5"]
-    # In a process of its own: the one of these tests would go on trying to reach this server for events.
-    told = f"announce(VIABILITY_SATURATED, {tiny.stem!r}, {str(tiny)!r}, {overrides!r}, round=1)"
-    code = f"from flows.round_events import VIABILITY_SATURATED, announce; {told}"
-    subprocess.run([sys.executable, "-c", code], env=prefect.environment, check=True, timeout=120)
-    run = prefect.until(lambda: prefect.runs_on("adversarial-round/next-round", tiny), "no round is started")[0]
-    assert run.parameters["config"] == str(tiny) and run.parameters["overrides"] == overrides
-    assert prefect.finished(run).state.is_completed() and rounds_done(tiny) == ["round-01"]
+def test_events_start_rounds_with_typed_parameters(prefect, tiny):
+    """Saturation starts the first, its completion the next, that one's completion none; other data one more."""
+    overrides = ["rounds.count=2", "rounds.bad_latents.num_samples=5"]
+    with prefect.switched_on("layouts: next round when a round is completed"):
+        announce(prefect, VIABILITY_SATURATED, tiny, overrides)
+        prefect.until(lambda: len(prefect.runs_on(NEXT, tiny)) == 3, "no round is started")
+        last = prefect.finished(prefect.runs_on(NEXT, tiny)[-1])
+    assert last.state.message == "nothing is due: all 2 rounds are finished"
+    announce(prefect, DATA_CHANGED, tiny, overrides)
+    more = prefect.until(lambda: prefect.runs_on(NEXT, tiny)[3:], "no round is started")[0]
+    assert prefect.finished(more).state.is_completed()
+    assert rounds_done(tiny) == ["round-01", "round-02", "round-03"]
+    for run in prefect.runs_on(NEXT, tiny)[:3]:
+        assert run.state.is_completed() and run.parameters == {"config": str(tiny), "overrides": overrides}
+    assert more.parameters == {"config": str(tiny), "overrides": overrides, "extra": True}
 
 
 def test_a_schedule_starts_the_next_round_with_its_own_parameters(prefect, tiny):
-    deployment = prefect.deployment("adversarial-round/next-round")
+    deployment = prefect.deployment(NEXT)
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=5)
     schedule = IntervalSchedule(interval=datetime.timedelta(minutes=1), anchor_date=soon)
     wanted = DeploymentScheduleCreate(schedule=schedule, active=True, parameters={"config": str(tiny)}, slug="soon")
     (made,) = prefect.client.create_deployment_schedules(deployment, [wanted])
     try:
-        run = prefect.until(lambda: prefect.runs_on("adversarial-round/next-round", tiny), "no round is started")[0]
+        run = prefect.until(lambda: prefect.runs_on(NEXT, tiny), "no round is started")[0]
         assert prefect.finished(run).state.is_completed() and rounds_done(tiny) == ["round-01"]
     finally:
         prefect.client.delete_deployment_schedule(deployment, made.id)
@@ -161,28 +180,28 @@ def test_a_person_answers_between_rounds(prefect, tiny):
     ]
     assert weights == [0.1, 0.05]
     assert read_decision(load_config(tiny), 2)["answer"] == "stop"
-    again = prefect.finished(prefect.start("adversarial-round/next-round", tiny, overrides=["rounds.gate=manual"]))
+    again = prefect.finished(prefect.start(NEXT, tiny, overrides=["rounds.gate=manual"]))
     assert "all 2 rounds are finished" in again.state.message
     more = ["rounds.gate=manual", "rounds.count=3"]
-    again = prefect.finished(prefect.start("adversarial-round/next-round", tiny, overrides=more))
+    again = prefect.finished(prefect.start(NEXT, tiny, overrides=more))
     assert again.state.message == "nothing is due: stopped after round 2, as was answered"
 
 
 def test_a_bad_parameter_is_refused_before_anything_starts(prefect, tiny):
-    known = len(prefect.runs("adversarial-round/next-round"))
+    known = len(prefect.runs(NEXT))
     for parameters in ({"extra": "perhaps"}, {"number": "two"}, {"overrides": ["no value"]}):
         with pytest.raises(PrefectHTTPStatusError, match=r"409|422"):
-            prefect.start("adversarial-round/next-round", tiny, **parameters)
+            prefect.start(NEXT, tiny, **parameters)
     with pytest.raises(PrefectHTTPStatusError, match=r"409|422"):
-        prefect.start("adversarial-round/next-round", tiny.with_suffix(".txt"))
+        prefect.start(NEXT, tiny.with_suffix(".txt"))
     unknown = ["--param", f"config={tiny}", "--param", "nonsense=1"]
-    refused = prefect.command("prefect", "deployment", "run", "adversarial-round/next-round", *unknown)
+    refused = prefect.command("prefect", "deployment", "run", NEXT, *unknown)
     assert refused.returncode == 1 and "nonsense" in refused.stdout
-    assert len(prefect.runs("adversarial-round/next-round")) == known
+    assert len(prefect.runs(NEXT)) == known
 
 
 def test_what_a_user_can_mend_is_the_run_s_message(prefect, tiny):
-    run = prefect.finished(prefect.start("adversarial-round/next-round", tiny.with_name("nowhere.yaml")))
+    run = prefect.finished(prefect.start(NEXT, tiny.with_name("nowhere.yaml")))
     assert run.state.is_failed() and "nowhere.yaml cannot be read" in run.state.message
 
 
@@ -196,13 +215,20 @@ def test_deploying_without_a_server_ends_in_one_line(prefect):
 
 
 def test_deploying_again_changes_nothing_and_keeps_what_was_switched(prefect):
-    deployment = prefect.client.read_deployment_by_name("adversarial-round/next-round")
+    deployment = prefect.client.read_deployment_by_name(NEXT)
     (nightly,) = [schedule for schedule in deployment.schedules if schedule.slug == "nightly"]
+    assert not nightly.active and nightly.parameters == {"config": "configs/demo.yaml"}
     prefect.client.update_deployment_schedule(deployment.id, nightly.id, active=True)
     try:
         again = prefect.command("deployments.deploy")
         assert again.stdout == f"{prefect.url}: everything is there already\n", again.stderr
-        kept = prefect.client.read_deployment_by_name("adversarial-round/next-round").schedules
+        kept = prefect.client.read_deployment_by_name(NEXT).schedules
         assert [schedule.active for schedule in kept if schedule.slug == "nightly"] == [True]
     finally:
         prefect.client.update_deployment_schedule(deployment.id, nightly.id, active=False)
+
+
+def test_prefect_keeps_nothing_big(prefect):
+    """Its own store of results; artefacts are in ours."""
+    kept = [file for file in Path(prefect.environment["PREFECT_HOME"], "storage").rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in kept) < 100_000

@@ -16,11 +16,14 @@ import torch
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 import flows.adversarial_round as adversarial_round_module
 import flows.gpu_slot as gpu_slot_module
+import flows.round_events as round_events_module
 import tasks.stage_task as stage_task_module
+from core import train_diffusion
 from core.checkpoints import load_checkpoint
 from core.errors import InputError, LeaseError, UnavailableError
 from core.rounds import round_table
@@ -28,7 +31,14 @@ from flows.adversarial_round import adversarial_round
 from flows.adversarial_training import adversarial_training
 from flows.gpu_slot import gpu_slot
 from flows.prerequisites import prerequisites
+from flows.round_events import (
+    DISCRIMINATOR_TOO_EASY,
+    ROUND_COMPLETED,
+    VIABILITY_SATURATED,
+    announce_round,
+)
 from flows.watch_data import watch_data
+from tests.commands import run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,6 +52,14 @@ def finished(shared_experiment):
     """Config, folder and records of a finished training of two rounds."""
     folder = shared_experiment.parent / "artifacts" / "tiny"
     return shared_experiment, folder, adversarial_training(shared_experiment)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Events that would be sent to Prefect's server."""
+    events = []
+    monkeypatch.setattr(round_events_module, "emit_event", lambda event, **details: events.append((event, details)))
+    return events
 
 
 def snapshot(folder):
@@ -152,8 +170,6 @@ def test_one_more_round_goes_on_from_the_last(finished):
 
 def test_an_interrupted_round_equals_an_undisturbed_one(finished, experiment, monkeypatch):
     """The process dies in the middle of Stage 3; the same command again ends with the same bytes."""
-    from core import train_diffusion
-
     _, undisturbed, _ = finished
     folder = experiment.parent / "artifacts" / "tiny" / "round-01"
     with monkeypatch.context() as patch:
@@ -184,10 +200,10 @@ def test_reports_of_a_round_are_kept_beside_the_artefacts(finished):
     assert page.index("<h2>Round 2</h2>") < page.index("<h2>Round 1</h2>")
     assert page.count("data:image/png;base64,") == 1 + count * 4
     assert not re.search(r"(src|href)=.(?!data:)", page)
-    done = command("tasks.report_round", folder / "round-01" / "config.yaml", "--number", "1")
+    done = run("tasks.report_round", folder / "round-01" / "config.yaml", "--number", "1")
     assert done.stdout == f"{folder / 'report.html'}\n", done.stderr
     assert "Round 2" not in (folder / "report.html").read_text()
-    done = command("tasks.report_round", config, "--number", "9")
+    done = run("tasks.report_round", config, "--number", "9")
     assert done.returncode == 2 and f"round-{count + 1:02d} holds no finished round" in done.stderr
 
 
@@ -210,14 +226,14 @@ def test_a_round_that_loses_its_lease_has_failed(experiment, monkeypatch):
 
 def test_a_server_that_is_gone_ends_in_one_line(prepared, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    done = command("flows.adversarial_training", prepared)
+    done = run("flows.adversarial_training", prepared)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: no Prefect server answers at http://127.0.0.1:9/api") and "config unset" in line
 
 
 def test_a_gate_without_anybody_to_ask_is_refused_at_once(experiment):
-    done = command("flows.adversarial_training", experiment, "--set", "rounds.gate=manual")
+    done = run("flows.adversarial_training", experiment, "--set", "rounds.gate=manual")
     assert done.returncode == 2
     assert "rounds.gate is manual, and there is no Prefect server to ask on" in done.stderr
     assert not (experiment.parent / "artifacts" / "tiny").exists()
@@ -267,6 +283,32 @@ def test_two_runs_do_not_share_a_gpu(config, monkeypatch):
     assert inside == ["first", "other"]
 
 
+@pytest.mark.parametrize(
+    ("viability", "events"),
+    [(0.8, []), (0.85, [VIABILITY_SATURATED]), (0.95, [VIABILITY_SATURATED, DISCRIMINATOR_TOO_EASY])],
+)
+def test_viability_that_stays_high_is_told(finished, told, viability, events):
+    record = finished[2][1]
+    announce_round(record | {"metrics": {"viability_floor": viability}}, Path("c.yaml"), ["rounds.count=9"])
+    assert [event for event, _ in told] == [ROUND_COMPLETED, *events]
+    for _, details in told:
+        assert details["resource"] == {"prefect.resource.id": "layouts.run.tiny"}
+        about = {"experiment": "tiny", "config": "c.yaml", "overrides": ["rounds.count=9"]}
+        assert details["payload"] == about | {"round": 2, "viability": viability}
+
+
+def test_the_lowest_of_the_last_three_evaluations_counts(experiment, told, monkeypatch):
+    scores = iter([0.1, 0.2, 0.9, 0.85, 0.9, 0.95])  # before the first epoch, after each of four, at the end
+
+    def judged(_):
+        return torch.zeros(4, 4, 8, 8), torch.full((4,), next(scores))
+
+    monkeypatch.setattr(train_diffusion.DiffusionTraining, "judged", judged)
+    record = adversarial_round(experiment, 1, ["rounds.epochs_per_round=4", "training.eval_interval=1"])
+    assert record["metrics"]["viability_floor"] == pytest.approx(0.85)
+    assert [event for event, _ in told] == [ROUND_COMPLETED, VIABILITY_SATURATED]
+
+
 def test_other_data_is_noticed(finished, manifest, tmp_path):
     config, folder, _ = finished
     assert watch_data(config) is False
@@ -299,30 +341,19 @@ def test_a_config_without_prerequisites_finds_them_made(finished):
     assert record["inputs"]["stage2"]["sha256"] == sha256(made / "stage2/checkpoints/stage2_checkpoint_best.pt")
 
 
-def start(module, *arguments):
-    """The command in a session of its own, with Ctrl-C working as in a terminal."""
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)],
+@pytest.mark.parametrize("module", ["flows.adversarial_training", "tasks.continue_stage3"])
+def test_ctrl_c_leaves_a_resumable_state_and_one_line(experiment, finished, module):
+    judge = finished[1] / "round-01" / "discriminator" / "discriminator_best.pt"
+    settings = ["rounds.epochs_per_round=100000", "training.epochs=100000", f"discriminator.checkpoint={judge}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, experiment, *[part for value in settings for part in ("--set", value)]],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as in a terminal
     )
-
-
-def command(module, *arguments):
-    process = start(module, *arguments)
-    output, errors = process.communicate(timeout=200)
-    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
-
-
-@pytest.mark.parametrize("module", ["flows.adversarial_training", "tasks.continue_stage3"])
-def test_ctrl_c_leaves_a_resumable_state_and_one_line(experiment, finished, module):
-    judge = finished[1] / "round-01" / "discriminator" / "discriminator_best.pt"
-    settings = ["rounds.epochs_per_round=100000", "training.epochs=100000", f"discriminator.checkpoint={judge}"]
-    process = start(module, experiment, *[part for value in settings for part in ("--set", value)])
     for line in process.stderr:
         if "tiny epoch 2/" in line:
             break
@@ -336,10 +367,11 @@ def test_ctrl_c_leaves_a_resumable_state_and_one_line(experiment, finished, modu
     assert load_checkpoint(latest, "checkpoint")["epoch"] >= 2
 
 
-def test_the_command_prints_the_table_and_does_nothing_twice(finished):
+def test_the_command_prints_the_table_and_does_nothing_twice(finished, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())  # saves it starting a server
     config, folder, _ = finished
     before = snapshot(folder.parent)
-    done = command("flows.adversarial_training", config)
+    done = run("flows.adversarial_training", config)
     assert snapshot(folder.parent) == before
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3 and "viability" in done.stdout
@@ -353,8 +385,9 @@ def test_the_command_prints_the_table_and_does_nothing_twice(finished):
         (["--set", "dataset.manifest=/nowhere.csv"], "/nowhere.csv does not exist"),
     ],
 )
-def test_what_a_user_can_mend_ends_in_one_line_and_status_2(prepared, arguments, message):
-    done = command("flows.adversarial_training", prepared, *arguments)
+def test_what_a_user_can_mend_ends_in_one_line_and_status_2(prepared, monkeypatch, arguments, message):
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())  # saves it starting a server
+    done = run("flows.adversarial_training", prepared, *arguments)
     assert done.returncode == 2
     *before, last = done.stderr.splitlines()
     assert re.fullmatch(rf"error: .*{re.escape(message)}.*", last), done.stderr

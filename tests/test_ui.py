@@ -11,8 +11,8 @@ import pytest
 from prefect.client.schemas.filters import ArtifactFilter
 
 from tests.conftest import own_copy
-from tests.prefect_server import orchestration
 
+pytest_plugins = ["tests.prefect_server"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [
@@ -21,12 +21,6 @@ pytestmark = [
 ]
 MILLISECONDS = 60_000
 SIZE = {"width": 1400, "height": 1000}
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory):
-    with orchestration(tmp_path_factory.mktemp("prefect")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,77 @@
+"""Commands of the project as tests give them: `python -m MODULE ARGUMENTS`, without the seconds of its imports.
+
+Each is forked from one process that has imported what they need and has done nothing else.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# For the process that all are forked from, too: it could not be changed later.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["flows.adversarial_training", "tasks.report_round"])
+
+
+class Command:
+    """A started command at the head of a process group of its own; with it as `subprocess.Popen`."""
+
+    def __init__(self, module: str, *arguments: object):
+        self.args = [module, *map(str, arguments)]
+        self._folder = tempfile.TemporaryDirectory()
+        self._streams = [str(Path(self._folder.name, name)) for name in ("stdout", "stderr")]
+        for path in self._streams:
+            Path(path).touch()
+        self._process = _processes.Process(target=_run, args=(self.args, dict(os.environ), self._streams), daemon=True)
+        self._process.start()
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, or minus the signal that ended it; None while it runs."""
+        return self._process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it wrote to stdout and stderr, once it has ended; TimeoutExpired if it has not by then."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        out, errors = (Path(path).read_text() for path in self._streams)
+        return out, errors
+
+    def wait(self) -> None:
+        """Return once it has ended."""
+        self._process.join()
+
+
+def run(module: str, *arguments: object, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    """The command once it has ended."""
+    command = Command(module, *arguments)
+    output, errors = command.communicate(timeout)
+    return subprocess.CompletedProcess(command.args, command.returncode, output, errors)
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str], streams: Sequence[str]) -> None:
+    """In the forked process: what the interpreter does for `-m`."""
+    from prefect.context import refresh_global_settings_context
+
+    os.setsid()
+    for number, path in enumerate(streams, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv[:] = arguments
+    refresh_global_settings_context()
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")  # the module was imported before
+    try:
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves without
