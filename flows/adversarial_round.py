@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import flow
 from prefect.states import Completed, State
@@ -29,6 +29,13 @@ from tasks.retrain_discriminator import retrain_discriminator
 log = logging.getLogger("core.flows")
 
 
+class Done(NamedTuple):
+    """A finished round's record, and whether it was done just now."""
+
+    record: dict[str, Any]
+    now: bool
+
+
 @flow(name="adversarial-round")
 def adversarial_round(
     config: ConfigLocation, number: int | None = None, overrides: Sequence[Override] = (), extra: bool = False
@@ -44,7 +51,8 @@ def adversarial_round(
     experiment = load_config(config, overrides)
     if number is not None:
         with hold_run(experiment):
-            return _do_round(experiment, number, config, overrides)
+            done = _do_round(experiment, number)
+        return _announced(done, config, overrides)
     with contextlib.ExitStack() as held:
         held.enter_context(labelled(experiment, "next round"))
         try:
@@ -62,16 +70,15 @@ def adversarial_round(
             return _nothing_is_due(str(stopped))
         if experiment.prerequisites is not None:
             prerequisites(config, overrides)
-        return _do_round(load_config(config, decided), due, config, decided)
+        done = _do_round(load_config(config, decided), due)
+    return _announced(done, config, decided)
 
 
-def _do_round(
-    experiment: ExperimentConfig, number: int, config: ConfigLocation, overrides: Sequence[str]
-) -> dict[str, Any]:
+def _do_round(experiment: ExperimentConfig, number: int) -> Done:
     with labelled(experiment, f"round {number}", f"round:{number}"):
         this = open_round(experiment, number)
         if this.record is not None:
-            return this.record
+            return Done(this.record, now=False)
         started = time.monotonic()
         with gpu_slot(experiment):
             bad_latents = generate_bad_latents(**this.bad_latents_options())
@@ -80,8 +87,14 @@ def _do_round(
             audits = [audit(**options) for options in this.audits_options()]
         record = close_round(this, bad_latents, discriminator, stage3, audits, seconds=time.monotonic() - started)
         report_round(this.config_path, number)
-        announce_round(record, config, overrides)
-        return record
+        return Done(record, now=True)
+
+
+def _announced(done: Done, config: ConfigLocation, overrides: Sequence[str]) -> dict[str, Any]:
+    """The round's record. The lease is given back by now, so that whatever an event starts finds the run free."""
+    if done.now:
+        announce_round(done.record, config, overrides)
+    return done.record
 
 
 def _nothing_is_due(reason: str) -> State[None]:
