@@ -28,9 +28,8 @@ demo-s3: install
 deploy: install
 	$(RUN) -m deployments.deploy
 
-# Two processes, a file of tests at a time each, the longest files first.
 test: install
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest
 
 lint: install
 	$(VENV)/bin/ruff format --check .

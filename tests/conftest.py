@@ -44,16 +44,6 @@ artifacts: {{root: {root}, state_minutes: 0}}
 """
 
 
-# Files that take minutes; with the rest after them, two processes end at about the same time.
-LONGEST = ["test_deployments.py", "test_recovery.py", "test_flows.py", "test_ui.py", "test_store.py"]
-
-
-def pytest_collection_modifyitems(items):
-    """The longest files first."""
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)

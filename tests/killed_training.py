@@ -33,7 +33,6 @@ from core.prerequisites import STAGES, make_prerequisite, with_prerequisites
 from core.records import RECORD_NAME, read_record
 from core.rounds import ROUND_STAGES
 from core.store import join, open_store
-from tests.commands import Command
 from tests.conftest import TINY
 
 log = logging.getLogger("tests.killed_training")
@@ -69,9 +68,16 @@ def prefect_server() -> Iterator[None]:
             del os.environ["PREFECT_API_URL"]
 
 
-def start_training(config: Path, *arguments: str) -> Command:
+def start_training(config: Path, *arguments: str) -> subprocess.Popen[str]:
     """The documented command, at the head of a process group of its own."""
-    return Command("flows.adversarial_training", config, *arguments)
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.adversarial_training", str(config), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
 
 
 def finished_digests(config: Path) -> dict[str, str]:
