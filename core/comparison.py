@@ -94,8 +94,8 @@ def write_results(config: ExperimentConfig, output_dir: str) -> str:
 def result_rows(config: ExperimentConfig) -> pd.DataFrame:
     """A row an arm, seed and audit that is finished: figures, intervals, noise loss, seconds."""
     start = start_arm(config)
-    audit = _audit_record(start.final_audit)
-    rows = [_row(START, start.seed, 0, audit, {})] if audit else []
+    audits = [(_audit_record(place), final) for place, final in ((start.first_audit, False), (start.final_audit, True))]
+    rows = [_row(START, start.seed, 0, audit, {}) | {"final": final} for audit, final in audits if audit]
     for arm in list_arms(config):
         rows += _arm_rows(arm)
     return pd.DataFrame(rows)
@@ -176,7 +176,7 @@ def _row(name: str, seed: int, number: int, audit: Mapping[str, Any], record: Ma
         "arm": name,
         "seed": seed,
         "round": number,
-        "final": name == START,
+        "final": False,
         "samples": audit["settings"]["audit"]["num_samples"],
         **figures,
         "val_noise_loss": of_round.get("val_noise_loss"),
