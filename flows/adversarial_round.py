@@ -18,7 +18,7 @@ from flows.gpu_slot import gpu_slot
 from flows.parameters import ConfigLocation, Override
 from flows.prerequisites import prerequisites
 from flows.round_events import announce_round
-from flows.run_labels import labelled
+from flows.run_labels import label_run
 from tasks.audit import audit
 from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
@@ -53,8 +53,8 @@ def adversarial_round(
         with hold_run(experiment):
             done = _do_round(experiment, number)
         return _announced(done, config, overrides)
+    label_run(experiment, "next round")
     with contextlib.ExitStack() as held:
-        held.enter_context(labelled(experiment, "next round"))
         try:
             held.enter_context(hold_run(experiment))
         except LeaseError as error:
@@ -75,19 +75,19 @@ def adversarial_round(
 
 
 def _do_round(experiment: ExperimentConfig, number: int) -> Done:
-    with labelled(experiment, f"round {number}", f"round:{number}"):
-        this = open_round(experiment, number)
-        if this.record is not None:
-            return Done(this.record, now=False)
-        started = time.monotonic()
-        with gpu_slot(experiment):
-            bad_latents = generate_bad_latents(**this.bad_latents_options())
-            discriminator = retrain_discriminator(**this.discriminator_options())
-            stage3 = continue_stage3(this.config_path, recorded=True)
-            audits = [audit(**options) for options in this.audits_options()]
-        record = close_round(this, bad_latents, discriminator, stage3, audits, seconds=time.monotonic() - started)
-        report_round(this.config_path, number)
-        return Done(record, now=True)
+    label_run(experiment, f"round {number}", f"round:{number}")
+    this = open_round(experiment, number)
+    if this.record is not None:
+        return Done(this.record, now=False)
+    started = time.monotonic()
+    with gpu_slot(experiment):
+        bad_latents = generate_bad_latents(**this.bad_latents_options())
+        discriminator = retrain_discriminator(**this.discriminator_options())
+        stage3 = continue_stage3(this.config_path, recorded=True)
+        audits = [audit(**options) for options in this.audits_options()]
+    record = close_round(this, bad_latents, discriminator, stage3, audits, seconds=time.monotonic() - started)
+    report_round(this.config_path, number)
+    return Done(record, now=True)
 
 
 def _announced(done: Done, config: ConfigLocation, overrides: Sequence[str]) -> dict[str, Any]:

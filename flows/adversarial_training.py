@@ -13,7 +13,7 @@ from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask
 from flows.parameters import ConfigLocation, Override
 from flows.prerequisites import prerequisites
-from flows.run_labels import labelled
+from flows.run_labels import label_run
 
 # Below core's, so that the line goes where those of core go.
 log = logging.getLogger("core.flows")
@@ -33,7 +33,8 @@ def adversarial_training(
     """
     experiment = load_config(config, overrides)
     require_somebody_to_ask(experiment)
-    with hold_run(experiment, wait), labelled(experiment, "training"):
+    label_run(experiment, "training")
+    with hold_run(experiment, wait):
         begin_run(experiment, fork_from)
         if experiment.prerequisites is not None:
             prerequisites(config, overrides, wait)

@@ -10,7 +10,7 @@ from core.prerequisites import STAGES, hold_prerequisites
 from flows.command import run_flow, say
 from flows.gpu_slot import gpu_slot
 from flows.parameters import ConfigLocation, Override
-from flows.run_labels import labelled
+from flows.run_labels import label_run
 from tasks.prerequisites import encode_layouts, generate_layouts, train_autoencoder, train_stage1, train_stage2
 
 
@@ -24,7 +24,8 @@ def prerequisites(config: ConfigLocation, overrides: Sequence[Override] = (), wa
         wait: Wait where another process makes them, instead of ending.
     """
     experiment = load_config(config, overrides)
-    with hold_prerequisites(experiment, wait), labelled(experiment, "prerequisites"), gpu_slot(experiment):
+    label_run(experiment, "prerequisites")
+    with hold_prerequisites(experiment, wait), gpu_slot(experiment):
         made = (
             generate_layouts(experiment),
             train_autoencoder(experiment),

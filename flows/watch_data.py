@@ -9,7 +9,7 @@ from core.rounds import saw_other_data
 from flows.command import run_flow, say
 from flows.parameters import ConfigLocation, Override
 from flows.round_events import DATA_CHANGED, announce
-from flows.run_labels import labelled
+from flows.run_labels import label_run
 
 
 @flow(name="watch-data")
@@ -21,11 +21,11 @@ def watch_data(config: ConfigLocation, overrides: Sequence[Override] = ()) -> bo
         overrides: Settings of the config to change, each as key.path=value.
     """
     experiment = load_config(config, overrides)
-    with labelled(experiment, "watch data"):
-        changed = saw_other_data(experiment)
-        if changed:
-            announce(DATA_CHANGED, experiment.experiment.name, config, overrides)
-        return changed
+    label_run(experiment, "watch data")
+    changed = saw_other_data(experiment)
+    if changed:
+        announce(DATA_CHANGED, experiment.experiment.name, config, overrides)
+    return changed
 
 
 if __name__ == "__main__":
