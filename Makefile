@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
-.PHONY: install demo demo-s3 deploy test lint clean
+.PHONY: install demo demo-s3 deploy test bench lint clean
 
 install: $(INSTALLED)
 
@@ -30,6 +30,12 @@ deploy: install
 
 test: install
 	$(RUN) -m pytest
+
+# How fast everything is beside stock loops, and how time grows with work; an idle machine, about half an hour.
+bench: install
+	$(RUN) -m tests.benchmarks.speed
+	$(RUN) -m tests.benchmarks.latents
+	$(RUN) -m tests.benchmarks.growth
 
 lint: install
 	$(VENV)/bin/ruff format --check .
