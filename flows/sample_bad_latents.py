@@ -4,14 +4,16 @@ import importlib.util
 import logging
 import socket
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from prefect import flow, unmapped
+from prefect.futures import as_completed
 
 from core.bad_latents import BadLatentsRequest, find_shards
 from core.config import ExperimentConfig
-from core.errors import InputError
+from core.errors import InputError, UnavailableError
 from core.latent_parts import Shard
 from core.rounds import Round
 from flows.prefect_api import server_for_others
@@ -56,24 +58,49 @@ def sample_in_shards(this: Round) -> None:
     shards = find_shards(this.config, request, section.shards)
     if not shards:
         return
+    cluster = section.dask_address or "this machine"
+    log.info("bad latents: %d shards on %s", len(shards), cluster)
     runner = _task_runner(section.dask_address, len(shards))
-    with server_for_others():
-        sample_bad_latents.with_options(task_runner=runner)(this.config, request, shards)
+    from distributed import KilledWorker
+
+    try:
+        with server_for_others():
+            sample_bad_latents.with_options(task_runner=runner)(this.config, request, shards)
+    except KilledWorker as error:
+        raise InputError(
+            f"bad latents: each worker of {cluster} that was given shard {error.task} died: give them more memory, or "
+            "use fewer rounds.bad_latents.shards"
+        ) from None
+    except CancelledError:
+        raise UnavailableError(f"the Dask cluster on {cluster} is lost: run the same command again") from None
 
 
 @flow(name="sample-bad-latents")
 def sample_bad_latents(config: ExperimentConfig, request: BadLatentsRequest, shards: Sequence[Shard]) -> None:
     """Sample every shard; the first error of one ends it."""
-    sample_shard.map(unmapped(config), unmapped(request), shards).result()
+    sampled = sample_shard.map(unmapped(config), unmapped(request), shards)
+    for done, shard in enumerate(as_completed(list(sampled)), 1):
+        shard.result()
+        log.info("bad latents: %d of %d shards are there", done, len(shards))
 
 
 def _task_runner(address: str | None, shards: int) -> "DaskTaskRunner":
-    """A runner on the cluster at `address`, or on one of this machine with a process a shard or core."""
-    from dask.system import CPU_COUNT
+    """A runner on the cluster at `address`, or on one of this machine with a process a shard, at most one a core."""
+    import dask.system
     from prefect_dask import DaskTaskRunner
 
+    # It tells of every connection; what went wrong comes back with the task.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if address is not None:
         return DaskTaskRunner(address=address)
-    workers = min(shards, CPU_COUNT)
-    options = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+    workers = min(shards, dask.system.CPU_COUNT)
+    environment = {"OMP_NUM_THREADS": dask.system.CPU_COUNT // workers, "DASK_LOGGING__DISTRIBUTED": "critical"}
+    dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environment.items()})
+    options = {
+        "n_workers": workers,
+        "threads_per_worker": 1,
+        "memory_limit": 0,  # a worker that exceeds its share of the machine's would be stopped for good
+        "dashboard_address": ":0",
+        "preload": "flows.dask_worker",
+    }
     return DaskTaskRunner(cluster_kwargs=options)
