@@ -56,20 +56,20 @@ def sample_in_shards(this: Round) -> None:
         return
     request = this.bad_latents_request()
     shards = find_shards(this.config, request, section.shards)
-    if not shards:
-        return
+    if not shards or (section.dask_address is None and len(shards) == 1):
+        return  # the rest is generate-bad-latents' own
     cluster = section.dask_address or "this machine"
-    log.info("bad latents: %d shards on %s", len(shards), cluster)
+    log.info("bad latents: shards to sample on %s: %d", cluster, len(shards))
     runner = _task_runner(section.dask_address, len(shards))
     from distributed import KilledWorker
 
     try:
         with server_for_others():
             sample_bad_latents.with_options(task_runner=runner)(this.config, request, shards)
-    except KilledWorker as error:
+    except KilledWorker:
         raise InputError(
-            f"bad latents: each worker of {cluster} that was given shard {error.task} died: give them more memory, or "
-            "use fewer rounds.bad_latents.shards"
+            f"bad latents: a shard is given up, as each worker on {cluster} that took it died: see that they have "
+            "memory enough, or set fewer rounds.bad_latents.shards"
         ) from None
     except CancelledError:
         raise UnavailableError(f"the Dask cluster on {cluster} is lost: run the same command again") from None
@@ -94,7 +94,12 @@ def _task_runner(address: str | None, shards: int) -> "DaskTaskRunner":
     if address is not None:
         return DaskTaskRunner(address=address)
     workers = min(shards, dask.system.CPU_COUNT)
-    environment = {"OMP_NUM_THREADS": dask.system.CPU_COUNT // workers, "DASK_LOGGING__DISTRIBUTED": "critical"}
+    threads = dask.system.CPU_COUNT // workers
+    environment = {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "DASK_LOGGING__DISTRIBUTED": "critical",
+    }
     dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environment.items()})
     options = {
         "n_workers": workers,
