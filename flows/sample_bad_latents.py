@@ -89,8 +89,9 @@ def _task_runner(address: str | None, shards: int) -> "DaskTaskRunner":
     import dask.system
     from prefect_dask import DaskTaskRunner
 
-    # It tells of every connection; what went wrong comes back with the task.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # They tell of every connection; what went wrong comes back with the task.
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if address is not None:
         return DaskTaskRunner(address=address)
     workers = min(shards, dask.system.CPU_COUNT)
