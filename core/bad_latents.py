@@ -1,7 +1,7 @@
 """generate-bad-latents: real latents of original layouts and as many latents of the current model."""
 
 import logging
-import shutil
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +18,23 @@ from core.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.config import ExperimentConfig
 from core.device import pick_device
 from core.errors import InputError, require_positive
-from core.files import save_tensors, whole_file
-from core.layouts import LayoutPictures, load_tensors
+from core.files import require_writable, save_tensors, whole_file
+from core.latent_parts import LatentParts, Shard
+from core.layouts import LayoutPictures
+from core.lease import publishing_store
 from core.manifest import choose_rows, originals, read_manifest, split_by_layout
 from core.progress import each
-from core.records import run_stage
-from core.sampling import sample_latents
+from core.records import RECORD_NAME, describe_inputs, local_path, read_record, run_stage
+from core.sampling import CPU_BATCH, sample_latents
 from core.seeding import derive_seed
-from core.store import Location
+from core.store import Location, is_remote, open_store
 from core.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-# Latents made between two chances to keep a state; a multiple of what a CPU computes together.
-_PART = 256
+_STAGE = "bad latents"
+# Fewest latents a part: what a crash may cost, and how evenly shards can be.
+_PART = 64
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,7 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
     `real_latents/`, `real_latents_all.pt`, `bad_latents/`, `bad_latents_all.pt` ([N, C, h, w] float32) and
     `discriminator_manifest.csv`. Bad latent i comes from seed i alone, by DDIM with `num_steps` evaluations.
     """
-    require_positive(num_samples=request.num_samples, batch_size=request.batch_size, num_steps=request.num_steps)
-    if request.num_steps > config.scheduler.num_steps:
-        raise InputError(
-            f"--num_steps {request.num_steps}: it must be at most the diffusion config's scheduler.num_steps "
-            f"{config.scheduler.num_steps}"
-        )
+    _require_sense(config, request)
     inputs = {
         "manifest": request.manifest,
         "autoencoder": find_checkpoint(request.autoencoder_checkpoint),
@@ -77,44 +75,84 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
     settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
-        return _generate(config, request, paths, workspace)
+        return _generate(config, request, paths, workspace.folder)
 
-    return run_stage("bad latents", request.output_dir, inputs, settings, work, config.artifacts)
+    return run_stage(_STAGE, request.output_dir, inputs, settings, work, config.artifacts)
+
+
+def find_shards(config: ExperimentConfig, request: BadLatentsRequest, count: int) -> list[Shard]:
+    """At most `count` shards, of about equal size, of the bad latents still to be sampled; none once the stage is done.
+
+    Raises InputError as `generate_bad_latents` does for its options, the diffusion checkpoint, and latents that are
+    there already but were made otherwise.
+    """
+    _require_sense(config, request)
+    if read_record(open_store(request.output_dir, config.artifacts), RECORD_NAME) is not None:
+        return []
+    missing = _latent_parts(config, request).missing()
+    chunks = [missing[len(missing) * n // count : len(missing) * (n + 1) // count] for n in range(count)]
+    return [Shard(chunk[0].start, chunk[-1].stop) for chunk in chunks if chunk]
+
+
+def sample_shard(config: ExperimentConfig, request: BadLatentsRequest, shard: Shard) -> None:
+    """Sample what is not there yet of a shard, and keep it where `generate_bad_latents` of the request looks for it.
+
+    Needs of the request's inputs the diffusion checkpoint alone, and no lease: whoever samples a latent makes the same.
+    """
+    parts = _latent_parts(config, request)
+    if not is_remote(request.output_dir):
+        require_writable(Path(request.output_dir))
+    checkpoint = local_path(find_checkpoint(request.diffusion_checkpoint))
+    unet = load_unet(checkpoint, config).to(pick_device(request.device))
+    _sample(unet, config, request, parts, shard)
+
+
+def _require_sense(config: ExperimentConfig, request: BadLatentsRequest) -> None:
+    require_positive(num_samples=request.num_samples, batch_size=request.batch_size, num_steps=request.num_steps)
+    if request.num_steps > config.scheduler.num_steps:
+        raise InputError(
+            f"--num_steps {request.num_steps}: it must be at most the diffusion config's scheduler.num_steps "
+            f"{config.scheduler.num_steps}"
+        )
 
 
 def _generate(
-    config: ExperimentConfig, request: BadLatentsRequest, paths: Mapping[str, Path], workspace: Workspace
+    config: ExperimentConfig, request: BadLatentsRequest, paths: Mapping[str, Path], folder: Path
 ) -> dict[str, Any]:
-    device, folder = pick_device(request.device), workspace.folder
+    device = pick_device(request.device)
     rows = _candidates(config, request, paths["manifest"])
     unet = load_unet(paths["diffusion"], config).to(device)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
     chosen = choose_rows(rows, request.num_samples, derive_seed(request.seed, "real latents"))
     pictures = LayoutPictures(chosen, config.dataset.outputs.rgb, config.dataset.image_size)
     real = encode_pictures(pictures, autoencoder, request.batch_size, "real latents")
-    seeds = [derive_seed(request.seed, "bad latents", index) for index in range(request.num_samples)]
-    bad = _sample(unet, config, request, seeds, workspace)
+    parts = _latent_parts(config, request)
+    _sample(unet, config, request, parts, Shard(0, request.num_samples))
+    bad = parts.read()
     names = _write_latents(real, "real", folder) + _write_latents(bad, "bad", folder)
     _write_manifest(names, len(real), request.seed, folder)
     return {"real_latents": len(real), "bad_latents": len(bad), "bad_latent_std": bad.std().item()}
 
 
+def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> LatentParts:
+    """The parts of the request's bad latents, in whole batches of every device."""
+    store = publishing_store(request.output_dir, config.artifacts)
+    model = config.describing_model()
+    settings = {"num_steps": request.num_steps, "seed": request.seed, "latent_shape": config.latent_shape}
+    settings["use_amp"] = model["training"]["use_amp"]
+    settings |= {name: model[name] for name in ("unet", "scheduler")}
+    made_from = describe_inputs(_STAGE, {"diffusion": find_checkpoint(request.diffusion_checkpoint)}, settings)
+    batch = math.lcm(CPU_BATCH, request.batch_size)
+    return LatentParts(store, made_from, request.num_samples, -(-_PART // batch) * batch, config.artifacts)
+
+
 def _sample(
-    unet: UNet2DModel, config: ExperimentConfig, request: BadLatentsRequest, seeds: list[int], workspace: Workspace
-) -> Tensor:
-    """The bad latents, made in parts that a run after a crash does not make again."""
-    size = -(-_PART // request.batch_size) * request.batch_size
-    parts, made = workspace.folder / "parts", []
-    for start in each(range(0, len(seeds), size), "bad latents", "parts"):
-        part, path = seeds[start : start + size], parts / f"bad_latents_{start:06d}.pt"
-        if not path.exists():
-            latents = sample_latents(unet, config, part, request.num_steps, request.batch_size, "bad latents")
-            save_tensors(latents, path, on_disk=False)
-            workspace.keep_files(f"{start + len(part)} of {len(seeds)} bad latents")
-        made.append(load_tensors(path, "bad latents"))
-    workspace.settle()
-    shutil.rmtree(parts)
-    return torch.cat(made)
+    unet: UNet2DModel, config: ExperimentConfig, request: BadLatentsRequest, parts: LatentParts, shard: Shard
+) -> None:
+    """Make the parts in the shard that are not there."""
+    for part in each([part for part in parts.missing() if part.start in range(*shard)], _STAGE, "parts"):
+        seeds = [derive_seed(request.seed, _STAGE, index) for index in part]
+        parts.add(part, sample_latents(unet, config, seeds, request.num_steps, request.batch_size, _STAGE))
 
 
 def _candidates(config: ExperimentConfig, request: BadLatentsRequest, manifest: Path) -> pd.DataFrame:

@@ -275,6 +275,12 @@ class BadLatentsSection(Section):
     real_variants: bool = Field(
         False, description="real latents of rotated and mirrored layouts too, where originals are few"
     )
+    shards: Positive = Field(1, description="bad latents of a round are sampled in so many Dask tasks, if above 1")
+    dask_address: str | None = Field(
+        None,
+        pattern=r"^(tcp|tls)://[^:/]+:\d+$",
+        description="scheduler of the Dask cluster that samples; one of this machine's processes if empty",
+    )
 
 
 class DiscriminatorTrainingSection(Section):
@@ -429,7 +435,12 @@ class ExperimentConfig(Section):
                     "latest_interval": True,
                     "loss": {"semantic_loss": {"perceptual_loss": {"backbone": True}}},
                 },
-                "rounds": {"gate", "on_regression", "weight_controller"},
+                "rounds": {
+                    "gate": True,
+                    "on_regression": True,
+                    "weight_controller": True,
+                    "bad_latents": {"shards", "dask_address"},
+                },
                 "audit": True,
                 "comparison": True,
                 "artifacts": True,

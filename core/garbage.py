@@ -6,6 +6,7 @@ from pathlib import Path
 
 from core.artifacts import REPORT_NAME
 from core.errors import InputError
+from core.latent_parts import PARTS_FOLDER
 from core.lease import LEASE_NAME, hold, is_free
 from core.records import RECORD_NAME, read_record
 from core.rounds import CONFIG_NAME, DECISION_NAME, ROUND_RECORD, RUN_RECORD
@@ -81,6 +82,7 @@ def _named(store: Store, files: list[StoredFile]) -> Iterator[str]:
     for stage in unfinished:
         if f"{stage}/{RECORD_NAME}" in names:
             continue  # the stage is finished and needs its states no more
+        yield from (path for path in names if path.startswith(f"{stage}/{STATE_FOLDER}/{PARTS_FOLDER}/"))
         newest = newest_state(store.below(stage).below(STATE_FOLDER))
         if newest is not None:
             name, state = newest

@@ -13,6 +13,7 @@ import pandas as pd
 
 from core.alarms import Steering, find_alarms, steer
 from core.artifacts import round_location, run_location
+from core.bad_latents import BadLatentsRequest
 from core.config import ExperimentConfig, config_bytes
 from core.errors import InputError
 from core.lease import hold, publishing_store
@@ -102,19 +103,23 @@ class Round:
         """The round's own config file, with which each of its tasks can be run alone."""
         return join(self.location, CONFIG_NAME)
 
+    def bad_latents_request(self) -> BadLatentsRequest:
+        """What the round's bad latents are made from, and where."""
+        section = self.config.rounds.bad_latents
+        return BadLatentsRequest(
+            manifest=self.config.dataset.manifest,
+            autoencoder_checkpoint=self.config.autoencoder.checkpoint,
+            diffusion_checkpoint=self.generator,
+            output_dir=join(self.location, "bad_latents"),
+            **section.model_dump(exclude={"shards", "dask_address"}),
+            seed=self.seed,
+            device=self.config.training.device,
+            held_out=False,
+        )
+
     def bad_latents_options(self) -> dict[str, Any]:
         """Arguments of generate-bad-latents."""
-        return {
-            "manifest": self.config.dataset.manifest,
-            "autoencoder_checkpoint": self.config.autoencoder.checkpoint,
-            "diffusion_checkpoint": self.generator,
-            "diffusion_config": self.config_path,
-            "output_dir": join(self.location, "bad_latents"),
-            **self.config.rounds.bad_latents.model_dump(),
-            "seed": self.seed,
-            "device": self.config.training.device,
-            "held_out": False,
-        }
+        return asdict(self.bad_latents_request()) | {"diffusion_config": self.config_path}
 
     def discriminator_options(self) -> dict[str, Any]:
         """Arguments of retrain-discriminator, on the round's own real and bad latents."""

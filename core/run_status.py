@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from core.errors import InputError
+from core.latent_parts import parts_progress
 from core.lease import LEASE_NAME, lease_state
 from core.records import RECORD_NAME, read_record
 from core.rounds import CONFIG_NAME, METRIC_TITLES, ROUND_RECORD, ROUND_STAGES, RUN_RECORD
@@ -78,8 +79,10 @@ def _progress(round_: Store) -> str:
     """How far an unfinished round is, in words."""
     for stage in ROUND_STAGES:
         if read_record(round_.below(stage), RECORD_NAME) is None:
-            newest = newest_state(round_.below(stage).below(STATE_FOLDER))
-            return f"{stage}: {newest[1]['progress']}" if newest else f"{stage}: at its beginning"
+            states = round_.below(stage).below(STATE_FOLDER)
+            newest = newest_state(states)
+            progress = newest[1]["progress"] if newest else parts_progress(states)
+            return f"{stage}: {progress or 'at its beginning'}"
     return "all stages done, no record yet"
 
 

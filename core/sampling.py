@@ -1,7 +1,8 @@
 """Latents generated from seeds, whatever the batch they are computed in."""
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from diffusers import UNet2DModel
@@ -43,8 +44,9 @@ def sample_latents(
 ) -> Tensor:
     """Latents [len(seeds), C, h, w] on the CPU, one a seed, by DDIM with `num_steps` UNet evaluations.
 
-    On a CPU latent i is the same to the bit whatever `batch_size` is: convolutions of another batch size may
-    round differently, so `CPU_BATCH` latents are always computed together. Shows a passing bar with `description`.
+    On a CPU latent i is the same to the bit whatever `batch_size` and the number of threads are: convolutions of
+    another batch size may round differently, so `CPU_BATCH` latents are always computed together, on as many threads
+    as round alike. Shows a passing bar with `description`.
     """
     device = next(unet.parameters()).device
     scheduler = build_scheduler(config.scheduler)
@@ -52,7 +54,8 @@ def sample_latents(
     denoise = sampling_denoiser(unet, config)
     width = CPU_BATCH if device.type == "cpu" else batch_size
     parts = []
-    with tqdm(total=len(seeds), desc=description, unit="latent", leave=False, disable=None) as bar:
+    bar = tqdm(total=len(seeds), desc=description, unit="latent", leave=False, disable=None)
+    with bar, _threads_that_round_alike():
         for start in range(0, len(seeds), width):
             wanted = list(seeds[start : start + width])
             padded = wanted + wanted[-1:] * (width - len(wanted))
@@ -61,3 +64,14 @@ def sample_latents(
             parts.append(latents[: len(wanted)].cpu().contiguous())
             bar.update(len(wanted))
     return torch.cat(parts)
+
+
+@contextlib.contextmanager
+def _threads_that_round_alike() -> Iterator[None]:
+    """At most as many threads as there are: a power of two, as 3 or 6 cut sums elsewhere than 1, 2, 4 and 8 do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2 ** (threads.bit_length() - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -20,9 +20,11 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     folder = parent / f"{SCRATCH_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     folder.mkdir()
-    with (folder / ".owner").open("w") as owner:
+    with (folder / ".owner-to-be").open("w") as owner:
         # Held by the process, so it falls with it; a process id alone may be another's by then.
         fcntl.flock(owner, fcntl.LOCK_EX)
+        # Seen only once it is held: others look for the abandoned at any instant.
+        os.rename(owner.name, folder / ".owner")
         try:
             yield folder
         finally:

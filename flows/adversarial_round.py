@@ -19,6 +19,7 @@ from flows.parameters import ConfigLocation, Override
 from flows.prerequisites import prerequisites
 from flows.round_events import announce_round
 from flows.run_labels import label_run
+from flows.sample_bad_latents import require_dask, sample_in_shards
 from tasks.audit import audit
 from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
@@ -49,6 +50,7 @@ def adversarial_round(
         extra: Do one more round even where all of rounds.count are finished.
     """
     experiment = load_config(config, overrides)
+    require_dask(experiment)
     if number is not None:
         with hold_run(experiment):
             done = _do_round(experiment, number)
@@ -81,6 +83,7 @@ def _do_round(experiment: ExperimentConfig, number: int) -> Done:
         return Done(this.record, now=False)
     started = time.monotonic()
     with gpu_slot(experiment):
+        sample_in_shards(this)
         bad_latents = generate_bad_latents(**this.bad_latents_options())
         discriminator = retrain_discriminator(**this.discriminator_options())
         stage3 = continue_stage3(this.config_path, recorded=True)

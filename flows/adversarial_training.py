@@ -14,6 +14,7 @@ from flows.gate import Stopped, pass_gate, require_somebody_to_ask
 from flows.parameters import ConfigLocation, Override
 from flows.prerequisites import prerequisites
 from flows.run_labels import label_run
+from flows.sample_bad_latents import require_dask
 
 # Below core's, so that the line goes where those of core go.
 log = logging.getLogger("core.flows")
@@ -33,6 +34,7 @@ def adversarial_training(
     """
     experiment = load_config(config, overrides)
     require_somebody_to_ask(experiment)
+    require_dask(experiment)
     label_run(experiment, "training")
     with hold_run(experiment, wait):
         begin_run(experiment, fork_from)

@@ -1,7 +1,11 @@
 """The Prefect server that commands talk to."""
 
+import contextlib
+from collections.abc import Iterator
+
 import httpx
-from prefect.settings import get_current_settings
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from core.errors import InputError
 
@@ -22,3 +26,12 @@ def require_server(url: str) -> None:
             f"no Prefect server answers at {url} ({error}): run `prefect server start`, set another "
             "PREFECT_API_URL, or `prefect config unset PREFECT_API_URL` for a temporary one"
         ) from None
+
+
+@contextlib.contextmanager
+def server_for_others() -> Iterator[None]:
+    """Processes that do a run's tasks report to its server inside, where it is a temporary one too."""
+    with get_client(sync_client=True) as client:
+        url = str(client.api_url)
+    with temporary_settings({PREFECT_API_URL: url}):
+        yield

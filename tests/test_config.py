@@ -81,7 +81,11 @@ def test_shipped_stage3_configs_say_what_is_documented(name):
     assert (config.training.learning_rate, config.training.epochs) == (0.00003, 50)
     assert (config.rounds.count, config.rounds.epochs_per_round) == (3, 25)
     documented = {"num_samples": 5000, "batch_size": 32, "num_steps": 100}
-    assert config.rounds.bad_latents.model_dump() == documented | {"real_variants": False}
+    assert config.rounds.bad_latents.model_dump() == documented | {
+        "real_variants": False,
+        "shards": 1,
+        "dask_address": None,
+    }
     assert config.rounds.discriminator.model_dump() == {"epochs": 50, "batch_size": 64, "learning_rate": 0.0002}
 
 

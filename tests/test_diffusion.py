@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.checkpoints import load_unet
-from core.config import SchedulerSection
-from core.diffusion import add_noise, build_scheduler, ddim_timesteps, predict_x0, sample_ddim
+from core.config import SchedulerSection, load_config
+from core.diffusion import add_noise, build_scheduler, build_unet, ddim_timesteps, predict_x0, sample_ddim
 from core.sampling import sample_latents
 from core.seeding import derive_seed, sample_noise
 
@@ -77,6 +77,20 @@ def test_bad_latent_does_not_depend_on_batch_size(config):
     assert torch.equal(whole, sample_latents(unet, config, seeds, num_steps=3, batch_size=5, description=""))
     assert torch.equal(whole[:3], sample_latents(unet, config, seeds[:3], num_steps=3, batch_size=2, description=""))
     assert whole.std() > 0.1
+
+
+def test_bad_latent_does_not_depend_on_the_number_of_threads():
+    config = load_config("configs/houses.yaml")  # large enough for threads to share a sum
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = build_unet(config.unet, config.latent_size).to(memory_format=torch.channels_last)
+    sampled = []
+    for threads in (1, 3, 4):
+        torch.set_num_threads(threads)
+        sampled.append(sample_latents(unet, config, range(32), num_steps=3, batch_size=32, description=""))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    assert torch.equal(sampled[0], sampled[1]) and torch.equal(sampled[0], sampled[2])
 
 
 def test_noise_belongs_to_its_seed():

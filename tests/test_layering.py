@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+DASK = {"dask", "distributed", "prefect_dask"}
 FORBIDDEN = {
-    "core": {"prefect", "tasks", "flows"},
-    "tasks": {"flows", "torch", "boto3", "pandas"},
+    "core": {"prefect", "tasks", "flows", *DASK},
+    "tasks": {"flows", "torch", "boto3", "pandas", *DASK},
     "flows": {"torch", "boto3", "pandas"},
 }
 FILES = [path for layer in FORBIDDEN for path in sorted(Path(layer).rglob("*.py"))]
