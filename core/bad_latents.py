@@ -18,8 +18,8 @@ from core.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.config import ExperimentConfig
 from core.device import pick_device
 from core.errors import InputError, require_positive
-from core.files import save_tensors, whole_file
-from core.layouts import LayoutPictures, load_tensors
+from core.files import load_tensors, save_tensors, whole_file
+from core.layouts import LayoutPictures
 from core.manifest import choose_rows, originals, read_manifest, split_by_layout
 from core.progress import each
 from core.records import run_stage

@@ -16,8 +16,7 @@ from core.config import AutoencoderSection, ExperimentConfig, OptimizationSectio
 from core.diffusion import build_unet
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
-from core.files import save_tensors
-from core.layouts import load_tensors
+from core.files import load_tensors, save_tensors
 from core.online_discriminator import OnlineDiscriminator
 from core.store import Location, is_remote
 

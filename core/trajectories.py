@@ -10,8 +10,7 @@ from torch import Tensor
 from core.adversarial import AdversarialDraws
 from core.config import ExperimentConfig
 from core.diffusion import build_scheduler, ddim_chain, ddim_timesteps, denoiser
-from core.files import save_tensors
-from core.layouts import load_tensors
+from core.files import load_tensors, save_tensors
 from core.progress import each
 from core.seeding import derive_seed, generator, sample_noise
 
