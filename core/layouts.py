@@ -43,7 +43,9 @@ class LayoutPictures:
         self._manifest_rows = rows["manifest_row"].tolist()
         self._size = size
         self._cache: dict[int, np.ndarray] = {}
-        self._room = cache_bytes
+        # One block, of which what is used counts: pictures allocated one by one among the large arrays that reading
+        # takes would keep much more memory than they fill.
+        self._free = np.empty(min(cache_bytes, 3 * size * size * len(rows)), np.uint8)
         for path, row in zip(self._paths, self._manifest_rows, strict=True):
             # Now, not in the middle of an epoch.
             if not Path(path).exists():
@@ -79,9 +81,10 @@ class LayoutPictures:
         picture = self._cache.get(index)
         if picture is None:
             picture = as_classes(self.read(index))
-            if picture.nbytes <= self._room:
-                self._cache[index] = picture
-                self._room -= picture.nbytes
+            if picture.nbytes <= len(self._free):
+                kept, self._free = np.split(self._free, [picture.nbytes])
+                self._cache[index] = kept.reshape(picture.shape)
+                self._cache[index][:] = picture
         return picture
 
 

@@ -1,6 +1,6 @@
 """What a full-size data set costs: memory of the batches of Stage 3, and the rate at which layouts are encoded.
 
-    python -m tests.benchmarks.latents [--latents 216600] [--steps 48] [--layouts 16] [--workers 0 2] [--device cpu]
+    python -m tests.benchmarks.latents [--latents 216600] [--steps 48] [--layouts 8] [--workers 0 2] [--device cpu]
 
 Batches are drawn in random order from a packed file (sparse: it takes next to no disk) through a manifest of as many
 rows, whose pictures are 64 generated ones at 512x512, each row's kept as its own; then pictures until no more are kept.
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.latents", description=__doc__.splitlines()[0])
     parser.add_argument("--latents", type=int, default=216_600)
     parser.add_argument("--steps", type=int, default=48)
-    parser.add_argument("--layouts", type=int, default=16)
+    parser.add_argument("--layouts", type=int, default=8)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--draw-from", help=argparse.SUPPRESS)
@@ -147,15 +147,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
         manifest = write_data_set(folder, options.latents, config)
-        again = [
-            sys.executable,
-            "-m",
-            "tests.benchmarks.latents",
-            f"--draw-from={manifest}",
-            f"--steps={options.steps}",
-        ]
-        drawn = subprocess.run(again, check=True, stdout=subprocess.PIPE, text=True).stdout
-        figures = json.loads(drawn)
+        draw = ["tests.benchmarks.latents", f"--draw-from={manifest}", f"--steps={options.steps}"]
+        drawn = subprocess.run([sys.executable, "-m", *draw], check=True, stdout=subprocess.PIPE, text=True)
+        figures = json.loads(drawn.stdout)
         layouts = write_layouts(folder / "encoded", options.layouts, seed=1, rooms=(1, 4))
         values = {"dataset.manifest": str(layouts), "autoencoder.checkpoint": str(folder / "autoencoder.pt")}
         figures |= encode_rates(config.with_values(values), folder, options.workers)
