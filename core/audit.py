@@ -202,7 +202,7 @@ def decode_maps(latents: Tensor, decoder: Decoder, batch_size: int = 64) -> Layo
 
 def _audit_model(config: ExperimentConfig, paths: Mapping[str, Path], num_samples: int, seed: int) -> Audit:
     device = pick_device(config.training.device)
-    unet = load_unet(paths["diffusion"], config).to(device, memory_format=torch.channels_last)
+    unet = load_unet(paths["diffusion"], config).to(device)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
     seeds = [derive_seed(seed, "audit", index) for index in range(num_samples)]
     section = config.rounds.bad_latents

@@ -73,6 +73,7 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
     }
     model = config.describing_model()
     settings |= {name: model[name] for name in ("dataset", "unet", "scheduler")}
+    settings["use_amp"] = model["training"]["use_amp"]
     settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def _generate(
 ) -> dict[str, Any]:
     device, folder = pick_device(request.device), workspace.folder
     rows = _candidates(config, request, paths["manifest"])
-    unet = load_unet(paths["diffusion"], config).to(device, memory_format=torch.channels_last)
+    unet = load_unet(paths["diffusion"], config).to(device)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
     chosen = choose_rows(rows, request.num_samples, derive_seed(request.seed, "real latents"))
     pictures = LayoutPictures(chosen, config.dataset.outputs.rgb, config.dataset.image_size)

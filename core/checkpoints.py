@@ -13,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 from core.autoencoder import Autoencoder
 from core.config import AutoencoderSection, ExperimentConfig, OptimizationSection
+from core.device import memory_format
 from core.diffusion import build_unet
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
@@ -82,7 +83,7 @@ class TrainState:
 
 def new_train_state(unet: UNet2DModel, section: OptimizationSection, device: torch.device) -> TrainState:
     """State before the first step: EMA equal to the UNet, a fresh optimizer."""
-    unet = unet.to(device, memory_format=torch.channels_last)
+    unet = unet.to(device, memory_format=memory_format(device))
     ema = copy.deepcopy(unet).eval().requires_grad_(False)
     optimizer = AdamW(
         unet.parameters(),

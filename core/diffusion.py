@@ -52,7 +52,7 @@ def build_unet(section: UNetSection, latent_size: int) -> UNet2DModel:
     )
 
 
-def denoiser(unet: UNet2DModel, scheduler: DDIMScheduler) -> Denoiser:
+def denoiser(unet: UNet2DModel | Callable[..., tuple[Tensor]], scheduler: DDIMScheduler) -> Denoiser:
     """The UNet as a function (xt [B, C, h, w], t [B]) -> eps_pred [B, C, h, w] in fp32, whatever it predicts.
 
     A UNet that predicts v = sqrt(ab) eps - sqrt(1 - ab) x0 (Salimans & Ho, 2022) gives

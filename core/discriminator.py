@@ -35,7 +35,7 @@ class LatentDiscriminator(nn.Module):
             for level, (wide_in, wide_out) in enumerate(pairs)
         )
         self.residual = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for width in widths)
-        self.patch = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths)
+        self.patch = nn.ModuleList(nn.Linear(width, 1) for width in widths)
         self.level = Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.embed = nn.Sequential(nn.Linear(64, 128), nn.SiLU())
         self.modulate = nn.ModuleList(nn.Linear(128, 4 * width) for width in widths)
@@ -49,19 +49,20 @@ class LatentDiscriminator(nn.Module):
         # The angle of the noise level, 0 clean to 1000 pure noise: uniform in it is uniform in cosine timesteps.
         angle = torch.acos(alpha_bar.sqrt().clamp(max=1)) / (math.pi / 2) * 1000
         embedding = self.embed(self.level(angle).to(latent.dtype))
-        x, logits = latent, torch.zeros((), device=latent.device, dtype=latent.dtype)
+        x, logits = latent, torch.zeros((len(latent), 1), device=latent.device, dtype=latent.dtype)
         for enter, residual, patch, modulate in zip(self.enter, self.residual, self.patch, self.modulate, strict=True):
             scale, shift, scale_more, shift_more = modulate(embedding)[:, :, None, None].chunk(4, dim=1)
-            x = self.activation(enter(x) * (1 + scale) + shift)
-            x = x + self.activation(residual(x) * (1 + scale_more) + shift_more)
-            logits = logits + patch(x).mean(dim=(1, 2, 3))
-        return logits + self.whole(self.dropout(x.mean(dim=(2, 3)))).squeeze(1)
+            x = self.activation(torch.addcmul(shift, enter(x), 1 + scale))
+            x = x + self.activation(torch.addcmul(shift_more, residual(x), 1 + scale_more))
+            mean = x.mean(dim=(2, 3))
+            logits = logits + patch(mean).to(latent.dtype)  # the mean of what is said of every patch
+        return (logits + self.whole(self.dropout(mean)).to(latent.dtype)).squeeze(1)
 
 
 def draw_noise_levels(count: int, clean_share: float, rng: torch.Generator) -> Tensor:
-    """alpha_bar [count]: 1 for a `clean_share` of them, the rest uniform over a cosine schedule's timesteps."""
-    angle = torch.rand(count, generator=rng)
-    clean = torch.rand(count, generator=rng) < clean_share
+    """alpha_bar [count], where `rng` is: 1 for a `clean_share`, the rest uniform over a cosine schedule's steps."""
+    angle = torch.rand(count, generator=rng, device=rng.device)
+    clean = torch.rand(count, generator=rng, device=rng.device) < clean_share
     return torch.where(clean, 1.0, torch.cos(angle * math.pi / 2) ** 2)
 
 
@@ -69,8 +70,8 @@ def discriminator_loss(
     model: LatentDiscriminator, noised: Tensor, labels: Tensor, alpha_bar: Tensor, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy on latents noised to `alpha_bar` [B] plus the approximate R1 penalty, and the logits [B]."""
-    shift = torch.randn(noised.shape, generator=rng).to(noised.device)
-    logits = model(noised, alpha_bar)
-    moved = model(noised + PENALTY_NOISE * shift, alpha_bar)
+    shift = torch.randn(noised.shape, generator=rng, device=rng.device).to(noised.device)
+    # Both in one evaluation: small maps gain from it.
+    logits, moved = model(torch.cat([noised, noised + PENALTY_NOISE * shift]), alpha_bar.repeat(2)).chunk(2)
     penalty = PENALTY_WEIGHT * (moved - logits).square().mean()
     return F.binary_cross_entropy_with_logits(logits, labels) + penalty, logits

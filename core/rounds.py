@@ -125,6 +125,7 @@ class Round:
             **self.config.rounds.discriminator.model_dump(),
             "seed": self.seed,
             "device": self.config.training.device,
+            "use_amp": self.config.training.use_amp,
             "artifacts": self.config.artifacts,
         }
 

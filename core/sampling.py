@@ -1,17 +1,35 @@
 """Latents generated from seeds, whatever the batch they are computed in."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from diffusers import UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from core.config import ExperimentConfig
-from core.diffusion import build_scheduler, ddim_timesteps, denoiser, sample_ddim
+from core.device import memory_format, reduced_dtype
+from core.diffusion import Denoiser, build_scheduler, ddim_timesteps, denoiser, sample_ddim
 from core.seeding import sample_noise
 
 CPU_BATCH = 32
+
+
+def sampling_denoiser(unet: UNet2DModel, config: ExperimentConfig) -> Denoiser:
+    """What the UNet computes when it only samples: a copy of it in eval mode, in bfloat16 where that is faster.
+
+    `training.use_amp: false` keeps fp32. The chain itself, and how eps follows from a predicted v, stay in fp32.
+    """
+    device = next(unet.parameters()).device
+    dtype = reduced_dtype(device, config.training.use_amp) or torch.float32
+    own = copy.deepcopy(unet).eval()
+    nn.Module.to(own, dtype=dtype, memory_format=memory_format(device))  # diffusers' own warns about nothing
+
+    def evaluate(xt: Tensor, t: Tensor, return_dict: bool) -> tuple[Tensor]:
+        return own(xt.to(dtype), t, return_dict=return_dict)
+
+    return denoiser(evaluate, build_scheduler(config.scheduler))
 
 
 @torch.no_grad()
@@ -31,17 +49,15 @@ def sample_latents(
     device = next(unet.parameters()).device
     scheduler = build_scheduler(config.scheduler)
     timesteps = ddim_timesteps(scheduler, num_steps)
-    training = unet.training
-    unet.eval()
+    denoise = sampling_denoiser(unet, config)
     width = CPU_BATCH if device.type == "cpu" else batch_size
     parts = []
     with tqdm(total=len(seeds), desc=description, unit="latent", leave=False, disable=None) as bar:
         for start in range(0, len(seeds), width):
             wanted = list(seeds[start : start + width])
             padded = wanted + wanted[-1:] * (width - len(wanted))
-            noise = sample_noise(padded, config.latent_shape).to(device, memory_format=torch.channels_last)
-            latents = sample_ddim(denoiser(unet, scheduler), noise, scheduler.alphas_cumprod, timesteps)
+            noise = sample_noise(padded, config.latent_shape).to(device, memory_format=memory_format(device))
+            latents = sample_ddim(denoise, noise, scheduler.alphas_cumprod, timesteps)
             parts.append(latents[: len(wanted)].cpu().contiguous())
             bar.update(len(wanted))
-    unet.train(training)
     return torch.cat(parts)

@@ -15,7 +15,7 @@ from core.adversarial import build_adversarial_form, build_maker
 from core.artifacts import stage3_location
 from core.checkpoints import find_checkpoint, load_autoencoder, load_discriminator, load_unet, new_train_state
 from core.config import ExperimentConfig, TrainingSection
-from core.device import pick_device
+from core.device import memory_format, pick_device
 from core.diffusion import Denoiser, build_scheduler, build_unet, denoiser
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
@@ -236,7 +236,7 @@ def _with_discriminator(run: DiffusionTraining, discriminator: LatentDiscriminat
 def _reference(config: ExperimentConfig, run: DiffusionTraining) -> Denoiser:
     """The frozen model that this stage started from, as a function."""
     start = config.diffusion.stage3_checkpoint or config.required("diffusion.stage2_checkpoint")
-    unet = load_unet(start, config).to(run.device, memory_format=torch.channels_last)
+    unet = load_unet(start, config).to(run.device, memory_format=memory_format(run.device))
     return denoiser(unet.eval().requires_grad_(False), run.frozen.scheduler)
 
 

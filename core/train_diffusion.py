@@ -15,6 +15,7 @@ from core.adversarial import Maker
 from core.autoencoder import Decoder
 from core.checkpoints import TrainState
 from core.config import ExperimentConfig, OptimizationSection, TrainingSection
+from core.device import autocast, reduced_dtype
 from core.diffusion import add_noise, denoiser
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
@@ -67,7 +68,7 @@ class DiffusionTraining:
         self.device = next(self.state.unet.parameters()).device
         self.num_timesteps = len(self.frozen.scheduler.alphas_cumprod)
         self.steps_per_epoch = max(1, len(self.data) // self.training.batch_size)
-        self.amp = self.training.use_amp and self.device.type == "cuda"
+        self.dtype = reduced_dtype(self.device, self.training.use_amp)
 
     def run(self, until_epoch: int, stop_early: "EarlyStop | None" = None) -> None:
         """Train until the epoch (or `stop_early`), writing checkpoints, samples and metrics as documented."""
@@ -99,7 +100,7 @@ class DiffusionTraining:
         totals: dict[str, Tensor] = {}
         weights = self._weights(self.config.discriminator.weight)
         batches = torch.arange(len(self.validation)).split(self.training.batch_size)
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), autocast(self.device, self.dtype):
             for position, indices in enumerate(tqdm(batches, "validation", leave=False, disable=None)):
                 batch = self._draw(self.validation, indices, "validation", position)
                 for name, value in diffusion_losses(self.state.ema, self.frozen, batch).items():
@@ -203,7 +204,7 @@ class DiffusionTraining:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(derive_seed(self.training.seed, "dropout", state.step))
             state.unet.train()
-            with self._autocast():
+            with autocast(self.device, self.dtype):
                 losses = diffusion_losses(state.unet, self.frozen, batch)
         if "adversarial" in losses:
             self._balance(losses, parameters)
@@ -234,7 +235,7 @@ class DiffusionTraining:
             rng = generator(self.training.seed, "online", state.step, number)
             count = len(batch.adversarial.t)
             draws = self.trajectories.draw(count, self.num_timesteps, False, rng).to(self.device)
-            with self._autocast():
+            with autocast(self.device, self.dtype):
                 made = self.maker(denoise, draws, None)
             real = batch.latent[torch.randperm(len(batch.latent), generator=rng)[:count].to(self.device)]
             eps = torch.randn(real.shape, generator=rng).to(self.device)
@@ -276,9 +277,6 @@ class DiffusionTraining:
             f"{self.name}: the {term} loss is {losses[term].item()} in {where}: lower "
             "training.learning_rate or the term's weight and run the same command again"
         )
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
 
     def _generate(self, seeds: list[int], description: str) -> Tensor:
         section = self.config.rounds.bad_latents

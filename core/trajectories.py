@@ -9,9 +9,11 @@ from torch import Tensor
 
 from core.adversarial import AdversarialDraws
 from core.config import ExperimentConfig
-from core.diffusion import build_scheduler, ddim_chain, ddim_timesteps, denoiser
+from core.device import memory_format
+from core.diffusion import build_scheduler, ddim_chain, ddim_timesteps
 from core.files import load_tensors, save_tensors
 from core.progress import each
+from core.sampling import sampling_denoiser
 from core.seeding import derive_seed, generator, sample_noise
 
 # The last eighth of the trajectories is kept for validation.
@@ -53,12 +55,12 @@ def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -
     xt = torch.empty(section.num_samples, kept.shape[1], *config.latent_shape)
     x0 = torch.empty(section.num_samples, *config.latent_shape)
     batch_size = config.rounds.bad_latents.batch_size
-    unet.eval()
+    denoise = sampling_denoiser(unet, config)
     for start in each(range(0, section.num_samples, batch_size), "trajectories", "batches"):
         rows = range(start, min(start + batch_size, section.num_samples))
         noise = sample_noise([derive_seed(seed, "trajectories", epoch, row) for row in rows], config.latent_shape)
-        noise = noise.to(device, memory_format=torch.channels_last)
-        for state in ddim_chain(denoiser(unet, scheduler), noise, scheduler.alphas_cumprod, timesteps):
+        noise = noise.to(device, memory_format=memory_format(device))
+        for state in ddim_chain(denoise, noise, scheduler.alphas_cumprod, timesteps):
             row, column = (kept[rows.start : rows.stop] == state.position).nonzero(as_tuple=True)
             xt[rows.start + row, column] = state.xt.cpu()[row]
         x0[rows.start : rows.stop] = state.xt.cpu()

@@ -19,6 +19,7 @@ def retrain_discriminator(
     seed: int = 42,
     device: str = "auto",
     *,
+    use_amp: bool = True,
     artifacts: ArtifactsSection | None = None,
 ) -> dict[str, Any]:
     """Train a fresh discriminator on real and fake latents, each a .pt file or a folder of them.
@@ -35,6 +36,7 @@ def retrain_discriminator(
         learning_rate=learning_rate,
         seed=seed,
         device=device,
+        use_amp=use_amp,
     )
     record = train_discriminator(request, artifacts)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}

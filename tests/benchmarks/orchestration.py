@@ -13,13 +13,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from prefect.testing.utilities import prefect_test_harness
 
-from core.config import load_config
+from core.config import ExperimentConfig, load_config
 from core.layout_generator import write_layouts
 from core.prerequisites import STAGES, make_prerequisite
 from core.rounds import begin_run, close_round, hold_run, open_round
@@ -51,16 +51,22 @@ def prepare(folder: Path) -> Path:
 
 def by_core(config: Path, overrides: list[str]) -> None:
     """The rounds and their reports without Prefect."""
-    experiment = load_config(config, overrides)
+    for _ in rounds_by_core(load_config(config, overrides)):
+        pass
+
+
+def rounds_by_core(experiment: ExperimentConfig) -> Iterator[int]:
+    """Do every round of an experiment, giving the number of each when it is done and reported."""
     with hold_run(experiment):
         begin_run(experiment)
-        for number in range(1, ROUNDS + 1):
+        for number in range(1, experiment.rounds.count + 1):
             this = open_round(experiment, number)
             bad_latents = generate_bad_latents.fn(**this.bad_latents_options())
             discriminator = retrain_discriminator.fn(**this.discriminator_options())
             stage3 = continue_stage3.fn(this.config_path, recorded=True)
             close_round(this, bad_latents, discriminator, stage3, [], seconds=0.0)
             report_round.fn(this.config_path, number)
+            yield number
 
 
 def by_flow(config: Path, overrides: list[str]) -> None:

@@ -1,0 +1,109 @@
+"""What a user would write with stock parts: the loops that the benchmarks compare this project with."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import DDIMScheduler, UNet2DModel
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from core.discriminator import ADAM_BETAS, LatentDiscriminator, discriminator_loss
+
+
+class LatentFiles(Dataset):
+    """Single `.pt` latents, read whenever they are asked for, each with a label."""
+
+    def __init__(self, files: list[Path], labels: list[float] | None = None):
+        self._files, self._labels = files, labels or [0.0] * len(files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, float]:
+        return torch.load(self._files[index], weights_only=True), self._labels[index]
+
+
+def sample_stock(unet: UNet2DModel, scheduler: DDIMScheduler, noise: Tensor, num_steps: int) -> Tensor:
+    """The loop of diffusers' DDIMPipeline, without its pictures."""
+    scheduler.set_timesteps(num_steps, device=noise.device)
+    sample = noise
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            sample = scheduler.step(unet(sample, t).sample, t, sample).prev_sample
+    return sample
+
+
+def train_stock(
+    unet: UNet2DModel, scheduler: DDIMScheduler, files: list[Path], batch_size: int, learning_rate: float, steps: int
+) -> float:
+    """Seconds a step of diffusers' unconditional training: noise loss only, accelerate, latents from files."""
+    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=learning_rate, betas=(0.95, 0.999), weight_decay=1e-6)
+    loader = DataLoader(LatentFiles(files), batch_size=batch_size, shuffle=True, drop_last=True)
+    unet, optimizer, loader = accelerator.prepare(unet, optimizer, loader)
+    ema = EMAModel(unet.parameters(), decay=0.999, use_ema_warmup=True)
+    ema.to(accelerator.device)
+
+    def step(batch: tuple[Tensor, Tensor]) -> None:
+        clean = batch[0]
+        noise = torch.randn_like(clean)
+        t = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), device=clean.device)
+        noisy = scheduler.add_noise(clean, noise, t)
+        wanted = scheduler.get_velocity(clean, noise, t) if _predicts_v(scheduler) else noise
+        loss = F.mse_loss(unet(noisy, t).sample.float(), wanted)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(unet.parameters())
+        loss.detach().item()  # for the log line of every step
+
+    return _seconds_a_step(loader, step, steps)
+
+
+def train_discriminator_stock(
+    model: LatentDiscriminator,
+    files: list[Path],
+    labels: list[float],
+    batch_size: int,
+    learning_rate: float,
+    steps: int,
+) -> float:
+    """Seconds a step of a plain loop over a DataLoader of files, with the loss of the project."""
+    device = next(model.parameters()).device
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=ADAM_BETAS)
+    loader = DataLoader(LatentFiles(files, labels), batch_size=batch_size, shuffle=True, drop_last=True)
+    rng = torch.Generator()
+
+    def step(batch: tuple[Tensor, Tensor]) -> None:
+        latents, real = batch[0].to(device), batch[1].to(device).float()
+        loss, logits = discriminator_loss(model, latents, real, torch.ones_like(real), rng)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item(), ((logits > 0) == (real > 0.5)).float().mean().item()
+
+    model.train()
+    return _seconds_a_step(loader, step, steps)
+
+
+def _predicts_v(scheduler: DDIMScheduler) -> bool:
+    return scheduler.config.prediction_type == "v_prediction"
+
+
+def _seconds_a_step(loader: DataLoader, step: Callable[[tuple[Tensor, Tensor]], None], steps: int) -> float:
+    """Mean over `steps` steps after three to warm up, reading of their batches included."""
+    done, began = -3, 0.0
+    while True:
+        for batch in loader:
+            if done == 0:
+                began = time.perf_counter()
+            step(batch)
+            done += 1
+            if done == steps:
+                return (time.perf_counter() - began) / steps
