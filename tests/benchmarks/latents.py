@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.latents", description=__doc__.splitlines()[0])
     parser.add_argument("--latents", type=int, default=216_600)
     parser.add_argument("--steps", type=int, default=48)
-    parser.add_argument("--layouts", type=int, default=8)
+    parser.add_argument("--layouts", type=int, default=8, help="to encode; 0: only batches are measured")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--draw-from", help=argparse.SUPPRESS)
@@ -150,9 +150,10 @@ def main() -> None:
         draw = ["tests.benchmarks.latents", f"--draw-from={manifest}", f"--steps={options.steps}"]
         drawn = subprocess.run([sys.executable, "-m", *draw], check=True, stdout=subprocess.PIPE, text=True)
         figures = json.loads(drawn.stdout)
-        layouts = write_layouts(folder / "encoded", options.layouts, seed=1, rooms=(1, 4))
-        values = {"dataset.manifest": str(layouts), "autoencoder.checkpoint": str(folder / "autoencoder.pt")}
-        figures |= encode_rates(config.with_values(values), folder, options.workers)
+        if options.layouts:
+            layouts = write_layouts(folder / "encoded", options.layouts, seed=1, rooms=(1, 4))
+            values = {"dataset.manifest": str(layouts), "autoencoder.checkpoint": str(folder / "autoencoder.pt")}
+            figures |= encode_rates(config.with_values(values), folder, options.workers)
     machine = f"{os.cpu_count()} cores {cpu_model()}, {options.device}, torch {torch.__version__}"
     with CSV.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
