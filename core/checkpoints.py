@@ -17,8 +17,7 @@ from core.device import memory_format
 from core.diffusion import build_unet
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
-from core.files import save_tensors
-from core.layouts import load_tensors
+from core.files import load_tensors, save_tensors
 from core.online_discriminator import OnlineDiscriminator
 from core.store import Location, is_remote
 

@@ -240,7 +240,7 @@ class TrainingSection(OptimizationSection):
     seed: int = 42
     train_split: Share = 0.8
     split_seed: int = 42
-    num_workers: Annotated[int, Field(ge=0)] = 8
+    num_workers: int = Field(8, ge=0, description="threads that read pictures ahead of the encoder; 0: none")
     shuffle: bool = True
     save_interval: Positive = Field(99999, description="epochs between kept epoch_NNN checkpoints")
     latest_interval: Positive = Field(1, description="epochs between writes of the resumable checkpoint")

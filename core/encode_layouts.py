@@ -1,87 +1,136 @@
 """Latents of every layout of a manifest, with rotated and mirrored variants if they are wanted."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 
+from core.ahead import work_ahead
 from core.autoencoder import Autoencoder
 from core.checkpoints import load_autoencoder
 from core.config import ExperimentConfig
 from core.device import pick_device
 from core.errors import InputError
-from core.files import save_tensors, whole_file
+from core.files import whole_file
+from core.latents import ROW_COLUMN, write_packed
 from core.layout_scale import SCALE_COLUMN, picture_scale
-from core.layouts import LayoutPictures, pictures_from_rgb
+from core.layouts import LayoutPictures, scaled
 from core.manifest import VARIANTS, is_augmented, read_manifest
 from core.progress import each
-from core.variants import variant
+from core.variants import COUNT, variant
 from core.workspace import Workspace
 
+LATENTS_NAME = "latents.npy"
+_PARTS = "parts"
+# Layouts encoded together.
 _BATCH = 16
+# Latents encoded between two chances to keep a state; a whole number of batches in every variant.
+_PART = _BATCH * COUNT * 2
 
 
 def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, Any]:
-    """Number of latents after writing `latents/*.pt` ([C, h, w] float32) and `manifest.csv` to the workspace.
+    """Number of latents after writing `latents.npy` ([N, C, h, w] float32) and `manifest.csv` to the workspace.
 
-    The manifest has the source's columns, `latent_path` and the pictures' `pixels_per_metre`, which at the working size
-    can no longer be told, and with `dataset.augment` eight rows an original.
-    Pictures are written to `images/` at the working size, so that the folder stands for itself wherever it lies.
-    Sources that hold variants are encoded as they are. Latents that are there already are not made again.
+    The manifest has the source's columns, `latent_path` and the `latent_row` in it, and the pictures'
+    `pixels_per_metre`, which at the working size can no longer be told, and with `dataset.augment` eight rows an
+    original. Pictures are written to `images/` at the working size, so that the folder stands for itself wherever it
+    lies. Sources that hold variants are encoded as they are. What is in `parts/` already is not encoded again.
+    `training.num_workers` threads read and write pictures ahead of the model.
     """
     rgb = config.dataset.outputs.rgb
     rows = read_manifest(config.dataset.manifest, [rgb], config.dataset)
     _refuse_equal_names(rows)
     if SCALE_COLUMN not in rows.columns:
-        rows[SCALE_COLUMN] = [picture_scale(path, config.dataset.image_size) for path in rows[rgb]]
+        scale = partial(picture_scale, size=config.dataset.image_size)
+        rows[SCALE_COLUMN] = list(work_ahead(scale, rows[rgb], config.training.num_workers))
     augment = config.dataset.augment and not is_augmented(rows).any()
+    entries = _entries(rows, augment, config)
     device = pick_device(config.training.device)
     autoencoder = load_autoencoder(config.autoencoder.checkpoint, config).to(device)
-    pictures = LayoutPictures(rows, rgb, config.dataset.image_size)
-    entries = []
-    for start in each(range(0, len(rows), _BATCH), "encoding layouts", "batches"):
-        batch = rows.iloc[start : start + _BATCH]
-        for index in range(len(VARIANTS) + 1 if augment else 1):
-            entries += _encode(batch, index, augment, pictures, autoencoder, config, workspace.folder)
-        workspace.keep_files(f"{min(start + _BATCH, len(rows))} of {len(rows)} layouts")
+    parts = _encode(rows, COUNT if augment else 1, autoencoder, config, workspace)
+    workspace.settle()
+    with whole_file(workspace.folder / LATENTS_NAME) as file:
+        write_packed((np.load(part) for part in parts), len(entries), config.latent_shape, file)
+    shutil.rmtree(workspace.folder / _PARTS)
     with whole_file(workspace.folder / "manifest.csv") as file:
-        pd.DataFrame(entries).drop(columns=["manifest_row", "stem", "group"]).to_csv(file, index=False)
+        entries.drop(columns=["manifest_row", "stem", "group"]).to_csv(file, index=False)
     return {"latents": len(entries), "layouts": int(rows["group"].nunique())}
 
 
 def _refuse_equal_names(rows: pd.DataFrame) -> None:
     if rows["stem"].duplicated().any():
         name = rows["stem"][rows["stem"].duplicated()].iloc[0]
-        raise InputError(f"two layouts of the manifest are called {name}: their latents would share a file; rename one")
+        raise InputError(f"two layouts of the manifest are called {name}: their files would be the same; rename one")
+
+
+def _entries(rows: pd.DataFrame, augment: bool, config: ExperimentConfig) -> pd.DataFrame:
+    """The new manifest's rows, in the order of the latents: every variant of a batch of layouts, batch after batch."""
+    order = [
+        (row, index)
+        for batch in _batches(range(len(rows)))
+        for index in range(COUNT if augment else 1)
+        for row in batch
+    ]
+    positions, variants = np.array(order).T
+    entries, outputs = rows.iloc[positions].reset_index(drop=True), config.dataset.outputs
+    if augment:
+        kinds = {
+            "is_augmented": variants > 0,
+            "augmentation_id": variants,
+            "augmentation_type": [VARIANTS[index - 1] if index else None for index in variants],
+            "original_path": [Path(path).name for path in entries[outputs.rgb]],
+        }
+    names = [_picture_name(stem, index) for stem, index in zip(entries["stem"], variants, strict=True)]
+    places = {outputs.latent: LATENTS_NAME, ROW_COLUMN: np.arange(len(entries)), outputs.rgb: names}
+    return entries.assign(**places, **(kinds if augment else {}))
 
 
 def _encode(
-    batch: pd.DataFrame,
-    index: int,
-    augment: bool,
-    pictures: LayoutPictures,
-    autoencoder: Autoencoder,
-    config: ExperimentConfig,
-    folder: Path,
-) -> list[dict[str, Any]]:
-    """Manifest rows of one variant of a batch of layouts, after writing its latents (and pictures)."""
-    suffix = f"_{VARIANTS[index - 1]}" if index else ""
-    names = [f"{stem}{suffix}" for stem in batch["stem"]]
-    if not all((folder / "latents" / f"{name}.pt").exists() for name in names):
-        rgb = np.stack([variant(pictures.rgb(row), index) for row in batch.index])
-        device = next(autoencoder.parameters()).device
-        latents = autoencoder.encode(pictures_from_rgb(rgb).rgb.to(device)).cpu()
-        for name, latent, picture in zip(names, latents, rgb, strict=True):
-            with whole_file(folder / "images" / f"{name}.png", on_disk=False) as file:
-                Image.fromarray(picture).save(file, format="PNG")
-            save_tensors(latent.clone(), folder / "latents" / f"{name}.pt", on_disk=False)
-    outputs, entries = config.dataset.outputs, []
-    for row, name in zip(batch.to_dict("records"), names, strict=True):
-        entry = row | {outputs.latent: f"latents/{name}.pt", outputs.rgb: f"images/{name}.png"}
-        if augment:
-            kind = {"is_augmented": index > 0, "augmentation_id": index, "augmentation_type": suffix[1:] or None}
-            entry |= {**kind, "original_path": Path(row[outputs.rgb]).name}
-        entries.append(entry)
-    return entries
+    rows: pd.DataFrame, variants: int, autoencoder: Autoencoder, config: ExperimentConfig, workspace: Workspace
+) -> list[Path]:
+    """Files [n, C, h, w] of all latents, in order, those that are not there yet now encoded with their pictures."""
+    pictures = LayoutPictures(rows, config.dataset.outputs.rgb, config.dataset.image_size)
+    size, device = _PART // variants, next(autoencoder.parameters()).device
+    layouts = {
+        workspace.folder / _PARTS / f"latents_{start:06d}.npy": range(start, min(start + size, len(rows)))
+        for start in range(0, len(rows), size)
+    }
+    missing = [part for part in layouts if not part.exists()]
+
+    def draw(row: int) -> np.ndarray:
+        """Every variant of a layout, uint8 [variants, H, W, 3], after writing its picture."""
+        picture = pictures.read(row)
+        views = np.stack([variant(picture, index) for index in range(variants)])
+        for index, view in enumerate(views):
+            path = workspace.folder / _picture_name(rows["stem"][row], index)
+            with whole_file(path, on_disk=False) as file:
+                Image.fromarray(view).save(file, format="PNG")
+        return views
+
+    rows_missing = (row for part in missing for row in layouts[part])
+    # Closed at once on an error, so that nothing is written to a folder that is being removed.
+    with closing(work_ahead(draw, rows_missing, config.training.num_workers)) as drawn:
+        for part in each(missing, "encoding layouts", "parts"):
+            latents = []
+            for batch in _batches(layouts[part]):
+                for views in np.stack([next(drawn) for _ in batch], axis=1):
+                    latents.append(autoencoder.encode(scaled(torch.from_numpy(views).to(device))).cpu())
+            with whole_file(part, on_disk=False) as file:
+                np.save(file, torch.cat(latents).numpy())
+            workspace.keep_files(f"{layouts[part].stop} of {len(rows)} layouts")
+    return list(layouts)
+
+
+def _batches(rows: range) -> Iterator[range]:
+    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+
+
+def _picture_name(stem: str, index: int) -> str:
+    return f"images/{stem}_{VARIANTS[index - 1]}.png" if index else f"images/{stem}.png"

@@ -5,7 +5,10 @@ import errno
 import hashlib
 import json
 import os
+import pickle
+import struct
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +16,20 @@ from typing import IO, Any
 import torch
 
 from core.errors import InputError
+
+# What torch's restricted unpickler raises on bytes that are no pickle.
+_UNPICKLING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 @contextlib.contextmanager
@@ -60,6 +77,24 @@ def save_tensors(value: Any, path: Path, on_disk: bool = True) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+
+
+def load_tensors(path: str | Path, what: str) -> object:
+    """What `torch.save` wrote at `path`, tensors and plain values only; InputError otherwise, nothing executed."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist: give the path of an existing file") from None
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read ({error.strerror}): replace it") from None
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "Weights only load failed" in str(error):
+            raise InputError(
+                f"{what} {path} is refused: it is no file of plain tensors written by torch.save: replace it"
+            ) from None
+        raise InputError(f"{what} {path} is damaged or no torch file: replace it") from None
+    except _UNPICKLING_ERRORS:
+        raise InputError(f"{what} {path} is damaged or no torch file: replace it") from None
 
 
 def _canonical(value: Any) -> Any:

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core.files import save_tensors
-from core.layouts import load_tensors
+from core.files import load_tensors, save_tensors
 from core.records import read_record, record_bytes, refuse_difference
 from core.store import ArtifactsSection, Entry, Store, cache_folder
 from core.workspace import STATE_FOLDER, workspace_folder

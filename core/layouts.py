@@ -1,9 +1,6 @@
-"""Layout pictures and latents on disk, as tensors."""
+"""Layout pictures on disk, as tensors."""
 
-import pickle
-import struct
 import warnings
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,31 +9,20 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from core.errors import InputError
-from core.palette import BACKGROUND, COLORS, NUM_CLASSES, WALL, classes_from_rgb
+from core.palette import BACKGROUND, COLORS, NUM_CLASSES, WALL, classes_from_rgb, rgb_from_classes
+from core.variants import variant
 
-# Decoded pictures kept in memory; beyond it they are read again from their files.
+# Of pictures kept in memory; those beyond it are read again from their files.
 CACHE_BYTES = 2 * 2**30
+
+# A picture this large would not fit; a warning would not name the file. Set once: filters are the whole process's, and
+# pictures are read by threads.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 # A cell is wall from a strip this thick on: half the thinnest wall, which may fall on two cells.
 _WALL_PIXELS = 2.5
-
-
-# What torch's restricted unpickler raises on bytes that are no pickle.
-_UNPICKLING_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-)
 
 
 class Pictures(NamedTuple):
@@ -47,14 +33,19 @@ class Pictures(NamedTuple):
 
 
 class LayoutPictures:
-    """The pictures of manifest rows at the working size, read when first asked for; InputError if one is missing."""
+    """The pictures of manifest rows at the working size, read when first asked for; InputError if one is missing.
 
-    def __init__(self, rows: pd.DataFrame, column: str, size: int):
+    Up to `cache_bytes` of them are kept in memory.
+    """
+
+    def __init__(self, rows: pd.DataFrame, column: str, size: int, cache_bytes: int = CACHE_BYTES):
         self._paths = rows[column].tolist()
         self._manifest_rows = rows["manifest_row"].tolist()
         self._size = size
         self._cache: dict[int, np.ndarray] = {}
-        self._capacity = CACHE_BYTES // (3 * size * size)
+        # One block, of which what is used counts: pictures allocated one by one among the large arrays that reading
+        # takes would keep much more memory than they fill.
+        self._free = np.empty(min(cache_bytes, 3 * size * size * len(rows)), np.uint8)
         for path, row in zip(self._paths, self._manifest_rows, strict=True):
             # Now, not in the middle of an epoch.
             if not Path(path).exists():
@@ -66,28 +57,65 @@ class LayoutPictures:
     def __len__(self) -> int:
         return len(self._paths)
 
+    def read(self, index: int) -> np.ndarray:
+        """uint8 [size, size, 3] of row `index`, from its file; InputError names the row and path of a bad picture."""
+        try:
+            return read_layout(self._paths[index], self._size)
+        except InputError as error:
+            raise InputError(f"manifest row {self._manifest_rows[index] + 1}: {error}") from None
+
     def rgb(self, index: int) -> np.ndarray:
-        """uint8 [size, size, 3] of row `index`; InputError names the row and path of a bad picture."""
+        """The same, from memory if it is there."""
+        return as_rgb(self._compact(index))
+
+    def batch(self, indices: list[int], variants: list[int] | None = None) -> Pictures:
+        """Pictures of the rows `indices`, each in the one of its `variants` (0..7) that is wanted, if any are."""
+        compact = [self._compact(index) for index in indices]
+        if variants is not None:
+            compact = [variant(picture, index) for picture, index in zip(compact, variants, strict=True)]
+        if all(picture.ndim == 2 for picture in compact):
+            return pictures_from_classes(np.stack(compact))
+        return pictures_from_rgb(np.stack([as_rgb(picture) for picture in compact]))
+
+    def _compact(self, index: int) -> np.ndarray:
         picture = self._cache.get(index)
         if picture is None:
-            try:
-                picture = read_layout(self._paths[index], self._size)
-            except InputError as error:
-                raise InputError(f"manifest row {self._manifest_rows[index] + 1}: {error}") from None
-            if len(self._cache) < self._capacity:
-                self._cache[index] = picture
+            picture = as_classes(self.read(index))
+            if picture.nbytes <= len(self._free):
+                kept, self._free = np.split(self._free, [picture.nbytes])
+                self._cache[index] = kept.reshape(picture.shape)
+                self._cache[index][:] = picture
         return picture
 
-    def batch(self, indices: list[int]) -> Pictures:
-        """Pictures of the rows `indices`."""
-        return pictures_from_rgb(np.stack([self.rgb(index) for index in indices]))
+
+def as_classes(rgb: np.ndarray) -> np.ndarray:
+    """uint8 class map [H, W] of a picture [H, W, 3] of exact palette colours, a third of it; any other as it is."""
+    classes = classes_from_rgb(rgb)
+    exact = classes.max() < NUM_CLASSES and np.array_equal(rgb_from_classes(classes), rgb)
+    return classes if exact else rgb
+
+
+def as_rgb(picture: np.ndarray) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of what `as_classes` gave."""
+    return rgb_from_classes(picture) if picture.ndim == 2 else picture
 
 
 def pictures_from_rgb(rgb: np.ndarray) -> Pictures:
     """Network inputs and targets of uint8 RGB [B, H, W, 3]."""
-    classes = torch.from_numpy(classes_from_rgb(rgb)).long()
-    scaled = torch.from_numpy(np.ascontiguousarray(rgb.transpose(0, 3, 1, 2))).float() / 127.5 - 1
-    return Pictures(scaled, classes)
+    rgb = np.ascontiguousarray(rgb)  # rotated ones are not
+    return Pictures(scaled(torch.from_numpy(rgb)), torch.from_numpy(classes_from_rgb(rgb)).long())
+
+
+def pictures_from_classes(classes: np.ndarray) -> Pictures:
+    """The same of the palette pictures of class indices in 0..9, uint8 [B, H, W]."""
+    targets = torch.from_numpy(np.ascontiguousarray(classes)).long()
+    colors = scaled(torch.from_numpy(COLORS)[:, None, None])[..., 0, 0]
+    return Pictures(torch.stack([channel[targets] for channel in colors.T], dim=1), targets)
+
+
+def scaled(rgb: Tensor) -> Tensor:
+    """Network input [B, 3, H, W] in [-1, 1] of uint8 RGB [B, H, W, 3]."""
+    return rgb.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def read_layout(path: str | Path, size: int) -> np.ndarray:
@@ -98,13 +126,11 @@ def read_layout(path: str | Path, size: int) -> np.ndarray:
 def read_picture(path: str | Path) -> np.ndarray:
     """uint8 RGB [H, W, 3] of the picture at `path` as it is; InputError if it is missing, too large or no picture."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                # Squared: `resize_layout` works on a square that holds the picture.
-                if max(image.size) ** 2 > Image.MAX_IMAGE_PIXELS:
-                    raise InputError(f"picture {path} is {image.width}x{image.height}, too large: replace the file")
-                rgb = np.asarray(image.convert("RGB"))
+        with Image.open(path) as image:
+            # Squared: `resize_layout` works on a square that holds the picture.
+            if max(image.size) ** 2 > Image.MAX_IMAGE_PIXELS:
+                raise InputError(f"picture {path} is {image.width}x{image.height}, too large: replace the file")
+            rgb = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"picture {path} cannot be read ({error}): replace the file") from None
     return rgb
@@ -147,51 +173,3 @@ def _vote(shares: np.ndarray, wall_share: float) -> np.ndarray:
     voted[furnished] = objects.argmax(-1)[furnished]
     voted[shares[..., WALL] >= wall_share] = WALL
     return voted
-
-
-def load_tensors(path: str | Path, what: str) -> object:
-    """What `torch.save` wrote at `path`, tensors and plain values only; InputError otherwise, nothing executed."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{what} {path} does not exist: give the path of an existing file") from None
-    except OSError as error:
-        raise InputError(f"{what} {path} cannot be read ({error.strerror}): replace it") from None
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "Weights only load failed" in str(error):
-            raise InputError(
-                f"{what} {path} is refused: it is no file of plain tensors written by torch.save: replace it"
-            ) from None
-        raise InputError(f"{what} {path} is damaged or no torch file: replace it") from None
-    except _UNPICKLING_ERRORS:
-        raise InputError(f"{what} {path} is damaged or no torch file: replace it") from None
-
-
-def read_latent(path: str | Path, shape: tuple[int, int, int]) -> Tensor:
-    """Latent [C, h, w] float32 of the file at `path`, stored as [C, h, w] or [1, C, h, w]."""
-    latent = load_tensors(path, "latent")
-    if not isinstance(latent, Tensor):
-        raise InputError(f"latent {path} holds a {type(latent).__name__}, not a tensor: encode the layouts again")
-    if latent.dim() == 4 and len(latent) == 1:
-        latent = latent[0]
-    if tuple(latent.shape) != tuple(shape):
-        raise InputError(
-            f"latent {path} has shape {list(latent.shape)}, the model takes {list(shape)}: "
-            "encode the layouts with this config's autoencoder"
-        )
-    if not torch.isfinite(latent).all():
-        raise InputError(f"latent {path} holds values that are not finite: encode the layouts again")
-    # A file may hold the storage of the whole batch the latent was cut from.
-    return latent.float().clone()
-
-
-def read_latents(rows: pd.DataFrame, column: str, shape: tuple[int, int, int]) -> Tensor:
-    """Latents [N, C, h, w] of manifest rows; InputError names the row and path of a bad one."""
-    latents = torch.empty(len(rows), *shape)
-    bar = tqdm(rows[[column, "manifest_row"]].itertuples(index=False), "reading latents", len(rows), disable=None)
-    for position, (path, manifest_row) in enumerate(bar):
-        try:
-            latents[position] = read_latent(path, shape)
-        except InputError as error:
-            raise InputError(f"manifest row {manifest_row + 1}: {error}") from None
-    return latents

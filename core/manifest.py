@@ -36,7 +36,9 @@ def read_manifest(path: str | Path, columns: Sequence[str], dataset: DatasetSect
         raise InputError(f"manifest {path}: no row is left after dataset.filters {dataset.filters}: relax the filters")
     rows = rows.reset_index(names="manifest_row")
     for column in dict.fromkeys(columns):
-        rows[column] = [str(resolve_path(str(text), path, dataset.path_remap)) for text in rows[column]]
+        # Once each: the latents of all rows may be in one file.
+        resolved = {text: str(resolve_path(str(text), path, dataset.path_remap)) for text in rows[column].unique()}
+        rows[column] = rows[column].map(resolved)
     names = rows[dataset.outputs.rgb if dataset.outputs.rgb in rows.columns else dataset.outputs.latent]
     rows["stem"] = [Path(str(name)).stem for name in names]
     originals = rows["original_path"] if "original_path" in rows.columns else pd.Series(None, rows.index, dtype=str)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from core.config import PerceptualLossSection
 from core.errors import InputError
-from core.layouts import load_tensors
+from core.files import load_tensors
 from core.lpips_trunk import INSTALLED
 
 log = logging.getLogger(__name__)

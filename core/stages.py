@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from diffusers import UNet2DModel
 
@@ -19,7 +20,8 @@ from core.diffusion import Denoiser, build_scheduler, build_unet, denoiser
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
 from core.files import require_writable
-from core.layouts import LayoutPictures, read_latents
+from core.latents import Latents
+from core.layouts import CACHE_BYTES, LayoutPictures
 from core.losses import Frozen
 from core.manifest import read_manifest, split_by_layout
 from core.online_discriminator import OnlineDiscriminator
@@ -27,7 +29,7 @@ from core.perceptual import build_perceptual
 from core.pictures import save_grid, save_sample_grid
 from core.records import local_path, run_stage
 from core.seeding import derive_seed
-from core.store import Location, is_remote, join
+from core.store import Location, cache_folder, is_remote, join
 from core.train_diffusion import (
     GRID_SAMPLES,
     DiffusionTraining,
@@ -181,15 +183,17 @@ def load_splits(config: ExperimentConfig, with_pictures: bool) -> tuple[LatentSe
     manifest = config.required("dataset.manifest")
     columns = [outputs.latent, *([outputs.rgb, outputs.segmentation] if with_pictures else [])]
     rows = read_manifest(manifest, columns, dataset)
-    splits = split_by_layout(rows, config.training.train_split, config.training.split_seed)
-    training, validation = (
-        LatentSet(
-            read_latents(split, outputs.latent, config.latent_shape),
-            LayoutPictures(split, outputs.rgb, dataset.image_size) if with_pictures else None,
-        )
-        for split in splits
-    )
-    return training, validation
+    training, validation = split_by_layout(rows, config.training.train_split, config.training.split_seed)
+    scratch = cache_folder(config.artifacts)
+
+    def latent_set(split: pd.DataFrame) -> LatentSet:
+        latents, pictures = Latents(split, outputs.latent, config.latent_shape, scratch), None
+        if with_pictures:
+            share = CACHE_BYTES * len(split) // len(rows)
+            pictures = LayoutPictures(split, outputs.rgb, dataset.image_size, share)
+        return LatentSet(latents, pictures)
+
+    return latent_set(training), latent_set(validation)
 
 
 def _initial_unet(config: ExperimentConfig, start: str | None) -> UNet2DModel:
@@ -282,7 +286,7 @@ def _show_real_layouts(run: DiffusionTraining) -> None:
     path = run.folder / real_layouts_name(run.config.experiment.name)
     data, count = run.validation, min(GRID_SAMPLES, len(run.validation))
     if data.pictures is None:
-        save_sample_grid(data.latents[:count], run.decoder, path)
+        save_sample_grid(data.latents.batch(torch.arange(count)), run.decoder, path)
     else:
         save_grid(np.stack([data.pictures.rgb(index) for index in range(count)]), path)
 

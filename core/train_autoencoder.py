@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -17,12 +16,11 @@ from core.config import AutoencoderTrainingSection, ExperimentConfig
 from core.device import pick_device
 from core.errors import InputError
 from core.files import save_tensors, whole_file
-from core.layouts import LayoutPictures, pictures_from_rgb
+from core.layouts import LayoutPictures
 from core.manifest import VARIANTS, read_manifest, split_by_layout
 from core.palette import BACKGROUND, UNLABELLED
 from core.progress import EpochProgress
 from core.seeding import derive_seed, generator
-from core.variants import variant
 from core.workspace import Workspace
 
 BEST_NAME, LATEST_NAME = "autoencoder_checkpoint_best.pt", "autoencoder_checkpoint_latest.pt"
@@ -109,14 +107,13 @@ def _train_epoch(
     config, settings = run.config, run.config.prerequisites.autoencoder
     rng = generator(config.prerequisites.seed, "autoencoder epoch", epoch)
     order = torch.randperm(len(pictures), generator=rng)
-    variants = torch.randint(len(VARIANTS) + 1, (len(pictures),), generator=rng) if config.dataset.augment else None
+    variants = torch.zeros(len(pictures), dtype=torch.long)
+    if config.dataset.augment:
+        variants = torch.randint(len(VARIANTS) + 1, (len(pictures),), generator=rng)
     total = torch.zeros((), device=run.device)
     run.model.train()
     for indices in order[: steps * batch_size].split(batch_size):
-        rgb = np.stack(
-            [pictures.rgb(i) if variants is None else variant(pictures.rgb(i), variants[i]) for i in indices.tolist()]
-        )
-        inputs = pictures_from_rgb(rgb)
+        inputs = pictures.batch(indices.tolist(), variants[indices].tolist())
         latent = run.model.encoder(inputs.rgb.to(run.device, memory_format=torch.channels_last))
         # Noise on the latent makes the decoder tolerate the small errors of a generated latent.
         latent = latent + settings.latent_noise * torch.randn(latent.shape, generator=rng).to(run.device)

@@ -20,6 +20,7 @@ from core.diffusion import add_noise, denoiser
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
 from core.files import whole_file
+from core.latents import Latents
 from core.layouts import LayoutPictures, Pictures
 from core.losses import Batch, Frozen, SemanticDraws, diffusion_losses, weighted_sum
 from core.pictures import save_sample_grid
@@ -36,9 +37,9 @@ GRID_SAMPLES = 64
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Latents [N, C, h, w] of one split and the pictures they encode (None where no term needs them)."""
+    """Latents of one split and the pictures they encode (None where no term needs them)."""
 
-    latents: Tensor
+    latents: Latents
     pictures: LayoutPictures | None = None
 
     def __len__(self) -> int:
@@ -173,7 +174,7 @@ class DiffusionTraining:
     def _draw(self, data: LatentSet, indices: Tensor, stream: str, *position: int) -> Batch:
         """The batch of rows `indices` with everything random about it drawn."""
         rng = generator(self.training.seed, stream, *position)
-        latent = data.latents[indices]
+        latent = data.latents.batch(indices)
         t = torch.randint(self.num_timesteps, (len(indices),), generator=rng)
         eps = torch.randn(latent.shape, generator=rng)
         semantic = self._draw_semantic(data, indices, t) if self.training.loss.semantic_loss else None

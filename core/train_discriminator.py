@@ -18,8 +18,7 @@ from core.device import autocast, pick_device, reduced_dtype
 from core.diffusion import add_noise
 from core.discriminator import ADAM_BETAS, LatentDiscriminator, discriminator_loss, draw_noise_levels
 from core.errors import InputError, require_positive
-from core.files import whole_file
-from core.layouts import load_tensors
+from core.files import load_tensors, whole_file
 from core.progress import EpochProgress
 from core.records import recorded_names, run_stage
 from core.seeding import derive_seed, generator

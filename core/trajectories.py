@@ -11,8 +11,7 @@ from core.adversarial import AdversarialDraws
 from core.config import ExperimentConfig
 from core.device import memory_format
 from core.diffusion import build_scheduler, ddim_chain, ddim_timesteps
-from core.files import save_tensors
-from core.layouts import load_tensors
+from core.files import load_tensors, save_tensors
 from core.progress import each
 from core.sampling import sampling_denoiser
 from core.seeding import derive_seed, generator, sample_noise

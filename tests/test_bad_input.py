@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -304,14 +306,60 @@ def test_stage3_names_the_row_and_path_of_a_bad_latent(refused, stage3, with_row
     assert files_below(tmp_path / "out") == []
 
 
-def test_latents_with_a_leading_dimension_of_one_are_the_same_latents(stage3, finished, with_rows, rows, tmp_path):
-    folder = tmp_path / "latents"
-    folder.mkdir()
-    for path in rows["latent_path"]:
-        torch.save(torch.load(path, weights_only=True)[None], folder / Path(path).name)
-    manifest = with_rows(rows.assign(latent_path=[str(folder / Path(path).name) for path in rows["latent_path"]]))
+@pytest.mark.parametrize("axis", [[], [None]], ids=["three dimensions", "a leading one"])
+def test_latents_in_single_files_are_the_same_latents(stage3, finished, with_rows, rows, tmp_path, axis):
+    paths = [str(tmp_path / f"{row}.pt") for row in range(len(rows))]
+    for path, latent in zip(paths, torch.from_numpy(np.load(rows["latent_path"][0])), strict=True):
+        torch.save(latent[(*axis, ...)], path)
+    manifest = with_rows(rows.drop(columns="latent_row").assign(latent_path=paths))
     _, metrics = finished
     assert run(continue_stage3, stage3(**{"dataset.manifest": str(manifest)}))["metrics"] == metrics
+
+
+def packed(path: Path, latents: np.ndarray, size: int | None = None) -> Path:
+    """The .npy file of `latents`, or its first `size` bytes."""
+    np.save(path, latents)
+    os.truncate(path, path.stat().st_size if size is None else size)
+    return path
+
+
+def test_stage3_refuses_packed_latents_that_are_not_whole_before_it_starts(refused, stage3, with_rows, rows, tmp_path):
+    whole = np.load(rows["latent_path"][0])
+    path = tmp_path / "packed.npy"
+    manifest = with_rows(rows.assign(latent_path=str(path)))
+    options = stage3(**{"dataset.manifest": str(manifest)})
+    refused(continue_stage3, options, "manifest row ", path, "do not exist: give")
+    for size in (0, 60, whole.nbytes):
+        packed(path, whole, size)
+        refused(continue_stage3, options, "manifest row ", path, "damaged, cut short or no .npy file")
+    packed(path, whole[..., :7])
+    refused(continue_stage3, options, "manifest row ", path, "[96, 4, 8, 7]", "takes [N, 4, 8, 8]", "autoencoder")
+    packed(path, whole.astype(np.int32))
+    refused(continue_stage3, options, "manifest row ", path, "int32", "float32")
+    assert files_below(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("value", [96, -1, 1.5, "many", None])
+def test_stage3_names_a_row_that_the_packed_latents_do_not_have(refused, stage3, with_rows, rows, tmp_path, value):
+    rows["latent_row"] = rows["latent_row"].astype(object)
+    manifest = with_rows(changed(rows, 10, "latent_row", value))
+    options = stage3(**{"dataset.manifest": str(manifest)})
+    refused(continue_stage3, options, "manifest row 11", "latent_row", rows["latent_path"][0], "rows 0 to 95")
+    with_rows(rows.drop(columns="latent_row"))
+    refused(continue_stage3, options, "manifest row ", "latent_row", rows["latent_path"][0], "rows 0 to 95")
+    assert files_below(tmp_path / "out") == []
+
+
+def test_a_packed_latent_that_is_not_finite_is_named_when_it_is_drawn(refused, stage3, with_rows, rows, tmp_path):
+    latents = np.load(rows["latent_path"][0])
+    # Half of each: both splits have some of them, and a training epoch does not leave all of those out.
+    latents[::2, 0, 0, 0] = np.nan
+    path = packed(tmp_path / "packed.npy", latents)
+    options = stage3(**{"dataset.manifest": str(with_rows(rows.assign(latent_path=str(path))))})
+    line = refused(continue_stage3, options, f"latent {path}, row ", "not finite", "encode the layouts")
+    manifest_row, row = map(int, re.search(r"manifest row (\d+): .* row (\d+),", line).groups())
+    assert manifest_row == row + 1 and row % 2 == 0
+    assert not list((tmp_path / "out").rglob("*checkpoint*.pt"))
 
 
 def test_retrain_needs_latents_that_fit_together(refused, retrain, tmp_path):

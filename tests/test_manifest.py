@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.config import DatasetSection
-from core.layouts import LayoutPictures, pictures_from_rgb, read_latent, resize_layout
+from core.layouts import LayoutPictures, pictures_from_rgb, resize_layout
 from core.manifest import (
     VARIANTS,
     choose_rows,
@@ -152,15 +152,6 @@ def test_shrinking_keeps_walls_whole_and_colours_in_the_palette(size):
     rows = range(-(-37 * size // 512) + 1, 475 * size // 512 - 1)
     assert all((shrunk[row] == WALL).any() for row in rows)
     assert set(np.unique(shrunk)) == {BACKGROUND, WALL}
-
-
-def test_latents_may_have_a_batch_axis_and_share_storage(tmp_path):
-    batch = torch.randn(32, 4, 8, 8)
-    torch.save(batch[3], tmp_path / "sliced.pt")
-    torch.save(batch[3:4], tmp_path / "batched.pt")
-    for name in ("sliced.pt", "batched.pt"):
-        latent = read_latent(tmp_path / name, (4, 8, 8))
-        assert torch.equal(latent, batch[3]) and latent.untyped_storage().nbytes() == 4 * 8 * 8 * 4
 
 
 def test_pictures_are_read_once(folder):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from core.checkpoints import load_discriminator
+from core.latents import Latents
 from core.manifest import read_manifest, split_by_layout
 from tasks.command_line import run_command
 from tasks.generate_bad_latents import generate_bad_latents
@@ -77,10 +78,14 @@ def test_bad_latents_do_not_depend_on_batch_size_but_on_the_seed(generate):
     assert (first / names[0]).read_bytes() != (third / names[0]).read_bytes()
 
 
+def all_latents(rows, folder):
+    return Latents(rows, "latent_path", (4, 8, 8), folder).batch(torch.arange(len(rows)))
+
+
 def test_rounds_never_show_a_validation_layout_to_the_discriminator(config, prepared, tmp_path):
     rows = read_manifest(config.dataset.manifest, ["layout_path", "latent_path"], config.dataset)
     _, validation = split_by_layout(rows, config.training.train_split, config.training.split_seed)
-    held_out = [torch.load(path, weights_only=True) for path in validation["latent_path"]]
+    held_out = all_latents(validation, tmp_path)
     generate_bad_latents.fn(
         manifest=config.dataset.manifest,
         autoencoder_checkpoint=config.autoencoder.checkpoint,
@@ -93,9 +98,9 @@ def test_rounds_never_show_a_validation_layout_to_the_discriminator(config, prep
     )
     real = torch.load(tmp_path / "bad" / "real_latents_all.pt", weights_only=True)
     assert len(real) == 9  # the originals among 80 % of 12 layouts
-    nearest = torch.cdist(real.flatten(1), torch.stack(held_out).flatten(1)).min()
+    nearest = torch.cdist(real.flatten(1), held_out.flatten(1)).min()
     assert nearest > 0.1
-    training = torch.stack([torch.load(path, weights_only=True) for path in rows["latent_path"]])
+    training = all_latents(rows, tmp_path)
     assert torch.cdist(real.flatten(1), training.flatten(1)).min(dim=1).values.max() < 0.05
 
 
