@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
-from tqdm import tqdm
 
 from core.autoencoder import Autoencoder
 from core.checkpoints import find_checkpoint, load_autoencoder, load_unet
@@ -21,7 +20,7 @@ from core.errors import InputError, require_positive
 from core.files import save_tensors, whole_file
 from core.layouts import LayoutPictures, load_tensors
 from core.manifest import choose_rows, originals, read_manifest, split_by_layout
-from core.progress import each
+from core.progress import bar, each
 from core.records import run_stage
 from core.sampling import sample_latents
 from core.seeding import derive_seed
@@ -152,7 +151,7 @@ def encode_pictures(pictures: LayoutPictures, autoencoder: Autoencoder, batch_si
 def _write_latents(latents: Tensor, kind: str, folder: Path) -> list[str]:
     """Write each latent and all of them; returns the relative names of the single files."""
     names = [f"{kind}_latents/{kind}_latent_{index:05d}.pt" for index in range(len(latents))]
-    for name, latent in zip(tqdm(names, f"writing {kind} latents", disable=None), latents, strict=True):
+    for name, latent in zip(bar(names, f"writing {kind} latents"), latents, strict=True):
         save_tensors(latent.clone(), folder / name, on_disk=False)
     save_tensors(latents, folder / f"{kind}_latents_all.pt")
     return names

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from core.errors import InputError
 from core.palette import BACKGROUND, COLORS, NUM_CLASSES, WALL, classes_from_rgb
+from core.progress import bar
 
 # Decoded pictures kept in memory; beyond it they are read again from their files.
 CACHE_BYTES = 2 * 2**30
@@ -188,8 +188,8 @@ def read_latent(path: str | Path, shape: tuple[int, int, int]) -> Tensor:
 def read_latents(rows: pd.DataFrame, column: str, shape: tuple[int, int, int]) -> Tensor:
     """Latents [N, C, h, w] of manifest rows; InputError names the row and path of a bad one."""
     latents = torch.empty(len(rows), *shape)
-    bar = tqdm(rows[[column, "manifest_row"]].itertuples(index=False), "reading latents", len(rows), disable=None)
-    for position, (path, manifest_row) in enumerate(bar):
+    named = rows[[column, "manifest_row"]].itertuples(index=False)
+    for position, (path, manifest_row) in enumerate(bar(named, "reading latents", len(rows))):
         try:
             latents[position] = read_latent(path, shape)
         except InputError as error:

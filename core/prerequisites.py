@@ -180,7 +180,8 @@ def _diffusion_stage(number: int, config: ExperimentConfig) -> Prerequisite:
     }
     if number == 2:
         inputs["stage1"] = config.required("diffusion.stage1_checkpoint")
-    settings = {"unet": config.unet.model_dump(mode="json"), "scheduler": config.scheduler.model_dump()}
+    model = config.describing_model()
+    settings = {name: model[name] for name in ("unet", "scheduler")}
     training, work = config.stage_training(number), None
     if training is not None:
         settings["training"] = config.describing_model(training)["training"]

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
-from tqdm import tqdm
 
 from core.config import ExperimentConfig
 from core.diffusion import build_scheduler, ddim_timesteps, denoiser, sample_ddim
+from core.progress import bar
 from core.seeding import sample_noise
 
 CPU_BATCH = 32
@@ -35,13 +35,13 @@ def sample_latents(
     unet.eval()
     width = CPU_BATCH if device.type == "cpu" else batch_size
     parts = []
-    with tqdm(total=len(seeds), desc=description, unit="latent", leave=False, disable=None) as bar:
+    with bar(total=len(seeds), desc=description, unit="latent", leave=False) as shown:
         for start in range(0, len(seeds), width):
             wanted = list(seeds[start : start + width])
             padded = wanted + wanted[-1:] * (width - len(wanted))
             noise = sample_noise(padded, config.latent_shape).to(device, memory_format=torch.channels_last)
             latents = sample_ddim(denoiser(unet, scheduler), noise, scheduler.alphas_cumprod, timesteps)
             parts.append(latents[: len(wanted)].cpu().contiguous())
-            bar.update(len(wanted))
+            shown.update(len(wanted))
     unet.train(training)
     return torch.cat(parts)
