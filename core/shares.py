@@ -26,7 +26,7 @@ class Share(NamedTuple):
 
     def rows(self, total: int) -> Rows:
         """This share's rows of a whole of `total` rows; of one with fewer rows than shares perhaps none."""
-        return Rows(torch.arange(self.number, total, self.count), total)
+        return Rows(torch.arange(min(self.number, total), total, self.count), total)
 
     def find(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Which of the `positions` in a whole this share holds, and where those lie in the share."""
