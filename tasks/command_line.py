@@ -15,7 +15,7 @@ from core.store import Location
 
 _POSITIONAL = {"config": "YAML file of the experiment", "uri": "folder or s3:// address of artefacts"}
 INPUT_ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
-_SECONDS_FOR_THE_FIRST = 3
+_SECONDS_FOR_THE_FIRST = 10
 INTERRUPTED_LINE = "interrupted; run the same command again to go on from the last checkpoint"
 
 
