@@ -10,6 +10,7 @@ from torch import Tensor
 from core.config import DiscriminatorSection
 from core.diffusion import Denoiser, add_noise, predict_x0
 from core.discriminator import LatentDiscriminator
+from core.shares import Rows, Share
 
 # Latents have unit variance; beyond four deviations a one-step estimate is an artefact of high noise.
 LATENT_RANGE = 4.0
@@ -19,7 +20,9 @@ class AdversarialDraws(NamedTuple):
     """States of the model's own trajectories and what is drawn for them.
 
     `xt` [A, C, h, w] at timesteps `t` [A]; `x0` [A, C, h, w] where their trajectories end; `s` [A] timesteps and
-    `eps` [A, C, h, w] noise of the re-noising.
+    `eps` [A, C, h, w] noise of the re-noising. `positions` [P] of the batch's own latents that a form may judge, and
+    `weights` [P] of what is judged, with their sum `total`. `rows` says which of more draws these are, if they are a
+    part; `total` is then the sum of all, over the number of parts.
     """
 
     xt: Tensor
@@ -27,10 +30,29 @@ class AdversarialDraws(NamedTuple):
     x0: Tensor
     s: Tensor
     eps: Tensor
+    positions: Tensor
+    weights: Tensor
+    total: Tensor
+    rows: Rows | None = None
 
     def to(self, device: torch.device) -> "AdversarialDraws":
         """The same draws on `device`."""
-        return AdversarialDraws(*(value.to(device) for value in self))
+        return AdversarialDraws(*(value.to(device) if isinstance(value, Tensor) else value for value in self))
+
+    def part(self, share: Share) -> "AdversarialDraws":
+        """The share of these draws, with those of the positions that lie in the share of the batch.
+
+        A share of none is one row of weight 0, so that every model is given something.
+        """
+        rows = share.rows(len(self.t))
+        if not len(rows.positions):
+            rows = rows._replace(positions=torch.zeros(1, dtype=torch.long))
+        mine, positions = share.find(self.positions)
+        weights = self.weights[mine]
+        if not len(mine):
+            positions, weights = positions.new_zeros(1), weights.new_zeros(1)
+        drawn = (value[rows.positions] for value in (self.xt, self.t, self.x0, self.s, self.eps))
+        return AdversarialDraws(*drawn, positions, weights, self.total / share.count, rows)
 
 
 class NoisePass(NamedTuple):
@@ -43,18 +65,18 @@ class NoisePass(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Logits [A] of what is judged, and the weight of each in the loss."""
+    """Logits [P] of what is judged, the weight of each in the loss, and what the weights are divided by."""
 
     logits: Tensor
     weights: Tensor
+    total: Tensor
 
 
 class Made(NamedTuple):
-    """Latents [A, C, h, w] that the model made, with noise of the level `alpha_bar` [A], and each one's weight."""
+    """Latents [P, C, h, w] that the model made, with noise of the level `alpha_bar` [P]."""
 
     latent: Tensor
     alpha_bar: Tensor
-    weights: Tensor
 
 
 AdversarialForm = Callable[[Denoiser, AdversarialDraws, NoisePass], Judged]
@@ -74,7 +96,7 @@ class Renoise:
         own = predict_x0(draws.xt, denoise(draws.xt, draws.t), self.alpha_bars[draws.t])
         own = own.clamp(-LATENT_RANGE, LATENT_RANGE)
         level = self.alpha_bars[draws.s]
-        return Made(add_noise(own, draws.eps, level), level, torch.ones_like(level))
+        return Made(add_noise(own, draws.eps, level), level)
 
 
 @dataclass(frozen=True)
@@ -88,11 +110,14 @@ class X0Prediction:
     max_t: int
 
     def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass | None) -> Made:
-        t = noise_pass.t
+        own = noise_pass.x0_pred[draws.positions].clamp(-LATENT_RANGE, LATENT_RANGE)
+        return Made(own, torch.ones_like(draws.weights))
+
+    def chosen(self, draws: AdversarialDraws, t: Tensor) -> AdversarialDraws:
+        """`draws` that take, of a whole batch at timesteps `t` [B], as many latents as they are, of the lowest t."""
         lowest = t.argsort(stable=True)[: len(draws.t)]
-        weights = self.alpha_bars[t[lowest]] * (t[lowest] <= self.max_t)
-        own = noise_pass.x0_pred[lowest].clamp(-LATENT_RANGE, LATENT_RANGE)
-        return Made(own, torch.ones_like(weights), weights)
+        weights = self.alpha_bars.cpu()[t[lowest]] * (t[lowest] <= self.max_t)
+        return draws._replace(positions=lowest, weights=weights, total=weights.sum())
 
 
 @dataclass(frozen=True)
@@ -113,8 +138,7 @@ class DraftK:
             if remaining:
                 now = draws.t * remaining // self.steps
                 own = add_noise(own, eps_pred, self.alpha_bars[now])
-        clean = torch.ones_like(self.alpha_bars[now])
-        return Made(own.clamp(-LATENT_RANGE, LATENT_RANGE), clean, clean)
+        return Made(own.clamp(-LATENT_RANGE, LATENT_RANGE), torch.ones_like(self.alpha_bars[now]))
 
 
 Maker = Callable[[Denoiser, AdversarialDraws, NoisePass | None], Made]
@@ -129,7 +153,7 @@ class JudgedByDiscriminator:
 
     def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> Judged:
         made = self.make(denoise, draws, noise_pass)
-        return Judged(self.discriminator(made.latent, made.alpha_bar), made.weights)
+        return Judged(self.discriminator(made.latent, made.alpha_bar), draws.weights, draws.total)
 
 
 @dataclass(frozen=True)
@@ -147,18 +171,18 @@ class DirectDiscriminative:
     alpha: float
 
     def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> Judged:
-        count = len(draws.x0)
-        x0 = torch.cat([noise_pass.latent[:count], draws.x0])
-        eps = torch.cat([noise_pass.eps[:count], draws.eps])
-        t = torch.cat([noise_pass.t[:count], draws.s])
+        taken = draws.positions
+        x0 = torch.cat([noise_pass.latent[taken], draws.x0])
+        eps = torch.cat([noise_pass.eps[taken], draws.eps])
+        t = torch.cat([noise_pass.t[taken], draws.s])
         xt = add_noise(x0, eps, self.alpha_bars[t])
         with torch.no_grad():
             expected = (self.reference(xt, t) - eps).square().sum(dim=(1, 2, 3))
         error = (denoise(xt, t) - eps).square().sum(dim=(1, 2, 3))
         margin = self.beta * (expected - error)
-        real, own = margin.split([len(margin) - count, count])
-        ones = torch.ones_like(margin)
-        return Judged(torch.cat([real, -own]), torch.cat([ones[: len(real)], self.alpha * ones[len(real) :]]))
+        real, own = margin.split([len(taken), len(draws.x0)])
+        weights = torch.cat([draws.weights, self.alpha * draws.weights])
+        return Judged(torch.cat([real, -own]), weights, draws.total * (1 + self.alpha))
 
 
 @dataclass(frozen=True)
@@ -171,8 +195,8 @@ class Published:
     discriminator: LatentDiscriminator
 
     def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> Judged:
-        logits = self.discriminator(noise_pass.latent[: len(draws.t)])
-        return Judged(logits, torch.ones_like(logits))
+        logits = self.discriminator(noise_pass.latent[draws.positions])
+        return Judged(logits, draws.weights, draws.total)
 
 
 def build_maker(section: DiscriminatorSection, alpha_bars: Tensor) -> Maker | None:

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
-from tqdm import tqdm
 
 from core.autoencoder import Autoencoder
 from core.checkpoints import find_checkpoint, load_autoencoder, load_unet
@@ -23,7 +22,7 @@ from core.latent_parts import LatentParts, Shard
 from core.layouts import LayoutPictures
 from core.lease import publishing_store
 from core.manifest import choose_rows, originals, read_manifest, split_by_layout
-from core.progress import each
+from core.progress import bar, each
 from core.records import RECORD_NAME, describe_inputs, local_path, read_record, run_stage
 from core.sampling import CPU_BATCH, sample_latents
 from core.seeding import derive_seed
@@ -191,7 +190,7 @@ def encode_pictures(pictures: LayoutPictures, autoencoder: Autoencoder, batch_si
 def _write_latents(latents: Tensor, kind: str, folder: Path) -> list[str]:
     """Write each latent and all of them; returns the relative names of the single files."""
     names = [f"{kind}_latents/{kind}_latent_{index:05d}.pt" for index in range(len(latents))]
-    for name, latent in zip(tqdm(names, f"writing {kind} latents", disable=None), latents, strict=True):
+    for name, latent in zip(bar(names, f"writing {kind} latents"), latents, strict=True):
         save_tensors(latent.clone(), folder / name, on_disk=False)
     save_tensors(latents, folder / f"{kind}_latents_all.pt")
     return names

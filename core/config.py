@@ -135,6 +135,7 @@ class UNetSection(Section):
     dropout: float = Field(0.2, ge=0, lt=1)
     attention_at: tuple[int, ...] = Field((), description="levels (0 = finest) with self-attention")
     mid_attention: bool = False
+    gradient_checkpointing: bool = Field(False, description="compute inner values again instead of keeping them")
     cond_channels: Literal[0] = 0
     fusion_mode: Literal["none"] = "none"
 
@@ -244,6 +245,7 @@ class TrainingSection(OptimizationSection):
     shuffle: bool = True
     save_interval: Positive = Field(99999, description="epochs between kept epoch_NNN checkpoints")
     latest_interval: Positive = Field(1, description="epochs between writes of the resumable checkpoint")
+    accumulation_steps: Positive = Field(1, description="parts that each process computes its share of a batch in")
     use_amp: bool = True
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     loss: LossSection = LossSection()
@@ -428,7 +430,9 @@ class ExperimentConfig(Section):
                 "autoencoder": {"checkpoint"},
                 "discriminator": {"checkpoint"},
                 "dataset": {"manifest", "path_remap"},
+                "unet": {"gradient_checkpointing"},
                 "training": {
+                    "accumulation_steps": True,
                     "device": True,
                     "num_workers": True,
                     "save_interval": True,

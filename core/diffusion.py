@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.config import SchedulerSection, UNetSection
 from core.errors import InputError
+from core.shares import with_share_dropout
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,7 +37,7 @@ def build_unet(section: UNetSection, latent_size: int) -> UNet2DModel:
     attention = set(section.attention_at)
     down = tuple("AttnDownBlock2D" if level in attention else "DownBlock2D" for level in levels)
     up = tuple("AttnUpBlock2D" if level in attention else "UpBlock2D" for level in reversed(levels))
-    return UNet2DModel(
+    unet = UNet2DModel(
         sample_size=latent_size,
         in_channels=section.in_channels,
         out_channels=section.out_channels,
@@ -50,6 +51,7 @@ def build_unet(section: UNetSection, latent_size: int) -> UNet2DModel:
         add_attention=section.mid_attention,
         attention_head_dim=min(32, section.base_channels),
     )
+    return with_share_dropout(unet)
 
 
 def denoiser(unet: UNet2DModel | Callable[..., tuple[Tensor]], scheduler: DDIMScheduler) -> Denoiser:

@@ -8,6 +8,8 @@ from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.shares import ShareDropout
+
 ADAM_BETAS = (0.5, 0.99)
 # Approximate R1 penalty (Lin et al., 2025): squared change of the logit under small noise on the latent.
 # A weight of 10 keeps it from learning small faults, of 0.1 lets it learn latents by heart.
@@ -40,7 +42,7 @@ class LatentDiscriminator(nn.Module):
         self.embed = nn.Sequential(nn.Linear(64, 128), nn.SiLU())
         self.modulate = nn.ModuleList(nn.Linear(128, 4 * width) for width in widths)
         self.activation = nn.LeakyReLU(0.2)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ShareDropout(dropout)
         self.whole = nn.Linear(widths[-1], 1)
 
     def forward(self, latent: Tensor, alpha_bar: Tensor | None = None) -> Tensor:
@@ -67,11 +69,24 @@ def draw_noise_levels(count: int, clean_share: float, rng: torch.Generator) -> T
 
 
 def discriminator_loss(
-    model: LatentDiscriminator, noised: Tensor, labels: Tensor, alpha_bar: Tensor, rng: torch.Generator
+    model: LatentDiscriminator, noised: Tensor, labels: Tensor, alpha_bar: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy on latents noised to `alpha_bar` [B] plus the approximate R1 penalty, and the logits [B]."""
-    shift = torch.randn(noised.shape, generator=rng, device=rng.device).to(noised.device)
+    """Cross entropy on latents noised to `alpha_bar` [B] plus the approximate R1 penalty, and the logits [B].
+
+    `shift` [B, C, h, w] is the standard normal noise of the penalty.
+    """
     # Both in one evaluation: small maps gain from it.
     logits, moved = model(torch.cat([noised, noised + PENALTY_NOISE * shift]), alpha_bar.repeat(2)).chunk(2)
     penalty = PENALTY_WEIGHT * (moved - logits).square().mean()
     return F.binary_cross_entropy_with_logits(logits, labels) + penalty, logits
+
+
+class LossOfDiscriminator(nn.Module):
+    """`discriminator_loss` as the single forward call a step that processes can share."""
+
+    def __init__(self, model: LatentDiscriminator):
+        super().__init__()
+        self.model = model
+
+    def forward(self, noised: Tensor, labels: Tensor, alpha_bar: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        return discriminator_loss(self.model, noised, labels, alpha_bar, shift)

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
+from core import distributed
 from core.adversarial import Made
 from core.config import DiscriminatorSection
 from core.discriminator import ADAM_BETAS, LatentDiscriminator, discriminator_loss
 from core.seeding import derive_seed, generator
+from core.shares import Rows, forwarding
 
 
 class OnlineDiscriminator:
@@ -25,21 +27,25 @@ class OnlineDiscriminator:
         self._seed = seed
 
     @torch.enable_grad()
-    def step(self, real_noised: Tensor, made: Made, *position: int) -> Tensor:
-        """Loss of one step on as many real latents [A, C, h, w] as made ones, noised to the same levels."""
+    def step(self, real_noised: Tensor, made: Made, rows: Rows, *position: int) -> None:
+        """One step on as many real latents [A, C, h, w] as made ones, noised to the same levels.
+
+        They are these `rows` of those of all processes.
+        """
         rng = generator(self._seed, "online discriminator", *position)
         noised = torch.cat([real_noised, made.latent])
+        shift = torch.randn(2, rows.total, *real_noised.shape[1:], generator=rng)[:, rows.positions].flatten(0, 1)
         labels = torch.cat([torch.ones(len(real_noised)), torch.zeros(len(made.latent))]).to(noised.device)
         devices = [noised.device] if noised.device.type == "cuda" else []
         self.model.train().requires_grad_(True)
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), forwarding(rows):
             torch.manual_seed(derive_seed(self._seed, "online dropout", *position))
-            loss, _ = discriminator_loss(self.model, noised, labels, made.alpha_bar.repeat(2), rng)
+            loss, _ = discriminator_loss(self.model, noised, labels, made.alpha_bar.repeat(2), shift.to(noised.device))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        distributed.average_gradients(list(self.model.parameters()))
         self._optimizer.step()
         self.model.eval().requires_grad_(False)
-        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimizer, for a training that goes on later."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from core import distributed
 from core.artifacts import prerequisites_location
 from core.config import ExperimentConfig
 from core.encode_layouts import encode_layouts
@@ -26,6 +27,8 @@ from core.workspace import Workspace
 log = logging.getLogger(__name__)
 
 STAGES = ("layouts", "autoencoder", "latents", "stage1", "stage2")
+# Those that several processes can train together.
+_SHARED = ("stage1", "stage2")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,9 @@ def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | 
         raise InputError(
             f"{plan.key} is missing, and so is prerequisites.{stage} to make it with: set one of them in the config"
         )
-    return run_stage(plan.stage, plan.location, plan.inputs, plan.settings, plan.work, config.artifacts)
+    together = distributed.joined(config.training.device) if stage in _SHARED else contextlib.nullcontext()
+    with together:
+        return run_stage(plan.stage, plan.location, plan.inputs, plan.settings, plan.work, config.artifacts)
 
 
 def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
@@ -180,7 +185,8 @@ def _diffusion_stage(number: int, config: ExperimentConfig) -> Prerequisite:
     }
     if number == 2:
         inputs["stage1"] = config.required("diffusion.stage1_checkpoint")
-    settings = {"unet": config.unet.model_dump(mode="json"), "scheduler": config.scheduler.model_dump()}
+    model = config.describing_model()
+    settings = {name: model[name] for name in ("unet", "scheduler")}
     training, work = config.stage_training(number), None
     if training is not None:
         settings["training"] = config.describing_model(training)["training"]

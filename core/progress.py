@@ -5,9 +5,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+from core import distributed
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +46,14 @@ def watched(watcher: Watcher) -> Iterator[None]:
 def each(items: Sequence[Item], stage: str, unit: str) -> Iterator[Item]:
     """The items of a stage without epochs, one a unit."""
     began = time.monotonic()
-    for done, item in enumerate(tqdm(items, stage, unit=unit, disable=None), 1):
+    for done, item in enumerate(bar(items, stage, unit=unit), 1):
         yield item
         _tell(Progress(stage, done, len(items), unit, done / max(time.monotonic() - began, 1e-9)))
+
+
+def bar(*arguments: Any, **options: Any) -> tqdm:
+    """A tqdm bar, of the first process alone and only on a terminal."""
+    return tqdm(*arguments, **options, disable=None if distributed.is_first() else True)
 
 
 def _tell(progress: Progress) -> None:
@@ -61,14 +68,7 @@ class EpochProgress:
         self._stage, self._epochs = stage, epochs
         self.done, self._total = epochs_done * steps_per_epoch, epochs * steps_per_epoch
         self._began, self._done_before, self._latest = time.monotonic(), self.done, ""
-        self._bar = tqdm(
-            total=self._total,
-            initial=self.done,
-            desc=stage,
-            unit="step",
-            disable=None,
-            dynamic_ncols=True,
-        )
+        self._bar = bar(total=self._total, initial=self.done, desc=stage, unit="step", dynamic_ncols=True)
 
     def __enter__(self) -> "EpochProgress":
         return self
@@ -99,11 +99,11 @@ class EpochProgress:
 
 
 def log_to_stderr() -> None:
-    """Send this package's log lines to stderr, as bare text, besides where they go already."""
-    handler = logging.StreamHandler()
+    """Send the first process's log lines of this package to stderr, as bare text, besides where they go already."""
+    handler = logging.StreamHandler() if distributed.is_first() else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("core")
-    elsewhere = [known for known in logger.handlers if type(known) is not logging.StreamHandler]
+    elsewhere = [known for known in logger.handlers if type(known) not in (logging.StreamHandler, logging.NullHandler)]
     logger.handlers[:] = [*elsewhere, handler]
     logger.propagate = False
     logger.setLevel(logging.INFO)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from core import distributed
 from core.errors import InputError
 from core.files import require_writable
 from core.lease import publishing_store
@@ -25,7 +26,14 @@ from core.store import (
     open_store,
     split_location,
 )
-from core.workspace import STATE_FOLDER, StoredWorkspace, Workspace, stage_files, workspace_folder
+from core.workspace import (
+    STATE_FOLDER,
+    StoredWorkspace,
+    WatchedWorkspace,
+    Workspace,
+    stage_files,
+    workspace_folder,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +58,10 @@ def run_stage(
     `work` gets the folder to fill and a local path of every input, and returns the stage's metrics. After a
     crash it finds its newest state in the folder and goes on from it. Raises InputError if the same stage is there
     made from other inputs or settings, naming the difference, or if an input is not what its record says.
+    Of several processes the first reads, prepares and publishes; the others do the work with it, in its folder.
     """
+    if distributed.rank() > 0:
+        return _work_along(work)
     artifacts = artifacts or ArtifactsSection()
     store = publishing_store(location, artifacts)
     made_from = describe_inputs(stage, inputs, settings)
@@ -58,7 +69,8 @@ def run_stage(
     if record is not None:
         refuse_difference(record, made_from, store.uri)
         log.info("%s: done already (%s)", stage, store.uri)
-        return record
+        return distributed.from_first((record, None, None))[0]
+    distributed.require_joined(stage)
     if not is_remote(store.uri):
         require_writable(Path(store.uri))
     started = time.monotonic()
@@ -68,7 +80,9 @@ def run_stage(
         progress = workspace.restore(lambda state: refuse_difference(state, made_from, join(store.uri, STATE_FOLDER)))
         if progress is not None:
             log.info("%s: going on from %s", stage, progress)
-        metrics = work(workspace, {name: local_path(path) for name, path in inputs.items()})
+        paths = {name: local_path(path) for name, path in inputs.items()}
+        distributed.from_first((None, folder, paths))
+        metrics = work(workspace, paths)
         workspace.settle()
         outputs = store.upload(folder, [path.relative_to(folder).as_posix() for path in stage_files(folder)])
         record = made_from | {
@@ -79,7 +93,16 @@ def run_stage(
         }
         create_record(record, store, RECORD_NAME)
         workspace.drop_states()
-    return record
+    return distributed.from_first(record)
+
+
+def _work_along(work: Callable[[Workspace, Mapping[str, Path]], dict[str, Any]]) -> dict[str, Any]:
+    """Record of the stage that the first process finds finished, or publishes once all have worked on it."""
+    record, folder, paths = distributed.from_first((None, None, None))
+    if record is not None:
+        return record
+    work(WatchedWorkspace(folder), paths)
+    return distributed.from_first(record)
 
 
 def describe_inputs(stage: str, inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:

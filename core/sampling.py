@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from core.config import ExperimentConfig
 from core.device import memory_format, reduced_dtype
 from core.diffusion import Denoiser, build_scheduler, ddim_timesteps, denoiser, sample_ddim
+from core.progress import bar
 from core.seeding import sample_noise
 
 CPU_BATCH = 32
@@ -54,15 +54,15 @@ def sample_latents(
     denoise = sampling_denoiser(unet, config)
     width = CPU_BATCH if device.type == "cpu" else batch_size
     parts = []
-    bar = tqdm(total=len(seeds), desc=description, unit="latent", leave=False, disable=None)
-    with bar, _threads_that_round_alike():
+    shown = bar(total=len(seeds), desc=description, unit="latent", leave=False)
+    with shown, _threads_that_round_alike():
         for start in range(0, len(seeds), width):
             wanted = list(seeds[start : start + width])
             padded = wanted + wanted[-1:] * (width - len(wanted))
             noise = sample_noise(padded, config.latent_shape).to(device, memory_format=memory_format(device))
             latents = sample_ddim(denoise, noise, scheduler.alphas_cumprod, timesteps)
             parts.append(latents[: len(wanted)].cpu().contiguous())
-            bar.update(len(wanted))
+            shown.update(len(wanted))
     return torch.cat(parts)
 
 

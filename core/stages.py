@@ -11,11 +11,12 @@ import pandas as pd
 import torch
 from diffusers import UNet2DModel
 
+from core import distributed
 from core.adversarial import build_adversarial_form, build_maker
 from core.artifacts import stage3_location
 from core.checkpoints import find_checkpoint, load_autoencoder, load_discriminator, load_unet, new_train_state
 from core.config import ExperimentConfig, TrainingSection
-from core.device import memory_format, pick_device
+from core.device import memory_format
 from core.diffusion import Denoiser, build_scheduler, build_unet, denoiser
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
@@ -29,6 +30,7 @@ from core.perceptual import build_perceptual
 from core.pictures import save_grid, save_sample_grid
 from core.records import local_path, run_stage
 from core.seeding import derive_seed
+from core.shares import computed_again
 from core.store import Location, cache_folder, is_remote, join
 from core.train_diffusion import (
     GRID_SAMPLES,
@@ -40,7 +42,7 @@ from core.train_diffusion import (
     viability_scores,
 )
 from core.trajectories import kept_trajectories
-from core.workspace import Workspace
+from core.workspace import WatchedWorkspace, Workspace
 
 # Viability counts as lasting if it held in this many last evaluations of a round.
 SATURATION_EVALUATIONS = 3
@@ -87,13 +89,19 @@ def continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: boo
     `resume`: None goes on from what is there if anything is, True insists on it, False starts anew.
     Raises InputError at once for a missing discriminator or Stage 2 checkpoint.
     """
+    with distributed.joined(config.training.device):
+        return _continue_stage3(config, resume, recorded)
+
+
+def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bool) -> dict[str, Any]:
     location = stage3_location(config)
     recorded = recorded or is_remote(location)
     inputs = _stage3_inputs(config, resume, recorded)
     if not recorded:
         require_writable(Path(location))
         on_disk = with_inputs(config, {name: local_path(path) for name, path in inputs.items()})
-        with Workspace(Path(location)) as workspace:
+        workspace_of = Workspace if distributed.is_first() else WatchedWorkspace
+        with workspace_of(Path(location)) as workspace:
             return _train_stage3(on_disk, resume, workspace)
     if resume is False:
         raise InputError(
@@ -137,13 +145,13 @@ def _train_stage3(config: ExperimentConfig, resume: bool | None, workspace: Work
     """
     name, folder = config.experiment.name, workspace.folder
     latest = folder / checkpoint_name(name, "latest")
-    going_on = latest.exists() and resume is not False
+    going_on = distributed.from_first(latest.exists() and resume is not False)
     previous = config.diffusion.stage3_checkpoint
     start = previous or (None if going_on else config.required("diffusion.stage2_checkpoint"))
     judge = load_discriminator(config.required("discriminator.checkpoint"), config.latent_shape)
     run = _training(config, config.training, name, workspace, start)
     judge = judge.to(run.device)
-    if not going_on:
+    if not going_on and workspace.writes:
         for part in ("checkpoints", "samples"):
             shutil.rmtree(folder / part, ignore_errors=True)
     online = _online_discriminator(config, judge)
@@ -155,6 +163,8 @@ def _train_stage3(config: ExperimentConfig, resume: bool | None, workspace: Work
         # Scores against the last round's discriminator do not compare with this one's.
         run.state.start, run.state.best_val_loss, run.state.adversarial_weight = {}, None, None
     run.state.online = online
+    if online is not None:
+        run.require_online_shares()
     return _run_stage3(_with_discriminator(run, judge))
 
 
@@ -162,8 +172,10 @@ def _training(
     config: ExperimentConfig, training: TrainingSection, name: str, workspace: Workspace, start: str | None
 ) -> DiffusionTraining:
     """The stage's training, its UNet from the checkpoint `start` or untrained."""
-    device = pick_device(training.device)
+    device = distributed.own_device(training.device)
     state = new_train_state(_initial_unet(config, start), training, device)
+    if config.unet.gradient_checkpointing:
+        state.unet.enable_gradient_checkpointing(computed_again)
     autoencoder = load_autoencoder(config.required("autoencoder.checkpoint"), config).to(device)
     semantic = training.loss.semantic_loss
     data, validation = load_splits(config, with_pictures=semantic is not None)
@@ -249,14 +261,16 @@ def _run_stage3(run: DiffusionTraining) -> dict[str, Any]:
             "noise_loss": run.validate()["noise"],
         }
         run.sample()
-        _show_real_layouts(run)
+        if run.workspace.writes:
+            _show_real_layouts(run)
     rule = config.rounds.advance_when
     stop = EarlyStop(rule.viability_score, rule.evaluations, since=state.start["epoch"]) if rule else None
     run.run(config.training.epochs, stop)
     latents, scores = run.judged()
     by_score = scores.argsort(descending=True, stable=True)
     extremes = torch.cat([by_score[:_EXTREMES], by_score[-_EXTREMES:]])
-    save_sample_grid(latents[extremes], run.decoder, run.folder / extremes_name(config.experiment.name), _EXTREMES)
+    if run.workspace.writes:
+        save_sample_grid(latents[extremes], run.decoder, run.folder / extremes_name(config.experiment.name), _EXTREMES)
     viability = scores.mean().item()
     recent = viability_scores(state.history, state.start["epoch"])[-SATURATION_EVALUATIONS:]
     return {

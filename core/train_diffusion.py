@@ -1,5 +1,6 @@
 """The one training loop of Stages 1, 2 and 3: which terms it has is decided by what it is given."""
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
 
-from core.adversarial import Maker
+from core import distributed
+from core.adversarial import AdversarialDraws, Maker, X0Prediction
 from core.autoencoder import Decoder
 from core.checkpoints import TrainState
 from core.config import ExperimentConfig, OptimizationSection, TrainingSection
@@ -22,11 +23,12 @@ from core.errors import InputError
 from core.files import whole_file
 from core.latents import Latents
 from core.layouts import LayoutPictures, Pictures
-from core.losses import Batch, Frozen, SemanticDraws, diffusion_losses, weighted_sum
+from core.losses import Batch, Frozen, LossesOfUNet, SemanticDraws, diffusion_losses, weighted_sum
 from core.pictures import save_sample_grid
-from core.progress import EpochProgress
+from core.progress import EpochProgress, bar
 from core.sampling import sample_latents
 from core.seeding import derive_seed, generator
+from core.shares import Share
 from core.trajectories import Trajectories
 from core.workspace import Workspace
 
@@ -48,7 +50,11 @@ class LatentSet:
 
 @dataclass
 class DiffusionTraining:
-    """One stage of diffusion training, resumable from `checkpoints/{name}_checkpoint_latest.pt` of its workspace."""
+    """One stage of diffusion training, resumable from `checkpoints/{name}_checkpoint_latest.pt` of its workspace.
+
+    Several processes each hold all of it and work on their shares of every batch; the workspace of one writes.
+    Raises InputError if a batch does not divide among them.
+    """
 
     config: ExperimentConfig
     training: TrainingSection
@@ -69,21 +75,25 @@ class DiffusionTraining:
         self.num_timesteps = len(self.frozen.scheduler.alphas_cumprod)
         self.steps_per_epoch = max(1, len(self.data) // self.training.batch_size)
         self.dtype = reduced_dtype(self.device, self.training.use_amp)
+        self.batch_size = min(self.training.batch_size, len(self.data))
+        self._require_shares()
 
     def run(self, until_epoch: int, stop_early: "EarlyStop | None" = None) -> None:
         """Train until the epoch (or `stop_early`), writing checkpoints, samples and metrics as documented."""
         first_epoch = self.state.epoch
+        losses = distributed.replicated(LossesOfUNet(self.state.unet, self.frozen))
         with EpochProgress(self.name, until_epoch, self.steps_per_epoch, first_epoch) as progress:
             while self.state.epoch < until_epoch and not (stop_early and stop_early.reached(self.state.history)):
-                self._epoch(progress)
+                self._epoch(losses, progress)
         self.workspace.settle()
         if self.state.epoch > first_epoch or not self.path("latest").exists():
-            write_metrics(self.state.history, self.folder / f"{self.name}_metrics.csv")
-            self.state.save(self.path("latest"), self.config)
+            self._write_metrics()
+            self._save("latest", resumable=True)
         if not self.path("best").exists():
             # Shorter than one evaluation interval: there is no better one.
-            self.state.save(self.path("best"), self.config, resumable=False)
-        if not self._sample_path().exists():
+            self._save("best")
+        # All sample together, so all go by what the first one sees.
+        if not distributed.from_first(self._sample_path().exists()):
             self.sample()
 
     @property
@@ -96,15 +106,20 @@ class DiffusionTraining:
         return self.folder / checkpoint_name(self.name, kind)
 
     def validate(self) -> dict[str, float]:
-        """Mean of every term over the validation set with the EMA weights and fixed draws, and their `loss`."""
-        totals: dict[str, Tensor] = {}
+        """Mean of every term over the validation set with the EMA weights and fixed draws, and their `loss`.
+
+        Whole batches are dealt to the processes, since the last of them may have any number of rows.
+        """
         weights = self._weights(self.config.discriminator.weight)
+        totals = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in weights}
         batches = torch.arange(len(self.validation)).split(self.training.batch_size)
+        mine = distributed.own(list(enumerate(batches)))
         with torch.no_grad(), autocast(self.device, self.dtype):
-            for position, indices in enumerate(tqdm(batches, "validation", leave=False, disable=None)):
-                batch = self._draw(self.validation, indices, "validation", position)
+            for position, indices in bar(mine, "validation", leave=False):
+                (batch,) = self._draw(self.validation, indices, [Share()], "validation", position)
                 for name, value in diffusion_losses(self.state.ema, self.frozen, batch).items():
-                    totals[name] = totals.get(name, 0) + value.double() * len(indices) / len(self.validation)
+                    totals[name] = totals[name] + value.double() * len(indices) / len(self.validation)
+        totals = dict(zip(totals, distributed.summed(list(totals.values())), strict=True))
         self._check_finite(totals, f"the validation of epoch {self.state.epoch}")
         return {"loss": weighted_sum(totals, weights).item()} | {k: v.item() for k, v in totals.items()}
 
@@ -117,20 +132,26 @@ class DiffusionTraining:
         latents = self._generate(self.viability_seeds, "viability")
         with torch.no_grad():
             scores = [self.discriminator(part.to(self.device)).sigmoid().cpu() for part in latents.split(256)]
-        return latents, torch.cat(scores)
+        # What is decided by scores must be the same everywhere, and GPUs may round differently.
+        return latents, distributed.from_first(torch.cat(scores))
 
     def sample(self) -> None:
         """Write `samples/{name}_epoch_NNN_samples.png`: what the EMA weights draw from the same seeds every time."""
         seeds = [derive_seed(self.training.seed, "samples", index) for index in range(GRID_SAMPLES)]
-        save_sample_grid(self._generate(seeds, "samples"), self.decoder, self._sample_path())
+        latents = self._generate(seeds, "samples")
+        if self.workspace.writes:
+            save_sample_grid(latents, self.decoder, self._sample_path())
 
-    def _epoch(self, progress: EpochProgress) -> None:
+    def _epoch(self, model: nn.Module, progress: EpochProgress) -> None:
         epoch = self.state.epoch
         totals: dict[str, Tensor] = {}
         for position, indices in enumerate(self._order(epoch)):
-            losses = self._step(self._draw(self.data, indices, "training", epoch, position))
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0) + value.detach()
+            parts = self._draw(self.data, indices, self._shares(), "training", epoch, position)
+            for name, value in self._step(model, parts).items():
+                totals[name] = totals.get(name, 0) + value
+            if self.state.online is not None:
+                self._update_online(self.data.latents[indices])
+            self._follow()
             progress.step()
         self.state.epoch += 1
         means = {name: (total / self.steps_per_epoch).item() for name, total in totals.items()}
@@ -152,12 +173,12 @@ class DiffusionTraining:
         )
         if improved:
             self.state.best_val_loss = row["val_loss"]
-            self.state.save(self.path("best"), self.config, resumable=False)
+            self._save("best")
         if self.state.epoch % self.training.save_interval == 0:
-            self.state.save(self.path(f"epoch_{self.state.epoch:03d}"), self.config, resumable=False)
+            self._save(f"epoch_{self.state.epoch:03d}")
         if self.state.epoch % self.training.sample_interval == 0:
             self.sample()
-        write_metrics(self.state.history, self.folder / f"{self.name}_metrics.csv")
+        self._write_metrics()
         if self.state.epoch % self.training.latest_interval == 0:
             latest = checkpoint_name(self.name, "latest")
             self.workspace.keep(latest, lambda: self.state.checkpoint(self.config), f"epoch {self.state.epoch}")
@@ -168,99 +189,165 @@ class DiffusionTraining:
         order = torch.arange(count)
         if self.training.shuffle:
             order = torch.randperm(count, generator=generator(self.training.seed, "order", epoch))
-        size = min(self.training.batch_size, count)
-        yield from order[: self.steps_per_epoch * size].split(size)
+        yield from order[: self.steps_per_epoch * self.batch_size].split(self.batch_size)
 
-    def _draw(self, data: LatentSet, indices: Tensor, stream: str, *position: int) -> Batch:
-        """The batch of rows `indices` with everything random about it drawn."""
+    def _shares(self) -> list[Share]:
+        """This process's shares of a batch, one an accumulation step."""
+        steps, processes = self.training.accumulation_steps, distributed.size()
+        return [Share(distributed.rank() + step * processes, steps * processes) for step in range(steps)]
+
+    def _require_shares(self) -> None:
+        size, steps, processes = self.batch_size, self.training.accumulation_steps, distributed.size()
+        if size % (steps * processes):
+            raise InputError(
+                f"training.batch_size: a batch of {size} latents does not divide by {processes} processes times "
+                f"training.accumulation_steps {steps}: set it to a multiple of {steps * processes}, at most "
+                f"{len(self.data)}"
+            )
+
+    def require_online_shares(self) -> None:
+        """InputError if what the online discriminator learns from a batch does not divide among the processes."""
+        count, processes = self._adversarial_count(self.batch_size), distributed.size()
+        if count % processes:
+            raise InputError(
+                f"discriminator.batch_fraction: {count} of {self.batch_size} latents do not divide by {processes} "
+                "processes: change it, or set discriminator.update: frozen"
+            )
+
+    def _draw(self, data: LatentSet, indices: Tensor, shares: list[Share], stream: str, *position: int) -> list[Batch]:
+        """The shares of the batch of rows `indices`, with everything random about the whole of it drawn."""
         rng = generator(self.training.seed, stream, *position)
         latent = data.latents.batch(indices)
         t = torch.randint(self.num_timesteps, (len(indices),), generator=rng)
         eps = torch.randn(latent.shape, generator=rng)
-        semantic = self._draw_semantic(data, indices, t) if self.training.loss.semantic_loss else None
         adversarial = None
         if self.trajectories is not None:
             # Draws of its own, so that a run without the term sees the same batches.
             adversarial_rng = generator(self.training.seed, f"{stream} adversarial", *position)
-            count = max(1, round(len(indices) * self.config.discriminator.batch_fraction))
-            held_out = data is self.validation
-            adversarial = self.trajectories.draw(count, self.num_timesteps, held_out, adversarial_rng).to(self.device)
-        return Batch(latent.to(self.device), eps.to(self.device), t.to(self.device), semantic, adversarial)
+            adversarial = self._draw_adversarial(t, data is self.validation, adversarial_rng)
+        parts = []
+        for share in shares:
+            rows = share.rows(len(indices))
+            mine = [value[rows.positions].to(self.device) for value in (latent, eps, t)]
+            semantic = self._semantic(data, indices, t, share) if self.training.loss.semantic_loss else None
+            judged = adversarial.part(share).to(self.device) if adversarial else None
+            parts.append(Batch(*mine, semantic, judged, rows if share.count > 1 else None))
+        return parts
 
-    def _draw_semantic(self, data: LatentSet, indices: Tensor, t: Tensor) -> SemanticDraws:
+    def _adversarial_count(self, batch_size: int) -> int:
+        return max(1, round(batch_size * self.config.discriminator.batch_fraction))
+
+    def _draw_adversarial(self, t: Tensor, held_out: bool, rng: torch.Generator) -> AdversarialDraws:
+        draws = self.trajectories.draw(self._adversarial_count(len(t)), self.num_timesteps, held_out, rng)
+        return self.maker.chosen(draws, t) if isinstance(self.maker, X0Prediction) else draws
+
+    def _semantic(self, data: LatentSet, indices: Tensor, t: Tensor, share: Share) -> SemanticDraws:
+        """The share of what is decoded of a batch; a share of none is one picture of weight 0."""
         section = self.training.loss.semantic_loss
         count = max(1, round(len(indices) * section.batch_fraction))
         lowest = t.argsort(stable=True)[:count]
         alpha_bars = self.frozen.scheduler.alphas_cumprod.cpu()
         weights = alpha_bars[t[lowest]] * (t[lowest] <= section.max_t * self.num_timesteps)
-        pictures = data.pictures.batch(indices[lowest].tolist())
+        total = weights.sum() / share.count
+        mine, positions = share.find(lowest)
+        weights = weights[mine]
+        if not len(mine):
+            positions, weights = positions.new_zeros(1), weights.new_zeros(1)
+        pictures = data.pictures.batch(indices[share.rows(len(indices)).positions[positions]].tolist())
         on_device = Pictures(pictures.rgb.to(self.device), pictures.classes.to(self.device))
-        return SemanticDraws(lowest.to(self.device), on_device, weights.to(self.device))
+        return SemanticDraws(positions.to(self.device), on_device, weights.to(self.device), total.to(self.device))
 
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
-        """One optimizer step; returns every term and the total `loss`."""
+    def _step(self, model: nn.Module, parts: list[Batch]) -> dict[str, Tensor]:
+        """One optimizer step on this process's parts of a batch; every term of the whole, and the total `loss`."""
         state, parameters = self.state, list(self.state.unet.parameters())
-        # Dropout draws from the global generator; give it a seed by position and put the old state back.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(self.training.seed, "dropout", state.step))
-            state.unet.train()
-            with autocast(self.device, self.dtype):
-                losses = diffusion_losses(state.unet, self.frozen, batch)
-        if "adversarial" in losses:
-            self._balance(losses, parameters)
-        total = weighted_sum(losses, self._weights(state.adversarial_weight))
-        nothing_done = f"epoch {state.epoch + 1}, step {state.step + 1}; nothing was updated"
-        self._check_finite(losses, nothing_done)
+        if self.trajectories is not None:
+            self._balance(parts, parameters)
+        weights = self._weights(state.adversarial_weight)
+        losses = {name: torch.zeros((), device=self.device) for name in ("loss", *weights)}
         state.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        for number, part in enumerate(parts, 1):
+            with contextlib.nullcontext() if number == len(parts) else distributed.accumulating(model):
+                terms = self._forward(model, part)
+                total = weighted_sum(terms, weights) / len(parts)
+                total.backward()
+            losses["loss"] = losses["loss"] + total.detach()
+            for name, value in terms.items():
+                losses[name] = losses[name] + value.detach() / len(parts)
+        losses = dict(zip(losses, distributed.averaged(list(losses.values())), strict=True))
+        nothing_done = f"epoch {state.epoch + 1}, step {state.step + 1}; nothing was updated"
+        self._check_finite({name: losses[name] for name in weights}, nothing_done)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm or math.inf)
         self._check_finite({"gradient of the": norm}, nothing_done)
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(self.training, state.step, self.steps_per_epoch)
         state.optimizer.step()
-        if state.online is not None:
-            self._update_online(batch)
+        return losses
+
+    def _forward(self, model: nn.Module, part: Batch) -> dict[str, Tensor]:
+        """Terms of a part of the step's batch, from the UNet in training mode."""
+        # Dropout draws from the global generator; give it a seed by position and put the old state back.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(self.training.seed, "dropout", self.state.step))
+            self.state.unet.train()
+            with autocast(self.device, self.dtype):
+                return model(part)
+
+    def _follow(self) -> None:
+        """Let the moving average follow the UNet: the step is done."""
+        state = self.state
         state.step += 1
         # A young average follows faster, as it has little to average.
         decay = min(self.training.ema_decay, (1 + state.step) / (10 + state.step))
-        torch._foreach_lerp_(list(state.ema.parameters()), parameters, 1 - decay)
-        return {"loss": total, **losses}
+        torch._foreach_lerp_(list(state.ema.parameters()), list(state.unet.parameters()), 1 - decay)
 
     @torch.no_grad()
-    def _update_online(self, batch: Batch) -> None:
-        """Let the online discriminator learn on real latents of the batch against what the model makes by now."""
-        state = self.state
+    def _update_online(self, latents: Tensor) -> None:
+        """Let the online discriminator learn on real ones of the batch's `latents` against what the model makes by now.
+
+        Each process takes its share.
+        """
+        state, share = self.state, Share(distributed.rank(), distributed.size())
         denoise = denoiser(state.unet.eval(), self.frozen.scheduler)
         for number in range(self.config.discriminator.online_steps):
             rng = generator(self.training.seed, "online", state.step, number)
-            count = len(batch.adversarial.t)
-            draws = self.trajectories.draw(count, self.num_timesteps, False, rng).to(self.device)
+            count = self._adversarial_count(len(latents))
+            rows = share.rows(count)
+            draws = self.trajectories.draw(count, self.num_timesteps, False, rng).part(share).to(self.device)
             with autocast(self.device, self.dtype):
                 made = self.maker(denoise, draws, None)
-            real = batch.latent[torch.randperm(len(batch.latent), generator=rng)[:count].to(self.device)]
-            eps = torch.randn(real.shape, generator=rng).to(self.device)
-            state.online.step(add_noise(real, eps, made.alpha_bar), made, state.step, number)
+            real = latents[torch.randperm(len(latents), generator=rng)[:count]]
+            eps = torch.randn(real.shape, generator=rng)
+            real, eps = (value[rows.positions].to(self.device) for value in (real, eps))
+            state.online.step(add_noise(real, eps, made.alpha_bar), made, rows, state.step, number)
 
-    def _balance(self, losses: dict[str, Tensor], parameters: list[Tensor]) -> None:
+    def _balance(self, parts: list[Batch], parameters: list[Tensor]) -> None:
         """Set the adversarial weight: fixed, or such that its gradient is `balance` times the noise gradient.
 
-        The configured weight is the cap. Measured every `BALANCE_INTERVAL` steps and smoothed.
+        The configured weight is the cap. Measured every `BALANCE_INTERVAL` steps, in a pass of its own, and smoothed.
         """
         section, state = self.config.discriminator, self.state
-        if section.balance is None or not losses["adversarial"].requires_grad:
+        if section.balance is None or section.form == "published":  # a constant has no gradient
             state.adversarial_weight = section.weight
             return
         if state.adversarial_weight is not None and state.step % BALANCE_INTERVAL:
             return
-        noise, adversarial = (
-            math.sqrt(
-                sum(g.float().square().sum().item() for g in torch.autograd.grad(loss, parameters, retain_graph=True))
-            )
-            for loss in (losses["noise"], losses["adversarial"])
-        )
+        noise, adversarial = self._gradient_norms(["noise", "adversarial"], parts, parameters)
         aimed = min(section.weight, section.balance * noise / max(adversarial, 1e-12))
         known = state.adversarial_weight
         state.adversarial_weight = aimed if known is None else 0.5 * (known + aimed)
+
+    def _gradient_norms(self, names: list[str], parts: list[Batch], parameters: list[Tensor]) -> list[float]:
+        """Norm of the gradient that each of the terms has by itself, over every process's parts."""
+        model = LossesOfUNet(self.state.unet, self.frozen)
+        gradients = {name: [torch.zeros_like(parameter) for parameter in parameters] for name in names}
+        for part in parts:
+            terms = self._forward(model, part)
+            for name in names:
+                found = torch.autograd.grad(terms[name] / len(parts), parameters, retain_graph=name != names[-1])
+                torch._foreach_add_(gradients[name], found)
+        # Not left to the replicated model, which averages gradients of a backward pass only.
+        whole = [distributed.averaged(gradients[name]) for name in names]
+        return [math.sqrt(sum(g.float().square().sum().item() for g in gradient)) for gradient in whole]
 
     def _weights(self, adversarial: float | None) -> dict[str, float]:
         """Weights of the terms this stage has; the terms of `diffusion_losses`."""
@@ -279,8 +366,21 @@ class DiffusionTraining:
         )
 
     def _generate(self, seeds: list[int], description: str) -> Tensor:
-        section = self.config.rounds.bad_latents
-        return sample_latents(self.state.ema, self.config, seeds, section.num_steps, section.batch_size, description)
+        """Latents [len(seeds), C, h, w], the same in every process, each of which makes its share."""
+        section, mine = self.config.rounds.bad_latents, distributed.own(seeds)
+        made = torch.empty(0, *self.config.latent_shape)
+        if mine:
+            ema = self.state.ema
+            made = sample_latents(ema, self.config, mine, section.num_steps, section.batch_size, description)
+        return distributed.gathered(made, len(seeds))
+
+    def _save(self, kind: str, resumable: bool = False) -> None:
+        if self.workspace.writes:
+            self.state.save(self.path(kind), self.config, resumable)
+
+    def _write_metrics(self) -> None:
+        if self.workspace.writes:
+            write_metrics(self.state.history, self.folder / f"{self.name}_metrics.csv")
 
     def _sample_path(self) -> Path:
         return self.folder / samples_name(self.name, self.state.epoch)

@@ -9,19 +9,21 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
+from core import distributed
 from core.checkpoints import save_discriminator
-from core.device import autocast, pick_device, reduced_dtype
+from core.device import autocast, reduced_dtype
 from core.diffusion import add_noise
-from core.discriminator import ADAM_BETAS, LatentDiscriminator, discriminator_loss, draw_noise_levels
+from core.discriminator import ADAM_BETAS, LatentDiscriminator, LossOfDiscriminator, draw_noise_levels
 from core.errors import InputError, require_positive
 from core.files import load_tensors, whole_file
 from core.progress import EpochProgress
 from core.records import recorded_names, run_stage
 from core.seeding import derive_seed, generator
+from core.shares import Share, forwarding
 from core.store import ArtifactsSection, Location, is_remote, join, open_store
 from core.workspace import Workspace
 
@@ -54,6 +56,14 @@ def train_discriminator(request: DiscriminatorRequest, artifacts: ArtifactsSecti
     History columns: epoch, train_loss, train_acc, val_loss, val_acc, on clean latents for validation.
     """
     require_positive(epochs=request.epochs, batch_size=request.batch_size, learning_rate=request.learning_rate)
+    with distributed.joined(request.device):
+        return _train_recorded(request, artifacts)
+
+
+def _train_recorded(request: DiscriminatorRequest, artifacts: ArtifactsSection | None) -> dict[str, Any]:
+    distributed.require_divisible(
+        _rows_a_class(request) * 2, "--batch_size", f"give a multiple of {math.lcm(2, distributed.size())}"
+    )
     inputs = _input_files("real", request.real_latents) | _input_files("fake", request.fake_latents)
     settings = {name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed", "use_amp")}
 
@@ -110,7 +120,7 @@ def _input_files(kind: str, location: Location) -> dict[str, Location]:
 
 
 def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace: Workspace) -> dict[str, Any]:
-    device = pick_device(request.device)
+    device = distributed.own_device(request.device)
     if real.shape[1:] != fake.shape[1:]:
         raise InputError(
             f"real latents have shape {list(real.shape[1:])} and fake ones {list(fake.shape[1:])}: "
@@ -133,12 +143,15 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
         model.load_state_dict(state["state_dict"])
         optimizer.load_state_dict(state["optimizer_state"])
         history, best = state["training_history"], state["best"]
-        latest.unlink()  # not among the outputs
+        distributed.from_first(None)  # all have read it
+        if workspace.writes:
+            latest.unlink()  # not among the outputs
     # An epoch is one pass over the larger class; the smaller is seen as often, so that classes are balanced.
-    steps = max(1, -(-max(len(real), len(fake)) // (request.batch_size // 2 or 1)))
+    steps = max(1, -(-max(len(real), len(fake)) // _rows_a_class(request)))
+    losses = distributed.replicated(LossOfDiscriminator(model))
     with EpochProgress("discriminator", request.epochs, steps, len(history)) as progress:
         for epoch in range(len(history) + 1, request.epochs + 1):
-            row = {"epoch": epoch, **_train_epoch(model, optimizer, training, request, epoch, steps, progress)}
+            row = {"epoch": epoch, **_train_epoch(losses, optimizer, training, request, epoch, steps, progress)}
             row |= _validate(model, validation)
             if not math.isfinite(row["val_loss"]):
                 raise InputError(
@@ -149,11 +162,13 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
             if not best or row["val_loss"] < best["val_loss"]:
                 best = row
                 scores = {name: row[name] for name in ("epoch", "val_loss", "val_acc")}
-                save_discriminator(model, model_config, scores, workspace.folder / "discriminator_best.pt")
+                if workspace.writes:
+                    save_discriminator(model, model_config, scores, workspace.folder / "discriminator_best.pt")
             workspace.keep(_LATEST_NAME, partial(_state, model, optimizer, history, best), f"epoch {epoch}")
             progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
-    with whole_file(workspace.folder / "discriminator_history.csv") as file:
-        pd.DataFrame(history).to_csv(file, index=False)
+    if workspace.writes:
+        with whole_file(workspace.folder / "discriminator_history.csv") as file:
+            pd.DataFrame(history).to_csv(file, index=False)
     return {"val_acc": best["val_acc"], "val_loss": best["val_loss"], "best_epoch": best["epoch"]}
 
 
@@ -168,6 +183,11 @@ def _state(
     }
 
 
+def _rows_a_class(request: DiscriminatorRequest) -> int:
+    """Latents of each class in a batch."""
+    return request.batch_size // 2 or 1
+
+
 def _split(pool: Tensor, seed: int, stream: str) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(pool), generator=generator(seed, stream))
     held_out = max(1, int(VALIDATION_SHARE * len(pool)))
@@ -175,7 +195,7 @@ def _split(pool: Tensor, seed: int, stream: str) -> tuple[Tensor, Tensor]:
 
 
 def _train_epoch(
-    model: LatentDiscriminator,
+    losses: nn.Module,
     optimizer: Adam,
     pools: list[Tensor],
     request: DiscriminatorRequest,
@@ -183,28 +203,34 @@ def _train_epoch(
     steps: int,
     progress: EpochProgress,
 ) -> dict[str, float]:
-    half, device = request.batch_size // 2 or 1, pools[0].device
+    half, device = _rows_a_class(request), pools[0].device
     dtype = reduced_dtype(device, request.use_amp)
+    rows = Share(distributed.rank(), distributed.size()).rows(2 * half)
+    positions = rows.positions.to(device)
     # Everything is drawn where it is used: nothing in the loop waits for the device.
     rng = generator(request.seed, "discriminator epoch", epoch, device=device)
     orders = [_endless_order(len(pool), steps * half, rng) for pool in pools]
     labels = torch.cat([torch.ones(half, device=device), torch.zeros(half, device=device)])
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    model.train()
+    losses.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(request.seed, "discriminator dropout", epoch))
         for step in range(steps):
             take = slice(step * half, (step + 1) * half)
             latents = torch.cat([pool[order[take]] for pool, order in zip(pools, orders, strict=True)])
             alpha_bar = draw_noise_levels(len(latents), CLEAN_SHARE, rng)
-            noise = torch.randn(latents.shape, generator=rng, device=device)
-            with autocast(device, dtype):
-                loss, logits = discriminator_loss(model, add_noise(latents, noise, alpha_bar), labels, alpha_bar, rng)
+            eps, shift = (torch.randn(latents.shape, generator=rng, device=device) for _ in range(2))
+            drawn = (add_noise(latents, eps, alpha_bar), labels, alpha_bar, shift)
+            own_labels = labels[positions]
+            with forwarding(rows), autocast(device, dtype):
+                part, logits = losses(*(value[positions] for value in drawn))
+            hits = ((logits > 0) == (own_labels > 0.5)).float().mean()
+            loss, hits = distributed.averaged([part, hits])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            part.backward()
             optimizer.step()
             loss_sum += loss.detach()
-            correct += ((logits > 0) == (labels > 0.5)).float().mean()
+            correct += hits
             progress.step()
     if not torch.isfinite(loss_sum):
         raise InputError(

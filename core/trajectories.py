@@ -7,6 +7,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
+from core import distributed
 from core.adversarial import AdversarialDraws
 from core.config import ExperimentConfig
 from core.device import memory_format
@@ -29,7 +30,10 @@ class Trajectories:
     x0: Tensor
 
     def draw(self, count: int, num_timesteps: int, held_out: bool, rng: torch.Generator) -> AdversarialDraws:
-        """`count` random states, with a re-noising level s uniform over [t / 2, T) and its noise."""
+        """`count` random states, with a re-noising level s uniform over [t / 2, T) and its noise.
+
+        They are weighed alike, and the latents that go with them are the first of a batch.
+        """
         boundary = len(self.xt) - max(1, len(self.xt) // _HELD_OUT_SHARE)
         first, last = (boundary, len(self.xt)) if held_out else (0, max(1, boundary))
         which = torch.randint(first, last, (count,), generator=rng)
@@ -37,7 +41,9 @@ class Trajectories:
         xt, t = self.xt[which, state].float(), self.t[which, state]
         low = t // 2
         s = low + (torch.rand(count, generator=rng) * (num_timesteps - low)).long()
-        return AdversarialDraws(xt, t, self.x0[which], s, torch.randn(xt.shape, generator=rng))
+        weights = torch.ones(count)
+        eps = torch.randn(xt.shape, generator=rng)
+        return AdversarialDraws(xt, t, self.x0[which], s, eps, torch.arange(count), weights, weights.sum())
 
 
 @torch.no_grad()
@@ -68,8 +74,12 @@ def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -
 
 
 def kept_trajectories(path: Path, unet: UNet2DModel, config: ExperimentConfig, epoch: int) -> Trajectories:
-    """The trajectories saved at `path`, made and saved first if there are none: a resumed round keeps its states."""
-    if not path.exists():
+    """The trajectories saved at `path`, made and saved first if there are none: a resumed round keeps its states.
+
+    Of several processes the first makes them, and the others wait.
+    """
+    if distributed.is_first() and not path.exists():
         made = make_trajectories(unet, config, epoch)
         save_tensors(vars(made), path)
+    distributed.from_first(None)
     return Trajectories(**load_tensors(path, "trajectories"))

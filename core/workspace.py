@@ -28,8 +28,11 @@ STATE_FOLDER = "state"
 class Workspace:
     """A folder a stage writes to, `keep` what it needs to go on after a crash.
 
-    A stage run by itself works in its output folder, and its state is a file there.
+    A stage run by itself works in its output folder, and its state is a file there. `writes` says whether this
+    process is the one that does.
     """
+
+    writes = True
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -81,6 +84,15 @@ class Workspace:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+
+
+class WatchedWorkspace(Workspace):
+    """The folder of another process of the same training, which alone writes to it."""
+
+    writes = False
+
+    def keep(self, name: str, value: Callable[[], Any], progress: str) -> None:
+        """Nothing: the first process keeps the state."""
 
 
 class StoredWorkspace(Workspace):

@@ -4,15 +4,18 @@ import argparse
 import inspect
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from core.distributed import is_first
 from core.errors import InputError
 from core.progress import log_to_stderr
 from core.store import Location
 
 _POSITIONAL = {"config": "YAML file of the experiment", "uri": "folder or s3:// address of artefacts"}
 INPUT_ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
+_SECONDS_FOR_THE_FIRST = 10
 INTERRUPTED_LINE = "interrupted; run the same command again to go on from the last checkpoint"
 
 
@@ -42,12 +45,16 @@ def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = 
 
 
 def say(text: str) -> None:
-    """One result line on stdout."""
-    sys.stdout.write(f"{text}\n")
+    """One result line on stdout, of the first process."""
+    if is_first():
+        sys.stdout.write(f"{text}\n")
 
 
 def _leave(line: str, status: int) -> None:
     logging.shutdown()
+    if not is_first():
+        # What stops every process is said once: torchrun ends the others as soon as the first has left.
+        time.sleep(_SECONDS_FOR_THE_FIRST)
     sys.stderr.write(f"\n{line}\n" if sys.stderr.isatty() else f"{line}\n")
     sys.exit(status)
 

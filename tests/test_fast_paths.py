@@ -91,7 +91,7 @@ def test_both_evaluations_of_the_discriminator_at_once_are_those_one_by_one(judg
     noised = sample_noise(SEEDS[:8], config.latent_shape)
     shift = torch.randn(noised.shape, generator=torch.Generator().manual_seed(5))
     labels, level = torch.arange(8).float() % 2, torch.linspace(0.1, 1, 8)
-    loss, logits = discriminator_loss(judge, noised, labels, level, torch.Generator().manual_seed(5))
+    loss, logits = discriminator_loss(judge, noised, labels, level, shift)
     moved = judge(noised + 0.05 * shift, level)
     torch.testing.assert_close(logits, judge(noised, level))
     wanted = F.binary_cross_entropy_with_logits(logits, labels) + (moved - logits).square().mean()

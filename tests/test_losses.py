@@ -61,9 +61,12 @@ def batch():
     latent, eps = torch.randn(2, 6, 4, 8, 8, generator=rng)
     t = torch.tensor([5, 10, 20, 30, 60, 90])
     pictures = Pictures(torch.rand(2, 3, 32, 32, generator=rng) * 2 - 1, torch.randint(10, (2, 32, 32), generator=rng))
-    semantic = SemanticDraws(torch.tensor([0, 1]), pictures, torch.tensor([0.9, 0.8]))
+    weights = torch.tensor([0.9, 0.8])
+    semantic = SemanticDraws(torch.tensor([0, 1]), pictures, weights, weights.sum())
     xt, x0, noise = torch.randn(3, 3, 4, 8, 8, generator=rng)
-    adversarial = AdversarialDraws(xt, torch.tensor([5, 30, 60]), x0, torch.tensor([10, 40, 70]), noise)
+    s, weights = torch.tensor([10, 40, 70]), torch.ones(3)
+    states = (xt, torch.tensor([5, 30, 60]), x0, s, noise)
+    adversarial = AdversarialDraws(*states, torch.arange(3), weights, weights.sum())
     return Batch(latent, eps, t, semantic, adversarial)
 
 
@@ -97,7 +100,10 @@ def test_adversarial_gradient_is_that_of_a_finite_difference(unet, frozen, batch
     frozen64 = copy.deepcopy(frozen["draft_3"])
     frozen64.adversarial.discriminator.double()
     object.__setattr__(frozen64.adversarial.make, "alpha_bars", frozen64.adversarial.make.alpha_bars.double())
-    draws = AdversarialDraws(*(v.double() if v.is_floating_point() else v for v in batch.adversarial))
+    given = batch.adversarial._asdict()
+    draws = AdversarialDraws(
+        **{k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in given.items()}
+    )
     # eps_pred is cast to fp32 in training; here the chain is followed in float64.
     denoise = lambda xt, t: unet(xt, t, return_dict=False)[0]  # noqa: E731
 

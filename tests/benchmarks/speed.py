@@ -108,7 +108,7 @@ def measure(workload: Workload, repetitions: int, epochs: int = 3) -> Iterator[F
     )
     model, level = discriminator(), torch.ones(half)
     noised = torch.zeros(half, *config.latent_shape)
-    work = 3 * flops(lambda: discriminator_loss(model, noised, level, level, torch.Generator()))
+    work = 3 * flops(lambda: discriminator_loss(model, noised, level, level, noised))
     yield _figure("discriminator", "step", times, "stock / own, at least 2", work / rate)
 
 

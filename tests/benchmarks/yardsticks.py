@@ -78,11 +78,10 @@ def train_discriminator_stock(
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=ADAM_BETAS)
     loader = DataLoader(LatentFiles(files, labels), batch_size=batch_size, shuffle=True, drop_last=True)
-    rng = torch.Generator()
 
     def step(batch: tuple[Tensor, Tensor]) -> None:
         latents, real = batch[0].to(device), batch[1].to(device).float()
-        loss, logits = discriminator_loss(model, latents, real, torch.ones_like(real), rng)
+        loss, logits = discriminator_loss(model, latents, real, torch.ones_like(real), torch.randn_like(latents))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
