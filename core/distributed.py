@@ -136,7 +136,7 @@ def replicated(module: nn.Module) -> nn.Module:
     """`module` with gradients that are means over all processes; to be called once a step."""
     if size() == 1:
         return module
-    return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
 def accumulating(module: nn.Module) -> contextlib.AbstractContextManager[None]:

@@ -150,7 +150,7 @@ class DiffusionTraining:
             for name, value in self._step(model, parts).items():
                 totals[name] = totals.get(name, 0) + value
             if self.state.online is not None:
-                self._update_online(self.data.latents[indices])
+                self._update_online(self.data.latents.batch(indices))
             self._follow()
             progress.step()
         self.state.epoch += 1

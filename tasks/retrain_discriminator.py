@@ -18,12 +18,13 @@ def retrain_discriminator(
     learning_rate: float = 0.0002,
     seed: int = 42,
     device: str = "auto",
+    use_amp: bool | None = None,
     *,
-    use_amp: bool = True,
     artifacts: ArtifactsSection | None = None,
 ) -> dict[str, Any]:
     """Train a fresh discriminator on real and fake latents, each a .pt file or a folder of them.
 
+    It computes in bfloat16 where the device multiplies that faster, unless `use_amp` is false.
     Writes discriminator_best.pt and discriminator_history.csv to `output_dir`; returns the stage's record
     without its list of files.
     """
@@ -36,7 +37,7 @@ def retrain_discriminator(
         learning_rate=learning_rate,
         seed=seed,
         device=device,
-        use_amp=use_amp,
+        use_amp=use_amp is not False,
     )
     record = train_discriminator(request, artifacts)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
+from core.config import load_config
 from core.discriminator import LatentDiscriminator
 from core.files import save_tensors, sha256
+from core.prerequisites import with_prerequisites
 from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3
 from tasks.retrain_discriminator import retrain_discriminator
@@ -42,11 +44,20 @@ def options(shared_experiment, tmp_path_factory):
     """Command line of continue-stage-3 on the tiny experiment, into a folder, with settings."""
     torch.manual_seed(1)
     judge = tmp_path_factory.mktemp("judge") / "discriminator_best.pt"
+    made = with_prerequisites(load_config(shared_experiment))
+    # Named, since those are made in the precision of the machine.
+    given = {
+        "dataset.manifest": made.dataset.manifest,
+        "autoencoder.checkpoint": made.autoencoder.checkpoint,
+        "diffusion.stage2_checkpoint": made.diffusion.stage2_checkpoint,
+        "discriminator.checkpoint": judge,
+        "training.use_amp": False,
+    }
     sizes = {"latent_channels": 4, "latent_size": 8}
     save_tensors({"state_dict": LatentDiscriminator(**sizes).state_dict(), "config": sizes}, judge)
 
     def line(folder, **settings):
-        values = {"experiment.save_path": folder, "discriminator.checkpoint": judge, "training.epochs": 2, **settings}
+        values = given | {"experiment.save_path": folder, "training.epochs": 2, **settings}
         return [str(shared_experiment), *(f"--set={key.replace('__', '.')}={value}" for key, value in values.items())]
 
     return line
@@ -119,7 +130,7 @@ def test_the_discriminator_trains_the_same_in_two_processes(tmp_path):
     torch.save(real, tmp_path / "real.pt")
     torch.save(fake * 0.9, tmp_path / "fake.pt")
     inputs = [f"--{kind}_latents={tmp_path / kind}.pt" for kind in ("real", "fake")]
-    arguments = [*inputs, "--epochs=3", "--batch_size=8", "--learning_rate=0.001", "--device=cpu"]
+    arguments = [*inputs, "--epochs=3", "--batch_size=8", "--learning_rate=0.001", "--device=cpu", "--no-use_amp"]
     in_two("tasks.retrain_discriminator", *arguments, f"--output_dir={tmp_path / 'two'}")
     run_command(retrain_discriminator.fn, [*arguments, f"--output_dir={tmp_path / 'one'}"])
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
