@@ -34,7 +34,7 @@ from tests.benchmarks.yardsticks import sample_stock, train_discriminator_stock,
 
 CSV = Path(__file__).with_suffix(".csv")
 # DDIM steps that sampling is timed over; the time is proportional to them.
-_STEPS = 10
+_STEPS = 20
 # Steps of the stock training loops.
 _STOCK_STEPS = 25
 

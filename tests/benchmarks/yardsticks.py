@@ -44,7 +44,7 @@ def train_stock(
     """Seconds a step of diffusers' unconditional training: noise loss only, accelerate, latents from files."""
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     optimizer = torch.optim.AdamW(unet.parameters(), lr=learning_rate, betas=(0.95, 0.999), weight_decay=1e-6)
-    loader = DataLoader(LatentFiles(files), batch_size=batch_size, shuffle=True, drop_last=True)
+    loader = _loader(files, batch_size)
     unet, optimizer, loader = accelerator.prepare(unet, optimizer, loader)
     ema = EMAModel(unet.parameters(), decay=0.999, use_ema_warmup=True)
     ema.to(accelerator.device)
@@ -77,7 +77,7 @@ def train_discriminator_stock(
     """Seconds a step of a plain loop over a DataLoader of files, with the loss of the project."""
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=ADAM_BETAS)
-    loader = DataLoader(LatentFiles(files, labels), batch_size=batch_size, shuffle=True, drop_last=True)
+    loader = _loader(files, batch_size, labels)
 
     def step(batch: tuple[Tensor, Tensor]) -> None:
         latents, real = batch[0].to(device), batch[1].to(device).float()
@@ -89,6 +89,12 @@ def train_discriminator_stock(
 
     model.train()
     return _seconds_a_step(loader, step, steps)
+
+
+def _loader(files: list[Path], batch_size: int, labels: list[float] | None = None) -> DataLoader:
+    """Shuffled whole batches, of all files where they are fewer."""
+    size = min(batch_size, len(files))
+    return DataLoader(LatentFiles(files, labels), batch_size=size, shuffle=True, drop_last=True)
 
 
 def _predicts_v(scheduler: DDIMScheduler) -> bool:
