@@ -175,10 +175,10 @@ def test_an_interrupted_round_equals_an_undisturbed_one(finished, experiment, mo
     with monkeypatch.context() as patch:
         step = train_diffusion.DiffusionTraining._step
 
-        def dies(self, batch):
+        def dies(self, *given):
             if self.name == "tiny" and self.state.step == 2:
                 raise RuntimeError("the machine died")
-            return step(self, batch)
+            return step(self, *given)
 
         patch.setattr(train_diffusion.DiffusionTraining, "_step", dies)
         with pytest.raises(RuntimeError, match="the machine died"):

@@ -243,11 +243,11 @@ def test_a_stage_resumed_from_its_state_under_another_config_is_refused(config, 
     with monkeypatch.context() as patch:
         step = train_diffusion.DiffusionTraining._step
 
-        def dies(self, batch):
+        def dies(self, *given):
             if self.state.epoch == 2:
                 self.workspace.settle()
                 raise RuntimeError("the machine died")
-            return step(self, batch)
+            return step(self, *given)
 
         patch.setattr(train_diffusion.DiffusionTraining, "_step", dies)
         with pytest.raises(RuntimeError, match="the machine died"):
