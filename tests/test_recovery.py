@@ -226,8 +226,9 @@ def test_tampered_files_are_found_and_not_read(config, place, tmp_path, name, ho
 def test_a_tampered_input_of_a_stage_is_refused(config, place):
     this = open_round(config, 1)
     generate_bad_latents.fn(**this.bad_latents_options())
-    place.overwrite("tiny/round-01/bad_latents/bad_latents_all.pt", b"not those latents")
-    with pytest.raises(InputError, match=r"bad_latents_all.pt is altered: recorded with"):
+    # Not the bad ones: as the only part they are in the cache already, and that copy would be used.
+    place.overwrite("tiny/round-01/bad_latents/real_latents_all.pt", b"not those latents")
+    with pytest.raises(InputError, match=r"real_latents_all.pt is altered: recorded with"):
         retrain_discriminator.fn(**this.discriminator_options())
 
 
