@@ -21,6 +21,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from tests.processes import descendants
+
 _PATIENCE = 150.0
 
 
@@ -113,7 +115,7 @@ class Orchestration:
 
     def engines(self) -> list[int]:
         """Process ids of the runs that the worker has started and that go on."""
-        return _descendants(self.worker.pid)
+        return descendants(self.worker.pid)
 
     def worker_log(self) -> str:
         """What the worker and its engines wrote."""
@@ -173,7 +175,7 @@ def _processes(folder: Path, environment: dict[str, str]) -> Iterator[Callable[.
         yield start
     finally:
         for process in reversed(started):
-            for child in _descendants(process.pid):
+            for child in descendants(process.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
             process.kill()
@@ -188,17 +190,3 @@ def _wait_for(url: str, log: Path) -> None:
                 return
         time.sleep(0.3)
     raise AssertionError(f"no server at {url}\n{log.read_text()[-2000:]}")
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(status.parent.name))
-    return found
-
-
-def _descendants(pid: int) -> list[int]:
-    below = _children(pid)
-    return [*below, *(process for child in below for process in _descendants(child))]

@@ -35,7 +35,7 @@ from tasks.generate_bad_latents import generate_bad_latents
 from tasks.sample_shard import sample_shard
 from tests.conftest import own_copy
 from tests.killed_training import ready_config
-from tests.prefect_server import _descendants
+from tests.processes import descendants
 
 pytest_plugins = ["tests.storage_servers"]
 
@@ -79,7 +79,7 @@ def parts_below(folder):
 def workers():
     """Process ids of the Dask workers on this machine that this process has started."""
     found = []
-    for pid in _descendants(os.getpid()):
+    for pid in descendants(os.getpid()):
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_text()
             if "--multiprocessing-fork" in command:
