@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from core import distributed
 from core.artifacts import prerequisites_location
 from core.config import ExperimentConfig
 from core.encode_layouts import encode_layouts
@@ -27,8 +26,6 @@ from core.workspace import Workspace
 log = logging.getLogger(__name__)
 
 STAGES = ("layouts", "autoencoder", "latents", "stage1", "stage2")
-# Those that several processes can train together.
-_SHARED = ("stage1", "stage2")
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,7 @@ def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | 
         raise InputError(
             f"{plan.key} is missing, and so is prerequisites.{stage} to make it with: set one of them in the config"
         )
-    together = distributed.joined(config.training.device) if stage in _SHARED else contextlib.nullcontext()
-    with together:
-        return run_stage(plan.stage, plan.location, plan.inputs, plan.settings, plan.work, config.artifacts)
+    return run_stage(plan.stage, plan.location, plan.inputs, plan.settings, plan.work, config.artifacts)
 
 
 def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:

@@ -211,6 +211,7 @@ def _train_epoch(
     rng = generator(request.seed, "discriminator epoch", epoch, device=device)
     orders = [_endless_order(len(pool), steps * half, rng) for pool in pools]
     labels = torch.cat([torch.ones(half, device=device), torch.zeros(half, device=device)])
+    own_labels = labels[positions]
     loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
     losses.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -221,7 +222,6 @@ def _train_epoch(
             alpha_bar = draw_noise_levels(len(latents), CLEAN_SHARE, rng)
             eps, shift = (torch.randn(latents.shape, generator=rng, device=device) for _ in range(2))
             drawn = (add_noise(latents, eps, alpha_bar), labels, alpha_bar, shift)
-            own_labels = labels[positions]
             with forwarding(rows), autocast(device, dtype):
                 part, logits = losses(*(value[positions] for value in drawn))
             hits = ((logits > 0) == (own_labels > 0.5)).float().mean()

@@ -9,7 +9,6 @@ the figures and writes them to tests/benchmarks/gpu.csv (not with `--toy`).
 """
 
 import argparse
-import csv
 import sys
 import tempfile
 import time
@@ -25,7 +24,8 @@ from core.diffusion import build_unet
 from core.files import save_tensors
 from core.sampling import sample_latents
 from core.train_discriminator import DiscriminatorRequest, train_discriminator
-from tests.benchmarks.speed import flops, machine, matrix_rate, measure
+from tests.benchmarks.results import machine, write_results
+from tests.benchmarks.speed import flops, matrix_rate, measure
 from tests.benchmarks.workload import Workload, prepare
 
 CSV = Path(__file__).with_suffix(".csv")
@@ -91,17 +91,14 @@ def main() -> None:
             if figure.name.startswith("stage 3"):
                 steps = scale.stage3_epochs * scale.stage3_latents / workload.config.training.batch_size
                 wanted = f"{scale.stage3_epochs} Stage 3 epochs of {scale.stage3_latents} latents, target 600"
-                note(wanted, steps * figure.own, "s (from the time of a step)")
+                note(wanted, steps * figure.own_seconds, "s (from the time of a step)")
         _sampling(workload, scale, note)
         _discriminator(workload, scale, note)
         if device.type == "cuda":
             note("peak memory", torch.cuda.max_memory_allocated(device) / 1e9, "GB")
     if not options.toy:
-        with CSV.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["figure", "value", "unit", "machine", "date"])
-            for name, value, unit in rows:
-                writer.writerow([name, f"{value:.4g}", unit, machine(device), time.strftime("%Y-%m-%d", time.gmtime())])
+        titled = [dict(zip(("figure", "value", "unit"), row, strict=True)) for row in rows]
+        write_results(CSV, titled, machine=machine(device))
 
 
 def _sampling(workload: Workload, scale: Scale, note: Note) -> None:

@@ -7,7 +7,6 @@ logarithms: 1 is proportional, and what grows faster than its work is a defect.
 """
 
 import argparse
-import csv
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from core.config import ExperimentConfig, load_config
 from core.diffusion import build_unet
 from core.sampling import sample_latents
 from tests.benchmarks.orchestration import prepare, rounds_by_core
-from tests.benchmarks.speed import machine
+from tests.benchmarks.results import machine, write_results
 
 CSV = Path(__file__).with_suffix(".csv")
 _WIDTHS = (16, 24, 32, 48, 64, 80)
@@ -106,13 +105,9 @@ def main() -> None:
         sys.stdout.write(f"seconds grow with {name} to the power {exponent(points):.2f}\n")
         sys.stdout.flush()
     draw(curves, options.picture)
-    with CSV.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["work", "amount", "seconds", "machine", "date"])
-        for name, points in curves.items():
-            for amount, seconds in points:
-                date = time.strftime("%Y-%m-%d", time.gmtime())
-                writer.writerow([name, f"{amount:.4g}", f"{seconds:.4g}", machine(torch.device("cpu")), date])
+    points_of = ((name, *point) for name, points in curves.items() for point in points)
+    rows = [dict(zip(("work", "amount", "seconds"), point, strict=True)) for point in points_of]
+    write_results(CSV, rows, machine=machine())
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ and writes them to tests/benchmarks/latents.csv.
 """
 
 import argparse
-import csv
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -34,7 +32,7 @@ from core.layout_generator import write_layouts
 from core.layouts import CACHE_BYTES, scaled
 from core.stages import load_splits
 from core.workspace import Workspace
-from tests.benchmarks.storage import cpu_model
+from tests.benchmarks.results import machine, write_results
 
 CSV = Path(__file__).with_suffix(".csv")
 _CONFIG = Path("configs/stage3/stage3_unet128_d4.yaml")
@@ -154,14 +152,11 @@ def main() -> None:
             layouts = write_layouts(folder / "encoded", options.layouts, seed=1, rooms=(1, 4))
             values = {"dataset.manifest": str(layouts), "autoencoder.checkpoint": str(folder / "autoencoder.pt")}
             figures |= encode_rates(config.with_values(values), folder, options.workers)
-    machine = f"{os.cpu_count()} cores {cpu_model()}, {options.device}, torch {torch.__version__}"
-    with CSV.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["figure", "value", "latents", "steps", "layouts", "machine", "date"])
-        for name, value in figures.items():
-            sys.stdout.write(f"{name}: {value:.3g}\n")
-            row = [name, f"{value:.3g}", options.latents, options.steps, options.layouts, machine]
-            writer.writerow([*row, time.strftime("%Y-%m-%d", time.gmtime())])
+    for name, value in figures.items():
+        sys.stdout.write(f"{name}: {value:.3g}\n")
+    rows = [{"figure": name, "value": value} for name, value in figures.items()]
+    size = {"latents": options.latents, "steps": options.steps, "layouts": options.layouts}
+    write_results(CSV, rows, **size, machine=machine(options.device))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ tests/benchmarks/orchestration.csv.
 """
 
 import argparse
-import csv
-import os
 import statistics
 import sys
 import tempfile
@@ -29,7 +27,7 @@ from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
 from tasks.report_round import report_round
 from tasks.retrain_discriminator import retrain_discriminator
-from tests.benchmarks.storage import cpu_model
+from tests.benchmarks.results import machine, write_results
 from tests.conftest import TINY
 
 CSV = Path(__file__).with_suffix(".csv")
@@ -119,14 +117,10 @@ def main() -> None:
         ("added to a round, target 3", statistics.median(added), "s"),
         ("progress reporting, target 1", 100 * telling / stages, "% of the stages' time"),
     ]
-    machine = f"{os.cpu_count()} cores {cpu_model()}, torch {torch.__version__}"
-    circumstances = [options.epochs, options.repetitions, machine, time.strftime("%Y-%m-%d", time.gmtime())]
-    with CSV.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["figure", "value", "unit", "epochs", "repetitions", "machine", "date"])
-        for name, value, unit in figures:
-            sys.stdout.write(f"{name}: {value:.3g} {unit}\n")
-            writer.writerow([name, f"{value:.3g}", unit, *circumstances])
+    for name, value, unit in figures:
+        sys.stdout.write(f"{name}: {value:.3g} {unit}\n")
+    rows = [dict(zip(("figure", "value", "unit"), figure, strict=True)) for figure in figures]
+    write_results(CSV, rows, **vars(options), machine=machine())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ figures and writes them to tests/benchmarks/speed.csv.
 """
 
 import argparse
-import csv
-import os
 import statistics
 import sys
 import tempfile
@@ -28,7 +26,7 @@ from core.diffusion import build_scheduler, build_unet
 from core.discriminator import LatentDiscriminator, discriminator_loss
 from core.sampling import CPU_BATCH, sample_latents
 from core.seeding import sample_noise
-from tests.benchmarks.storage import cpu_model
+from tests.benchmarks.results import machine, write_results
 from tests.benchmarks.workload import Workload, prepare
 from tests.benchmarks.yardsticks import sample_stock, train_discriminator_stock, train_stock
 
@@ -45,14 +43,14 @@ class Figure:
 
     name: str
     unit: str
-    stock: float
-    own: float
+    stock_seconds: float
+    own_seconds: float
     ratio: float
     target: str
     share_of_matrix_rate: float
 
     def __str__(self) -> str:
-        times = f"{1e3 * self.stock:8.2f} ms stock {1e3 * self.own:8.2f} ms own a {self.unit}"
+        times = f"{1e3 * self.stock_seconds:8.2f} ms stock {1e3 * self.own_seconds:8.2f} ms own a {self.unit}"
         limit = f"{self.share_of_matrix_rate:.0%} of the matrix rate"
         return f"{self.name:<20} {times}  ratio {self.ratio:.2f} ({self.target})  {limit}"
 
@@ -155,12 +153,6 @@ def _figure(
     return Figure(name, unit, stock, own, ratio, target, at_best / own)
 
 
-def machine(device: torch.device) -> str:
-    """What the figures were measured on."""
-    name = f"{os.cpu_count()} cores {cpu_model()}" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    return f"{name}, torch {torch.__version__}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.speed", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -175,15 +167,8 @@ def main() -> None:
             for figure in measure(prepare(path, Path(folder), layouts, samples=400), options.repetitions):
                 sys.stdout.write(f"{path.stem:<8} {figure}\n")
                 sys.stdout.flush()
-                rows.append([path.stem, *vars(figure).values()])
-    with CSV.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        names = ["config", "figure", "unit", "stock_seconds", "own_seconds", "ratio", "target", "share_of_matrix_rate"]
-        writer.writerow([*names, "repetitions", "machine", "date"])
-        for row in rows:
-            shown = [f"{value:.4g}" if isinstance(value, float) else value for value in row]
-            date = time.strftime("%Y-%m-%d", time.gmtime())
-            writer.writerow([*shown, options.repetitions, machine(torch.device("cpu")), date])
+                rows.append({"config": path.stem, **vars(figure)})
+    write_results(CSV, rows, repetitions=options.repetitions, machine=machine())
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ writes them to tests/benchmarks/state.csv.
 """
 
 import argparse
-import csv
-import os
 import statistics
 import sys
 import tempfile
@@ -23,7 +21,7 @@ from core.config import ExperimentConfig, load_config
 from core.diffusion import build_unet
 from core.store import ArtifactsSection, open_store
 from core.workspace import StoredWorkspace, workspace_folder
-from tests.benchmarks.storage import cpu_model
+from tests.benchmarks.results import machine, write_results
 
 CSV = Path(__file__).with_suffix(".csv")
 
@@ -74,14 +72,10 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=6)
     options = parser.parse_args()
     figures = measure(load_config(options.config), options.steps, options.repetitions)
-    machine = f"{os.cpu_count()} cores {cpu_model()}, torch {torch.__version__}"
-    with CSV.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["figure", "value", "config", "steps", "repetitions", "machine", "date"])
-        for name, value in figures.items():
-            sys.stdout.write(f"{name}: {value:.3g}\n")
-            row = [name, f"{value:.3g}", options.config, options.steps, options.repetitions, machine]
-            writer.writerow([*row, time.strftime("%Y-%m-%d", time.gmtime())])
+    for name, value in figures.items():
+        sys.stdout.write(f"{name}: {value:.3g}\n")
+    rows = [{"figure": name, "value": value} for name, value in figures.items()]
+    write_results(CSV, rows, **vars(options), machine=machine())
 
 
 if __name__ == "__main__":

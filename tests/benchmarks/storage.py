@@ -8,7 +8,6 @@ and writes them to tests/benchmarks/storage.csv.
 
 import argparse
 import contextlib
-import csv
 import hashlib
 import json
 import os
@@ -35,6 +34,7 @@ from core.run_status import status_text
 from core.s3_client import transfer_config
 from core.store import ArtifactsSection, Entry, Store, open_store
 from deployments.radosgw import RadosGateway
+from tests.benchmarks.results import processor, write_results
 
 CSV = Path(__file__).with_suffix(".csv")
 _PREFIX = "benchmark"
@@ -216,21 +216,19 @@ def write_source(bench: Bench) -> None:
 
 
 def write_csv(figures: list[Figure], bench: Bench) -> None:
-    circumstances = {
-        "megabytes": bench.megabytes,
-        "repetitions": bench.repetitions,
-        "server": server_version(bench.endpoint),
-        "machine": f"{os.cpu_count()} cores {cpu_model()}, {platform.system()} {platform.release()}",
-        "versions": f"Python {platform.python_version()}, boto3 {boto3.__version__}, "
-        f"botocore {botocore.__version__}, s3transfer {s3transfer.__version__}",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
-    with CSV.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["figure", "value", "unit", *circumstances], lineterminator="\n")
-        writer.writeheader()
-        for figure in figures:
-            row = {"figure": figure.name, "value": f"{figure.value:.3g}", "unit": figure.unit}
-            writer.writerow(row | circumstances)
+    versions = (
+        f"Python {platform.python_version()}, boto3 {boto3.__version__}, botocore {botocore.__version__}, "
+        f"s3transfer {s3transfer.__version__}"
+    )
+    write_results(
+        CSV,
+        [{"figure": figure.name, "value": figure.value, "unit": figure.unit} for figure in figures],
+        megabytes=bench.megabytes,
+        repetitions=bench.repetitions,
+        server=server_version(bench.endpoint),
+        machine=f"{processor()}, {platform.system()} {platform.release()}",
+        versions=versions,
+    )
 
 
 def server_version(endpoint: str) -> str:
@@ -238,11 +236,6 @@ def server_version(endpoint: str) -> str:
         version = subprocess.run(["radosgw", "--version"], capture_output=True, text=True).stdout.split()
         return f"radosgw {version[2]} on the same machine"
     return endpoint
-
-
-def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 @contextlib.contextmanager
