@@ -14,7 +14,8 @@ from core.diffusion import Denoiser, build_scheduler, ddim_timesteps, denoiser, 
 from core.progress import bar
 from core.seeding import sample_noise
 
-CPU_BATCH = 32
+# Latents computed together on a CPU: bfloat16 gains more over fp32 at 64 than at 32, and a sample grid is one batch.
+CPU_BATCH = 64
 
 
 def sampling_denoiser(unet: UNet2DModel, config: ExperimentConfig) -> Denoiser:

@@ -175,8 +175,8 @@ def test_shards_are_equal_and_hold_whole_batches_of_what_is_missing(this):
         assert [shard.last - shard.first for shard in shards] == sizes
         assert all(shard.first % CPU_BATCH == 0 for shard in shards)
         assert [shards[0].first, shards[-1].last] == [0, 280]
-    by_40 = find_shards(this.config, replace(request, batch_size=40), 9)
-    assert [shard.first for shard in by_40] == [0, 160]
+    by_48 = find_shards(this.config, replace(request, batch_size=48), 9)
+    assert [shard.first for shard in by_48] == [0, 192]
 
 
 def test_latents_that_are_there_are_not_sampled_again(this, expected):

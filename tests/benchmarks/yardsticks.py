@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from core.discriminator import ADAM_BETAS, LatentDiscriminator, discriminator_loss
+from core.discriminator import ADAM_BETAS, PENALTY_NOISE, PENALTY_WEIGHT, LatentDiscriminator
 
 
 class LatentFiles(Dataset):
@@ -74,14 +74,17 @@ def train_discriminator_stock(
     learning_rate: float,
     steps: int,
 ) -> float:
-    """Seconds a step of a plain loop over a DataLoader of files, with the loss of the project."""
+    """Seconds a step of a plain loop over a DataLoader of files, with the project's loss written down plainly."""
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=ADAM_BETAS)
     loader = _loader(files, batch_size, labels)
 
     def step(batch: tuple[Tensor, Tensor]) -> None:
         latents, real = batch[0].to(device), batch[1].to(device).float()
-        loss, logits = discriminator_loss(model, latents, real, torch.ones_like(real), torch.randn_like(latents))
+        logits = model(latents)
+        moved = model(latents + PENALTY_NOISE * torch.randn_like(latents))
+        penalty = PENALTY_WEIGHT * (moved - logits).square().mean()
+        loss = F.binary_cross_entropy_with_logits(logits, real) + penalty
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
