@@ -183,7 +183,7 @@ def encode_pictures(pictures: LayoutPictures, autoencoder: Autoencoder, batch_si
     batches = torch.arange(len(pictures)).split(batch_size)
     parts = []
     for indices in each(batches, description, "batches"):
-        parts.append(autoencoder.encode(pictures.batch(indices.tolist()).rgb.to(device)).cpu())
+        parts.append(autoencoder.encode(pictures.batch(indices.tolist(), device=device).rgb).cpu())
     return torch.cat(parts)
 
 

@@ -40,6 +40,11 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "cpu" else torch.channels_last
 
 
+def room_for_data(device: torch.device) -> int:
+    """Bytes of a GPU's memory that data may fill: half of what is free. 0 on a CPU, where files are cached anyway."""
+    return 0 if device.type == "cpu" else torch.cuda.mem_get_info(device)[0] // 2
+
+
 def needs_gpu(name: str) -> bool:
     """Whether the device called `name` is a GPU on this machine."""
     return pick_device(name).type == "cuda"

@@ -24,6 +24,9 @@ PACKED_SUFFIX = ".npy"
 # Latents of single files that are held in memory; more of them are packed and read from disk.
 HELD_BYTES = 2**28
 
+# Latents read at a time while all are brought to a device.
+_HOLDING = 4096
+
 Shape = tuple[int, int, int]
 
 
@@ -41,6 +44,7 @@ class Latents:
         self._sources: list[np.ndarray | PackedLatents] = []
         # Of each row: the source it is in, and its row there.
         self._source = np.zeros(len(rows), np.int32)
+        self._held: Tensor | None = None
         self._row = np.zeros(len(rows), np.int64)
         packed = rows[column].str.endswith(PACKED_SUFFIX).to_numpy(bool)
         for path in rows.loc[packed, column].unique():
@@ -51,8 +55,26 @@ class Latents:
     def __len__(self) -> int:
         return len(self._row)
 
+    def hold(self, device: torch.device, room: int) -> None:
+        """Keep every latent in the memory of `device` from now on, unless they take more than `room` bytes.
+
+        Batches are then on that device. InputError names a latent that is not finite.
+        """
+        if len(self) * int(np.prod(self._shape)) * 4 > room:
+            return
+        held = torch.empty((len(self), *self._shape), device=device)
+        for indices in torch.arange(len(self)).split(_HOLDING):
+            held[indices[0] : indices[-1] + 1] = self._read(indices)
+        self._held, self._sources = held, []
+
     def batch(self, indices: Tensor) -> Tensor:
-        """Latents [B, C, h, w] float32, on the CPU, of the rows `indices`; InputError names one that is not finite."""
+        """Latents [B, C, h, w] float32, on the CPU unless held elsewhere, of the rows `indices`, which are there.
+
+        InputError names one that is not finite.
+        """
+        return self._read(indices) if self._held is None else self._held[indices.to(self._held.device)]
+
+    def _read(self, indices: Tensor) -> Tensor:
         positions = indices.numpy()
         latents = np.empty((len(positions), *self._shape), np.float32)
         for number, source in enumerate(self._sources):

@@ -21,6 +21,8 @@ CACHE_BYTES = 2 * 2**30
 # pictures are read by threads.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
+_CPU = torch.device("cpu")
+
 # A cell is wall from a strip this thick on: half the thinnest wall, which may fall on two cells.
 _WALL_PIXELS = 2.5
 
@@ -68,14 +70,14 @@ class LayoutPictures:
         """The same, from memory if it is there."""
         return as_rgb(self._compact(index))
 
-    def batch(self, indices: list[int], variants: list[int] | None = None) -> Pictures:
-        """Pictures of the rows `indices`, each in the one of its `variants` (0..7) that is wanted, if any are."""
+    def batch(self, indices: list[int], variants: list[int] | None = None, device: torch.device = _CPU) -> Pictures:
+        """Pictures of the rows `indices` on `device`, each in the one of its `variants` (0..7), if any are given."""
         compact = [self._compact(index) for index in indices]
         if variants is not None:
             compact = [variant(picture, index) for picture, index in zip(compact, variants, strict=True)]
         if all(picture.ndim == 2 for picture in compact):
-            return pictures_from_classes(np.stack(compact))
-        return pictures_from_rgb(np.stack([as_rgb(picture) for picture in compact]))
+            return pictures_from_classes(np.stack(compact), device)
+        return pictures_from_rgb(np.stack([as_rgb(picture) for picture in compact]), device)
 
     def _compact(self, index: int) -> np.ndarray:
         picture = self._cache.get(index)
@@ -100,16 +102,17 @@ def as_rgb(picture: np.ndarray) -> np.ndarray:
     return rgb_from_classes(picture) if picture.ndim == 2 else picture
 
 
-def pictures_from_rgb(rgb: np.ndarray) -> Pictures:
-    """Network inputs and targets of uint8 RGB [B, H, W, 3]."""
+def pictures_from_rgb(rgb: np.ndarray, device: torch.device = _CPU) -> Pictures:
+    """Network inputs and targets of uint8 RGB [B, H, W, 3], made on `device`: bytes are all that goes there."""
     rgb = np.ascontiguousarray(rgb)  # rotated ones are not
-    return Pictures(scaled(torch.from_numpy(rgb)), torch.from_numpy(classes_from_rgb(rgb)).long())
+    targets = torch.from_numpy(classes_from_rgb(rgb)).to(device).long()
+    return Pictures(scaled(torch.from_numpy(rgb).to(device)), targets)
 
 
-def pictures_from_classes(classes: np.ndarray) -> Pictures:
+def pictures_from_classes(classes: np.ndarray, device: torch.device = _CPU) -> Pictures:
     """The same of the palette pictures of class indices in 0..9, uint8 [B, H, W]."""
-    targets = torch.from_numpy(np.ascontiguousarray(classes)).long()
-    colors = scaled(torch.from_numpy(COLORS)[:, None, None])[..., 0, 0]
+    targets = torch.from_numpy(np.ascontiguousarray(classes)).to(device).long()
+    colors = scaled(torch.from_numpy(COLORS)[:, None, None].to(device))[..., 0, 0]
     return Pictures(torch.stack([channel[targets] for channel in colors.T], dim=1), targets)
 
 

@@ -16,7 +16,7 @@ from core.adversarial import build_adversarial_form, build_maker
 from core.artifacts import stage3_location
 from core.checkpoints import find_checkpoint, load_autoencoder, load_discriminator, load_unet, new_train_state
 from core.config import ExperimentConfig, TrainingSection
-from core.device import memory_format
+from core.device import memory_format, room_for_data
 from core.diffusion import Denoiser, build_scheduler, build_unet, denoiser
 from core.discriminator import LatentDiscriminator
 from core.errors import InputError
@@ -179,6 +179,8 @@ def _training(
     autoencoder = load_autoencoder(config.required("autoencoder.checkpoint"), config).to(device)
     semantic = training.loss.semantic_loss
     data, validation = load_splits(config, with_pictures=semantic is not None)
+    for part in (data, validation):
+        part.latents.hold(device, room_for_data(device))
     scheduler = build_scheduler(config.scheduler)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
     frozen = Frozen(

@@ -16,7 +16,7 @@ from core.config import AutoencoderTrainingSection, ExperimentConfig
 from core.device import pick_device
 from core.errors import InputError
 from core.files import save_tensors, whole_file
-from core.layouts import LayoutPictures
+from core.layouts import LayoutPictures, Pictures
 from core.manifest import VARIANTS, read_manifest, split_by_layout
 from core.palette import BACKGROUND, UNLABELLED
 from core.progress import EpochProgress
@@ -113,11 +113,11 @@ def _train_epoch(
     total = torch.zeros((), device=run.device)
     run.model.train()
     for indices in order[: steps * batch_size].split(batch_size):
-        inputs = pictures.batch(indices.tolist(), variants[indices].tolist())
-        latent = run.model.encoder(inputs.rgb.to(run.device, memory_format=torch.channels_last))
+        inputs = pictures.batch(indices.tolist(), variants[indices].tolist(), run.device)
+        latent = run.model.encoder(inputs.rgb.to(memory_format=torch.channels_last))
         # Noise on the latent makes the decoder tolerate the small errors of a generated latent.
         latent = latent + settings.latent_noise * torch.randn(latent.shape, generator=rng).to(run.device)
-        loss = _loss(run, latent, inputs.rgb, inputs.classes)
+        loss = _loss(run, latent, inputs)
         if not torch.isfinite(loss):
             raise InputError(
                 f"autoencoder: the loss is {loss.item()} in epoch {epoch}; nothing was updated: lower "
@@ -139,8 +139,8 @@ def _learning_rate(settings: AutoencoderTrainingSection, step: int, steps: int) 
     return settings.learning_rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _loss(run: _Run, latent: Tensor, rgb: Tensor, classes: Tensor) -> Tensor:
-    mse, cross_entropy = autoencoder_loss(run.model.decoder(latent), rgb.to(run.device), classes.to(run.device))
+def _loss(run: _Run, latent: Tensor, pictures: Pictures) -> Tensor:
+    mse, cross_entropy = autoencoder_loss(run.model.decoder(latent), pictures.rgb, pictures.classes)
     return mse + run.config.prerequisites.autoencoder.segmentation_weight * cross_entropy
 
 
@@ -149,10 +149,10 @@ def _validate(run: _Run, pictures: LayoutPictures, batch_size: int) -> dict[str,
     run.model.eval()
     loss, right, labelled, right_objects, objects = 0.0, 0, 0, 0, 0
     for indices in torch.arange(len(pictures)).split(batch_size):
-        inputs = pictures.batch(indices.tolist())
-        latent = run.model.encode(inputs.rgb.to(run.device))
-        loss += _loss(run, latent, inputs.rgb, inputs.classes).item() * len(indices) / len(pictures)
-        agree = run.model.decoder(latent).logits.argmax(1).cpu() == inputs.classes
+        inputs = pictures.batch(indices.tolist(), device=run.device)
+        latent = run.model.encode(inputs.rgb)
+        loss += _loss(run, latent, inputs).item() * len(indices) / len(pictures)
+        agree = run.model.decoder(latent).logits.argmax(1) == inputs.classes
         known, object_ = inputs.classes != UNLABELLED, inputs.classes < BACKGROUND
         right, labelled = right + (agree & known).sum().item(), labelled + known.sum().item()
         right_objects, objects = right_objects + (agree & object_).sum().item(), objects + object_.sum().item()

@@ -22,7 +22,7 @@ from core.discriminator import LatentDiscriminator
 from core.errors import InputError
 from core.files import whole_file
 from core.latents import Latents
-from core.layouts import LayoutPictures, Pictures
+from core.layouts import LayoutPictures
 from core.losses import Batch, Frozen, LossesOfUNet, SemanticDraws, diffusion_losses, weighted_sum
 from core.pictures import save_sample_grid
 from core.progress import EpochProgress, bar
@@ -253,9 +253,9 @@ class DiffusionTraining:
         weights = weights[mine]
         if not len(mine):
             positions, weights = positions.new_zeros(1), weights.new_zeros(1)
-        pictures = data.pictures.batch(indices[share.rows(len(indices)).positions[positions]].tolist())
-        on_device = Pictures(pictures.rgb.to(self.device), pictures.classes.to(self.device))
-        return SemanticDraws(positions.to(self.device), on_device, weights.to(self.device), total.to(self.device))
+        rows = indices[share.rows(len(indices)).positions[positions]].tolist()
+        pictures = data.pictures.batch(rows, device=self.device)
+        return SemanticDraws(positions.to(self.device), pictures, weights.to(self.device), total.to(self.device))
 
     def _step(self, model: nn.Module, parts: list[Batch]) -> dict[str, Tensor]:
         """One optimizer step on this process's parts of a batch; every term of the whole, and the total `loss`."""

@@ -63,6 +63,29 @@ def test_packed_rows_are_read_by_index(tmp_path, values, dtype):
     check_every_order(Latents(rows, "latent_path", SHAPE, tmp_path), torch.from_numpy(stored[shuffled].astype("f4")))
 
 
+@pytest.mark.parametrize("spare", [0, -1])
+def test_latents_are_held_by_the_device_if_there_is_room(tmp_path, values, spare):
+    np.save(tmp_path / "packed.npy", values.numpy())
+    latents = Latents(manifest_rows([tmp_path / "packed.npy"] * 24, range(24)), "latent_path", SHAPE, tmp_path)
+    latents.hold(torch.device("cpu"), room=values.nbytes + spare)
+    check_every_order(latents, values)
+    os.truncate(tmp_path / "packed.npy", 0)
+    if spare:
+        with pytest.raises(InputError, match="cut short while"):
+            latents.batch(torch.arange(24))
+    else:
+        check_every_order(latents, values)
+
+
+def test_a_latent_that_is_not_finite_is_not_held(tmp_path, values):
+    values = values.clone()
+    values[7, 0, 0, 0] = torch.inf
+    np.save(tmp_path / "packed.npy", values.numpy())
+    latents = Latents(manifest_rows([tmp_path / "packed.npy"] * 24, range(24)), "latent_path", SHAPE, tmp_path)
+    with pytest.raises(InputError, match=r"manifest row 8: .* not finite"):
+        latents.hold(torch.device("cpu"), room=values.nbytes)
+
+
 @pytest.mark.parametrize("held_bytes", [2**28, 0])
 def test_single_files_are_held_or_packed_and_leave_nothing(tmp_path, values, monkeypatch, held_bytes):
     monkeypatch.setattr(latents_module, "HELD_BYTES", held_bytes)

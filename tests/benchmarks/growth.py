@@ -26,7 +26,7 @@ from tests.benchmarks.results import machine, write_results
 
 CSV = Path(__file__).with_suffix(".csv")
 _WIDTHS = (16, 24, 32, 48, 64, 80)
-_LATENTS = (32, 64, 128, 256, 512)
+_LATENTS = (64, 128, 256, 512, 1024)
 _ROUNDS = 16
 
 Points = list[tuple[float, float]]
