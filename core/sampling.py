@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from core.ahead import work_ahead
 from core.config import ExperimentConfig
 from core.device import memory_format, reduced_dtype
 from core.diffusion import Denoiser, build_scheduler, ddim_timesteps, denoiser, sample_ddim
@@ -16,6 +17,8 @@ from core.seeding import sample_noise
 
 # Latents computed together on a CPU: bfloat16 gains more over fp32 at 64 than at 32, and a sample grid is one batch.
 CPU_BATCH = 64
+# Batches at a time, at most: what a step costs besides its arithmetic is one interpreter's.
+_SIDE_BY_SIDE = 4
 
 
 def sampling_denoiser(unet: UNet2DModel, config: ExperimentConfig) -> Denoiser:
@@ -34,7 +37,6 @@ def sampling_denoiser(unet: UNet2DModel, config: ExperimentConfig) -> Denoiser:
     return denoiser(evaluate, build_scheduler(config.scheduler))
 
 
-@torch.no_grad()
 def sample_latents(
     unet: UNet2DModel,
     config: ExperimentConfig,
@@ -54,24 +56,47 @@ def sample_latents(
     timesteps = ddim_timesteps(scheduler, num_steps)
     denoise = sampling_denoiser(unet, config)
     width = CPU_BATCH if device.type == "cpu" else batch_size
+    starts = range(0, len(seeds), width)
+    workers, threads = (0, 0) if device.type != "cpu" else _split_threads(torch.get_num_threads(), len(starts))
+
+    @torch.no_grad()
+    def sample(start: int) -> Tensor:
+        if threads:
+            torch.set_num_threads(threads)
+        wanted = list(seeds[start : start + width])
+        padded = wanted + wanted[-1:] * (width - len(wanted))
+        noise = sample_noise(padded, config.latent_shape).to(device, memory_format=memory_format(device))
+        latents = sample_ddim(denoise, noise, scheduler.alphas_cumprod, timesteps)
+        return latents[: len(wanted)].cpu().contiguous()
+
     parts = []
-    shown = bar(total=len(seeds), desc=description, unit="latent", leave=False)
-    with shown, _threads_that_round_alike():
-        for start in range(0, len(seeds), width):
-            wanted = list(seeds[start : start + width])
-            padded = wanted + wanted[-1:] * (width - len(wanted))
-            noise = sample_noise(padded, config.latent_shape).to(device, memory_format=memory_format(device))
-            latents = sample_ddim(denoise, noise, scheduler.alphas_cumprod, timesteps)
-            parts.append(latents[: len(wanted)].cpu().contiguous())
-            shown.update(len(wanted))
+    with bar(total=len(seeds), desc=description, unit="latent", leave=False) as shown, _threads_as_before():
+        for part in work_ahead(sample, starts, workers):
+            parts.append(part)
+            shown.update(len(part))
     return torch.cat(parts)
 
 
+def _split_threads(threads: int, batches: int) -> tuple[int, int]:
+    """How many batches are computed side by side, 0 for one in the caller's thread, and on how many threads each.
+
+    Maps are small: threads of their own serve batches better than sharing one. All counts are powers of two, as 3 or 6
+    threads cut sums elsewhere than 1, 2, 4 and 8 do.
+    """
+    threads = _power_of_two(threads)
+    workers = min(threads, _power_of_two(batches), _SIDE_BY_SIDE)
+    return (workers, threads // workers) if workers > 1 else (0, threads)
+
+
+def _power_of_two(number: int) -> int:
+    """The largest one up to `number`."""
+    return 2 ** (number.bit_length() - 1)
+
+
 @contextlib.contextmanager
-def _threads_that_round_alike() -> Iterator[None]:
-    """At most as many threads as there are: a power of two, as 3 or 6 cut sums elsewhere than 1, 2, 4 and 8 do."""
+def _threads_as_before() -> Iterator[None]:
+    """Afterwards torch computes on as many threads as before."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(2 ** (threads.bit_length() - 1))
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from core.checkpoints import load_unet
 from core.config import SchedulerSection, load_config
 from core.diffusion import add_noise, build_scheduler, build_unet, ddim_timesteps, predict_x0, sample_ddim
-from core.sampling import sample_latents
+from core.sampling import CPU_BATCH, sample_latents
 from core.seeding import derive_seed, sample_noise
 
 
@@ -72,7 +72,7 @@ def test_the_true_noise_leads_ddim_back_to_the_latent():
 
 def test_bad_latent_does_not_depend_on_batch_size(config):
     unet = load_unet(config.diffusion.stage1_checkpoint, config)
-    seeds = [derive_seed(0, "bad latents", index) for index in range(35)]
+    seeds = [derive_seed(0, "bad latents", index) for index in range(CPU_BATCH + 3)]
     whole = sample_latents(unet, config, seeds, num_steps=3, batch_size=32, description="")
     assert torch.equal(whole, sample_latents(unet, config, seeds, num_steps=3, batch_size=5, description=""))
     assert torch.equal(whole[:3], sample_latents(unet, config, seeds[:3], num_steps=3, batch_size=2, description=""))
@@ -84,13 +84,17 @@ def test_bad_latent_does_not_depend_on_the_number_of_threads():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = build_unet(config.unet, config.latent_size).to(memory_format=torch.channels_last)
-    sampled = []
-    for threads in (1, 3, 4):
+
+    def sample(count: int) -> torch.Tensor:
+        return sample_latents(unet, config, range(count), num_steps=3, batch_size=32, description="")
+
+    expected = sample(2 * CPU_BATCH)  # on one
+    for threads in (3, 4):
         torch.set_num_threads(threads)
-        sampled.append(sample_latents(unet, config, range(32), num_steps=3, batch_size=32, description=""))
+        side_by_side, alone = sample(2 * CPU_BATCH), sample(CPU_BATCH)
         assert torch.get_num_threads() == threads
+        assert torch.equal(side_by_side, expected) and torch.equal(alone, expected[:CPU_BATCH])
     torch.set_num_threads(1)
-    assert torch.equal(sampled[0], sampled[1]) and torch.equal(sampled[0], sampled[2])
 
 
 def test_noise_belongs_to_its_seed():
