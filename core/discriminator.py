@@ -54,8 +54,8 @@ class LatentDiscriminator(nn.Module):
         x, logits = latent, torch.zeros((len(latent), 1), device=latent.device, dtype=latent.dtype)
         for enter, residual, patch, modulate in zip(self.enter, self.residual, self.patch, self.modulate, strict=True):
             scale, shift, scale_more, shift_more = modulate(embedding)[:, :, None, None].chunk(4, dim=1)
-            x = self.activation(torch.addcmul(shift, enter(x), 1 + scale))
-            x = x + self.activation(torch.addcmul(shift_more, residual(x), 1 + scale_more))
+            x = self.activation(enter(x) * (1 + scale) + shift)
+            x = x + self.activation(residual(x) * (1 + scale_more) + shift_more)
             mean = x.mean(dim=(2, 3))
             logits = logits + patch(mean).to(latent.dtype)  # the mean of what is said of every patch
         return (logits + self.whole(self.dropout(mean)).to(latent.dtype)).squeeze(1)

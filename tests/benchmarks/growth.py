@@ -52,11 +52,14 @@ def seconds_against_latents(config: ExperimentConfig) -> Points:
     """Latents, seconds of sampling them in ten steps."""
     unet = build_unet(config.unet, config.latent_size)
     points = []
-    for count in (_LATENTS[0], *_LATENTS):  # the first warms up
-        began = time.perf_counter()
-        sample_latents(unet, config, list(range(count)), 10, 32, "")
-        points.append((float(count), time.perf_counter() - began))
-    return points[1:]
+    for count in _LATENTS:
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            sample_latents(unet, config, list(range(count)), 10, 32, "")
+            times.append(time.perf_counter() - began)
+        points.append((float(count), min(times)))
+    return points
 
 
 def seconds_against_rounds(folder: Path) -> Points:
@@ -86,8 +89,10 @@ def draw(curves: dict[str, Points], path: Path) -> None:
     figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.4), layout="constrained")
     for axis, (name, points) in zip(axes, curves.items(), strict=True):
         work, seconds = np.array(points).T
-        axis.loglog(work, seconds, "o-", label=f"measured, exponent {exponent(points):.2f}")
-        axis.loglog(work, seconds[-1] * work / work[-1], "--", color="grey", label="proportional")
+        axis.loglog(work, seconds, "o-", base=2, label=f"measured, exponent {exponent(points):.2f}")
+        axis.loglog(work, seconds[-1] * work / work[-1], "--", color="grey", label="proportional", base=2)
+        for labelled in (axis.xaxis, axis.yaxis):
+            labelled.set_major_formatter("{x:.4g}")
         axis.set(xlabel=name, ylabel="seconds")
         axis.legend()
     figure.savefig(path, dpi=110)

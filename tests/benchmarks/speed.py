@@ -33,6 +33,8 @@ from tests.benchmarks.yardsticks import sample_stock, train_discriminator_stock,
 CSV = Path(__file__).with_suffix(".csv")
 # DDIM steps that sampling is timed over; the time is proportional to them.
 _STEPS = 20
+# Latents of each class that the discriminator learns from: an epoch is long beside its validation, as with 5,000.
+_SAMPLES = 2000
 # Steps of the stock training loops.
 _STOCK_STEPS = 25
 
@@ -164,7 +166,7 @@ def main() -> None:
     for path in options.configs:
         with tempfile.TemporaryDirectory() as folder:
             layouts = 3 * load_config(path).training.batch_size
-            for figure in measure(prepare(path, Path(folder), layouts, samples=400), options.repetitions):
+            for figure in measure(prepare(path, Path(folder), layouts, samples=_SAMPLES), options.repetitions):
                 sys.stdout.write(f"{path.stem:<8} {figure}\n")
                 sys.stdout.flush()
                 rows.append({"config": path.stem, **vars(figure)})
