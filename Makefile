@@ -31,7 +31,7 @@ deploy: install
 test: install
 	$(RUN) -m pytest
 
-# How fast everything is beside stock loops, and how time grows with work; an idle machine, about half an hour.
+# How fast everything is beside stock loops, and how time grows with work; an idle machine, about ten minutes.
 bench: install
 	$(RUN) -m tests.benchmarks.speed
 	$(RUN) -m tests.benchmarks.latents

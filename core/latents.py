@@ -68,7 +68,7 @@ class Latents:
         self._held, self._sources = held, []
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Latents [B, C, h, w] float32, on the CPU unless held elsewhere, of the rows `indices`, which are there.
+        """Latents [B, C, h, w] float32 of the rows `indices`, on the CPU unless held elsewhere.
 
         InputError names one that is not finite.
         """
