@@ -1,6 +1,7 @@
 """Runs whose processes, servers and files do not behave: nothing is lost, done twice, or taken for what it is not."""
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -124,10 +125,10 @@ def test_a_stopped_holder_publishes_nothing_once_another_has_taken_over(server, 
         wait_for_lease(run, 1)
         while not list(run.glob("round-01/stage3/state/*.json")):
             time.sleep(0.1)
-        os.killpg(first.pid, signal.SIGSTOP)
+        stop_between_changes(first, run)
         second = start_training(config)
         assert wait_for_lease(run, 2)["holder"]["pid"] == second.pid
-        os.killpg(second.pid, signal.SIGSTOP)
+        stop_between_changes(second, run)
         before = published(run)
         os.killpg(first.pid, signal.SIGCONT)
         _, errors = first.communicate(timeout=60)
@@ -140,6 +141,25 @@ def test_a_stopped_holder_publishes_nothing_once_another_has_taken_over(server, 
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def stop_between_changes(process, run):
+    """SIGSTOP when it holds no lock of a folder, for which every other process would have to wait."""
+    while True:
+        os.killpg(process.pid, signal.SIGSTOP)
+        if not any(is_locked(path) for path in run.rglob(".lock")):
+            return
+        os.killpg(process.pid, signal.SIGCONT)
+        time.sleep(0.05)
+
+
+def is_locked(path):
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def published(run):
