@@ -42,9 +42,9 @@ class Latents:
         self._shape = shape
         self._manifest_rows = rows["manifest_row"].to_numpy()
         self._sources: list[np.ndarray | PackedLatents] = []
+        self._held: Tensor | None = None
         # Of each row: the source it is in, and its row there.
         self._source = np.zeros(len(rows), np.int32)
-        self._held: Tensor | None = None
         self._row = np.zeros(len(rows), np.int64)
         packed = rows[column].str.endswith(PACKED_SUFFIX).to_numpy(bool)
         for path in rows.loc[packed, column].unique():

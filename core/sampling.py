@@ -57,12 +57,13 @@ def sample_latents(
     denoise = sampling_denoiser(unet, config)
     width = CPU_BATCH if device.type == "cpu" else batch_size
     starts = range(0, len(seeds), width)
-    workers, threads = (0, 0) if device.type != "cpu" else _split_threads(torch.get_num_threads(), len(starts))
+    workers, threads = 0, torch.get_num_threads()
+    if device.type == "cpu":
+        workers, threads = _split_threads(threads, len(starts))
 
     @torch.no_grad()
     def sample(start: int) -> Tensor:
-        if threads:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
         wanted = list(seeds[start : start + width])
         padded = wanted + wanted[-1:] * (width - len(wanted))
         noise = sample_noise(padded, config.latent_shape).to(device, memory_format=memory_format(device))
