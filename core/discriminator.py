@@ -46,14 +46,19 @@ class LatentDiscriminator(nn.Module):
         self.whole = nn.Linear(widths[-1], 1)
 
     def forward(self, latent: Tensor, alpha_bar: Tensor | None = None) -> Tensor:
-        """Logits [B] of latents [B, C, h, w] with signal share `alpha_bar` [B] (clean if left out)."""
+        """Logits [B] of latents [B, C, h, w] with signal share `alpha_bar` [B] (clean if left out).
+
+        Of several batches joined, at the same noise levels, `alpha_bar` is the first one's.
+        """
         alpha_bar = torch.ones(len(latent), device=latent.device) if alpha_bar is None else alpha_bar
         # The angle of the noise level, 0 clean to 1000 pure noise: uniform in it is uniform in cosine timesteps.
         angle = torch.acos(alpha_bar.sqrt().clamp(max=1)) / (math.pi / 2) * 1000
         embedding = self.embed(self.level(angle).to(latent.dtype))
+        batches = len(latent) // max(1, len(alpha_bar))
         x, logits = latent, torch.zeros((len(latent), 1), device=latent.device, dtype=latent.dtype)
         for enter, residual, patch, modulate in zip(self.enter, self.residual, self.patch, self.modulate, strict=True):
-            scale, shift, scale_more, shift_more = modulate(embedding)[:, :, None, None].chunk(4, dim=1)
+            modulation = modulate(embedding)[:, :, None, None].repeat(batches, 1, 1, 1)
+            scale, shift, scale_more, shift_more = modulation.chunk(4, dim=1)
             x = self.activation(enter(x) * (1 + scale) + shift)
             x = x + self.activation(residual(x) * (1 + scale_more) + shift_more)
             mean = x.mean(dim=(2, 3))
@@ -76,7 +81,7 @@ def discriminator_loss(
     `shift` [B, C, h, w] is the standard normal noise of the penalty.
     """
     # Both in one evaluation: small maps gain from it.
-    logits, moved = model(torch.cat([noised, noised + PENALTY_NOISE * shift]), alpha_bar.repeat(2)).chunk(2)
+    logits, moved = model(torch.cat([noised, noised + PENALTY_NOISE * shift]), alpha_bar).chunk(2)
     penalty = PENALTY_WEIGHT * (moved - logits).square().mean()
     return F.binary_cross_entropy_with_logits(logits, labels) + penalty, logits
 

@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.config import load_config
 from core.device import pick_device, reduced_dtype
 from core.diffusion import build_scheduler, build_unet
 from core.discriminator import LatentDiscriminator, discriminator_loss
@@ -35,7 +34,9 @@ CSV = Path(__file__).with_suffix(".csv")
 _STEPS = 20
 # Latents of each class that the discriminator learns from: an epoch is long beside its validation, as with 5,000.
 _SAMPLES = 2000
-# Steps of the stock training loops.
+# Whose eight variants are as many.
+_LAYOUTS = 256
+# Steps of the stock training of the model.
 _STOCK_STEPS = 25
 
 
@@ -98,7 +99,7 @@ def measure(workload: Workload, repetitions: int, epochs: int = 3) -> Iterator[F
         section = config.rounds.discriminator
         model = discriminator().to(device)
         return train_discriminator_stock(
-            model, workload.latent_files, labels, section.batch_size, section.learning_rate, _STOCK_STEPS
+            model, workload.latent_files, labels, section.batch_size, section.learning_rate
         )
 
     times = _in_turn(
@@ -165,8 +166,7 @@ def main() -> None:
     rows = []
     for path in options.configs:
         with tempfile.TemporaryDirectory() as folder:
-            layouts = 3 * load_config(path).training.batch_size
-            for figure in measure(prepare(path, Path(folder), layouts, samples=_SAMPLES), options.repetitions):
+            for figure in measure(prepare(path, Path(folder), _LAYOUTS, samples=_SAMPLES), options.repetitions):
                 sys.stdout.write(f"{path.stem:<8} {figure}\n")
                 sys.stdout.flush()
                 rows.append({"config": path.stem, **vars(figure)})

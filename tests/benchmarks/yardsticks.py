@@ -1,5 +1,6 @@
 """What a user would write with stock parts: the loops that the benchmarks compare this project with."""
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from diffusers import DDIMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, random_split
 
 from core.discriminator import ADAM_BETAS, PENALTY_NOISE, PENALTY_WEIGHT, LatentDiscriminator
+from core.train_discriminator import VALIDATION_SHARE
 
 
 class LatentFiles(Dataset):
@@ -44,7 +46,7 @@ def train_stock(
     """Seconds a step of diffusers' unconditional training: noise loss only, accelerate, latents from files."""
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     optimizer = torch.optim.AdamW(unet.parameters(), lr=learning_rate, betas=(0.95, 0.999), weight_decay=1e-6)
-    loader = _loader(files, batch_size)
+    loader = _loader(LatentFiles(files), batch_size)
     unet, optimizer, loader = accelerator.prepare(unet, optimizer, loader)
     ema = EMAModel(unet.parameters(), decay=0.999, use_ema_warmup=True)
     ema.to(accelerator.device)
@@ -67,17 +69,16 @@ def train_stock(
 
 
 def train_discriminator_stock(
-    model: LatentDiscriminator,
-    files: list[Path],
-    labels: list[float],
-    batch_size: int,
-    learning_rate: float,
-    steps: int,
+    model: LatentDiscriminator, files: list[Path], labels: list[float], batch_size: int, learning_rate: float
 ) -> float:
-    """Seconds a step of a plain loop over a DataLoader of files, with the project's loss written down plainly."""
+    """Seconds a step of a plain loop over a DataLoader of files, with the project's loss written down plainly.
+
+    Over one epoch, after three steps to warm up, with the validation at its end.
+    """
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=ADAM_BETAS)
-    loader = _loader(files, batch_size, labels)
+    training, held_out = random_split(LatentFiles(files, labels), [1 - VALIDATION_SHARE, VALIDATION_SHARE])
+    batches, validation = _loader(training, batch_size), DataLoader(held_out, batch_size)
 
     def step(batch: tuple[Tensor, Tensor]) -> None:
         latents, real = batch[0].to(device), batch[1].to(device).float()
@@ -90,14 +91,26 @@ def train_discriminator_stock(
         optimizer.step()
         loss.item(), ((logits > 0) == (real > 0.5)).float().mean().item()
 
+    @torch.no_grad()
+    def validate() -> None:
+        model.eval()
+        for latents, real in validation:
+            logits, real = model(latents.to(device)), real.to(device).float()
+            F.binary_cross_entropy_with_logits(logits, real).item(), ((logits > 0) == (real > 0.5)).sum().item()
+
     model.train()
-    return _seconds_a_step(loader, step, steps)
+    for batch in itertools.islice(batches, 3):
+        step(batch)
+    began = time.perf_counter()
+    for batch in batches:
+        step(batch)
+    validate()
+    return (time.perf_counter() - began) / len(batches)
 
 
-def _loader(files: list[Path], batch_size: int, labels: list[float] | None = None) -> DataLoader:
-    """Shuffled whole batches, of all files where they are fewer."""
-    size = min(batch_size, len(files))
-    return DataLoader(LatentFiles(files, labels), batch_size=size, shuffle=True, drop_last=True)
+def _loader(data: Dataset, batch_size: int) -> DataLoader:
+    """Shuffled whole batches, of everything where that is less."""
+    return DataLoader(data, batch_size=min(batch_size, len(data)), shuffle=True, drop_last=True)
 
 
 def _predicts_v(scheduler: DDIMScheduler) -> bool:
