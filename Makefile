@@ -32,7 +32,7 @@ deploy: install
 test: install
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
-# How fast everything is beside stock loops, and how time grows with work; an idle machine, about ten minutes.
+# How fast everything is beside stock loops, and how time grows with work; an idle machine, about eleven minutes.
 bench: install
 	$(RUN) -m tests.benchmarks.speed
 	$(RUN) -m tests.benchmarks.latents
