@@ -5,6 +5,8 @@ from core.store import join
 
 # In the run's folder: what its rounds came to, for a person.
 REPORT_NAME = "report.html"
+# In the run's folder: Stage 3 continued by hand, outside any round.
+STAGE3_FOLDER = "stage3"
 
 
 def prerequisites_location(config: ExperimentConfig) -> str:
@@ -24,4 +26,4 @@ def round_location(config: ExperimentConfig, number: int) -> str:
 
 def stage3_location(config: ExperimentConfig) -> str:
     """`experiment.save_path`, or `{root}/{experiment.name}/stage3`."""
-    return config.experiment.save_path or join(run_location(config), "stage3")
+    return config.experiment.save_path or join(run_location(config), STAGE3_FOLDER)

@@ -151,6 +151,11 @@ def _make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Refe
     rows = read_manifest(paths["manifest"], [config.dataset.outputs.rgb], config.dataset)
     splits = split_by_layout(rows, config.training.train_split, config.training.split_seed)
     training, held_out = (originals(split) for split in splits)
+    if min(len(training), len(held_out)) < 2:
+        raise InputError(
+            f"audit: {len(training)} original layouts to train on and {len(held_out)} held out, it needs two of each: "
+            "give more layouts, another training.train_split, or audit: null"
+        )
     section = config.audit
     scale = section.pixels_per_metre or typical_scale(training, config.dataset.outputs.rgb, config.dataset.image_size)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(pick_device(config.training.device))

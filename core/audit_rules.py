@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from core.errors import InputError
 from core.floor_survey import (
     WALL_METRES,
     Pieces,
@@ -105,6 +106,8 @@ def calibrate(classes: np.ndarray, off_palette: np.ndarray, pixels_per_metre: fl
     `classes` [N, H, W] are real layouts, `pixels_per_metre` is their scale. Layouts without an interior break the rules
     whatever the ranges are; of the others every statistic leaves out the same share at each end that counts. That
     share is found by bisection, judging each fifth of the layouts by the ranges of the others.
+
+    Raises InputError if walls enclose an interior in next to no layout.
     """
     # At small sizes a wall takes the whole of every cell it touches, so a passage has lost up to a cell.
     body = max(1, int(BODY_METRES * pixels_per_metre) - 1)
@@ -113,6 +116,11 @@ def calibrate(classes: np.ndarray, off_palette: np.ndarray, pixels_per_metre: fl
     statistics = measure(classes, off_palette, scale, ranges)
     enclosed = statistics["interior_share"] >= _SMALLEST_INTERIOR
     fold = np.arange(len(classes)) % _FOLDS
+    if len(np.unique(fold[enclosed])) < 2:
+        raise InputError(
+            f"audit: walls enclose a room in {enclosed.sum()} of {len(classes)} real training layouts, too few to "
+            "calibrate its rules on: mend the pictures or dataset.image_size, or set audit: null"
+        )
     low, high = -_WIDEST, 0.5
     for _ in range(_BISECTIONS):
         tail = (low + high) / 2

@@ -4,19 +4,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.artifacts import REPORT_NAME
+from core.artifacts import REPORT_NAME, STAGE3_FOLDER
 from core.errors import InputError
 from core.latent_parts import PARTS_FOLDER
 from core.lease import LEASE_NAME, hold, is_free
 from core.records import RECORD_NAME, read_record
-from core.rounds import CONFIG_NAME, DECISION_NAME, ROUND_RECORD, RUN_RECORD
+from core.rounds import ANNOUNCED_NAME, CONFIG_NAME, DECISION_NAME, ROUND_RECORD, RUN_RECORD
 from core.run_status import PREREQUISITES, find_runs
 from core.scratch import SCRATCH_PREFIX, is_abandoned
 from core.store import ArtifactsSection, Store, StoredFile, is_remote, open_store
 from core.workspace import STATE_FOLDER, newest_state
 
 # Files that are kept wherever they are, besides those that records name.
-_KEPT_NAMES = {RECORD_NAME, ROUND_RECORD, RUN_RECORD, CONFIG_NAME, LEASE_NAME, DECISION_NAME, REPORT_NAME}
+_KEPT_NAMES = {RECORD_NAME, ROUND_RECORD, RUN_RECORD, CONFIG_NAME, LEASE_NAME, DECISION_NAME}
+_KEPT_NAMES |= {ANNOUNCED_NAME, REPORT_NAME}
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,24 @@ def find_garbage(uri: str, grace_hours: float) -> list[Garbage]:
 
     Only folders that hold a run, and the prerequisites, are looked into: whatever else lies under the root is not ours.
     """
-    return [_garbage_of(store, 3600 * grace_hours) for store in _scopes(uri)]
+    return [
+        _garbage_of(store, 3600 * grace_hours) if is_free(store) else Garbage(store.uri, [], [], busy=True)
+        for store in _scopes(uri)
+    ]
 
 
-def remove_garbage(garbage: Garbage, grace_hours: float) -> None:
-    """Remove what `find_garbage` found, holding the run's lease meanwhile; LeaseError if somebody works on it."""
-    store = open_store(garbage.uri)
-    with hold(garbage.uri, ArtifactsSection()):
+def remove_garbage(uri: str, grace_hours: float, artifacts: ArtifactsSection) -> Garbage:
+    """Remove the garbage of the run at `uri`, or of the prerequisites there; what was removed.
+
+    Looked for again, holding the run's lease: what was garbage before may belong to a stage finished since. Raises
+    LeaseError if somebody works on it.
+    """
+    store = open_store(uri, artifacts)
+    with hold(uri, artifacts):
+        garbage = _garbage_of(store, 3600 * grace_hours)
         store.delete([file.name for file in garbage.files])
         store.abort_uploads(3600 * grace_hours)
+    return garbage
 
 
 def _scopes(uri: str) -> list[Store]:
@@ -61,8 +71,6 @@ def _scopes(uri: str) -> list[Store]:
 
 
 def _garbage_of(store: Store, grace_seconds: float) -> Garbage:
-    if not is_free(store):
-        return Garbage(store.uri, [], [], busy=True)
     files = list(store.files())
     named = set(_named(store, files))
     left = [file for file in files if file.name not in named and file.age >= grace_seconds and not _in_use(store, file)]
@@ -71,6 +79,9 @@ def _garbage_of(store: Store, grace_seconds: float) -> Garbage:
 
 def _named(store: Store, files: list[StoredFile]) -> Iterator[str]:
     names = {file.name for file in files}
+    if f"{STAGE3_FOLDER}/{RECORD_NAME}" not in names and not is_remote(store.uri):
+        # Continued by hand: such a training works there without a record, and may be at work.
+        yield from (path for path in names if path.startswith(f"{STAGE3_FOLDER}/"))
     for path in names:
         folder, _, name = path.rpartition("/")
         if name in _KEPT_NAMES and SCRATCH_PREFIX not in path:

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from core.config import PerceptualLossSection
+from core.errors import InputError
 from core.palette import COLORS, NUM_CLASSES
 from core.perceptual import Perceptual, build_perceptual
 from core.seeding import derive_seed
@@ -43,7 +44,7 @@ class FeatureSpace:
 
         Fitted on every rotated and mirrored variant, or 2,048 of them, since layouts are generated in all. AlexNet's
         weights are those of the perceptual loss; where that has another network, the installed or torchvision's.
-        Raises ValueError if the layouts are all the same.
+        Raises InputError if the layouts are all the same.
         """
         perceptual = build_perceptual(
             PerceptualLossSection(backbone=section.backbone if section.net == "alex" else None)
@@ -56,7 +57,7 @@ class FeatureSpace:
         # Ascending; directions beyond the number of layouts have variances of rounding errors.
         kept = np.flatnonzero(variances > 1e-6 * variances[-1])[::-1][: min(_DIMENSIONS, len(features) - 1)]
         if not variances[-1] > 0:
-            raise ValueError("real training layouts are all the same: they span no feature space")
+            raise InputError("audit: real training layouts are all the same: give others, or set audit: null")
         scale = np.sqrt(variances[kept].mean())
         return cls(perceptual, mean.astype(np.float32), (axes[:, kept] / scale).astype(np.float32))
 

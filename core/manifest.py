@@ -13,6 +13,8 @@ from core.errors import InputError
 
 VARIANTS = ("rot90", "rot180", "rot270", "mirror", "mirror_rot90", "mirror_rot180", "mirror_rot270")
 _VARIANT_SUFFIX = re.compile(r"_(?:orig|aug\d+|(?:mirror_)?rot(?:90|180|270)|mirror)$", re.IGNORECASE)
+# Cells that mean a flag, as `_as_text` has them.
+_TRUE, _FALSE = ("true", "1"), ("false", "0")
 _COMPARISONS = {"__lt": "lt", "__gt": "gt", "__le": "le", "__ge": "ge", "__ne": "ne"}
 
 
@@ -94,7 +96,7 @@ def is_augmented(rows: pd.DataFrame) -> pd.Series:
     Only the name counts, not the folder: originals live under folders called `augmented` too.
     """
     if "is_augmented" in rows.columns:
-        return rows["is_augmented"].map(_as_text).eq("true")
+        return rows["is_augmented"].map(_as_text).isin(_TRUE)
     return rows["stem"].str.contains(_VARIANT_SUFFIX) & ~rows["stem"].str.lower().str.endswith("_orig")
 
 
@@ -113,10 +115,13 @@ def split_by_layout(rows: pd.DataFrame, train_split: float, seed: int) -> tuple[
 
 
 def originals(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of unaugmented layouts; InputError if there are none."""
+    """Rows of unaugmented layouts; InputError if there are none.
+
+    `rows` may be those of a split.
+    """
     kept = rows[~is_augmented(rows)]
     if kept.empty:
-        raise InputError("the manifest has no original layout: every row is marked as augmented")
+        raise InputError(f"no original layout among {len(rows)} rows of the manifest: all are marked as augmented")
     return kept.reset_index(drop=True)
 
 
@@ -147,14 +152,21 @@ def _filtered(rows: pd.DataFrame, filters: Mapping[str, Any], path: Path) -> pd.
                 ) from None
         else:
             values = wanted if isinstance(wanted, list | tuple) else [wanted]
-            keep = rows[column].map(_as_text).isin([_as_text(value) for value in values])
+            keep = rows[column].map(_as_text).isin([text for value in values for text in _texts(value)])
             keep = ~keep if suffix else keep
         rows = rows[keep]
     return rows
 
 
+def _texts(wanted: Any) -> tuple[str, ...]:
+    """Forms of cells that mean the wanted value: a flag is written as a word or as a number."""
+    if isinstance(wanted, bool):
+        return _TRUE if wanted else _FALSE
+    return (_as_text(wanted),)
+
+
 def _as_text(value: Any) -> str:
-    """Comparable form of a cell: pandas reads `false`, `False` and 0 differently from file to file."""
+    """Comparable form of a cell: pandas reads `false`, `False` and 1 differently from file to file."""
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).lower()
     if isinstance(value, float) and value.is_integer():

@@ -35,7 +35,7 @@ from core.train_diffusion import checkpoint_name
 log = logging.getLogger(__name__)
 
 ROUND_RECORD, RUN_RECORD, CONFIG_NAME = "round.json", "run.json", "config.yaml"
-DECISION_NAME = "decision.json"
+DECISION_NAME, ANNOUNCED_NAME = "decision.json", "announced.json"
 # Columns of tables for a person, and the metrics in them.
 METRIC_TITLES = {
     "D val acc": "discriminator_val_acc",
@@ -195,6 +195,18 @@ def read_decision(config: ExperimentConfig, number: int) -> dict[str, Any] | Non
 def keep_decision(config: ExperimentConfig, number: int, decision: dict[str, Any]) -> None:
     """Keep a person's answer after round `number`, once: a run that is started again does not ask again."""
     create_record(decision, publishing_store(round_location(config, number), config.artifacts), DECISION_NAME)
+
+
+def is_announced(config: ExperimentConfig, number: int) -> bool:
+    """Whether the events of the finished round `number` were sent."""
+    store = open_store(round_location(config, number), config.artifacts)
+    return read_record(store, ANNOUNCED_NAME) is not None
+
+
+def note_announced(record: dict[str, Any]) -> None:
+    """Keep that the events of the round with this record were sent; a process that dies before sends them again."""
+    # Without the run's lease, which what an event starts may have by now.
+    open_store(record["location"]).create(ANNOUNCED_NAME, record_bytes({"round": record["round"]}))
 
 
 def open_round(config: ExperimentConfig, number: int) -> Round:

@@ -28,10 +28,10 @@ from core.manifest import read_manifest, split_by_layout
 from core.online_discriminator import OnlineDiscriminator
 from core.perceptual import build_perceptual
 from core.pictures import save_grid, save_sample_grid
-from core.records import local_path, run_stage
+from core.records import RECORD_NAME, local_path, read_record, run_stage
 from core.seeding import derive_seed
 from core.shares import computed_again
-from core.store import Location, cache_folder, is_remote, join
+from core.store import Location, cache_folder, is_remote, join, open_store
 from core.train_diffusion import (
     GRID_SAMPLES,
     DiffusionTraining,
@@ -85,7 +85,8 @@ def continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: boo
     """Metrics after continuing Stage 3 until epoch `training.epochs` at `experiment.save_path`.
 
     `recorded` makes it a stage like the others, in a scratch folder and published with a record at the end, as in
-    a round or a bucket. By itself in a local folder it works there: with more epochs it goes on from its last.
+    a round, in a bucket, or where a finished one lies. By itself in a local folder it works there: with more epochs it
+    goes on from its last.
     `resume`: None goes on from what is there if anything is, True insists on it, False starts anew.
     Raises InputError at once for a missing discriminator or Stage 2 checkpoint.
     """
@@ -95,7 +96,7 @@ def continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: boo
 
 def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bool) -> dict[str, Any]:
     location = stage3_location(config)
-    recorded = recorded or is_remote(location)
+    recorded = recorded or is_remote(location) or read_record(open_store(location), RECORD_NAME) is not None
     inputs = _stage3_inputs(config, resume, recorded)
     if not recorded:
         require_writable(Path(location))

@@ -66,11 +66,12 @@ def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
 
 
 def _restart(name: str, deployment: UUID, **defaults: Any) -> AutomationCore:
-    """Starts a crashed run of the deployment again with its own parameters, once.
+    """Starts a crashed run of the deployment again, once, with its own parameters and how often it crashed.
 
     A new run: rescheduling the crashed one would let two engines do it, as both executor and worker report a death.
     """
     parameters = {key: _value(f"flow_run.parameters['{key}']", default) for key, default in defaults.items()}
+    parameters["restarts"] = _value("((flow_run.parameters['restarts'] | default(0)) + 1)")
     return AutomationCore(
         name=f"layouts: start a crashed {name} again",
         description="It goes on where the crashed run was.",

@@ -11,12 +11,23 @@ from prefect.states import Completed, State
 
 from core.config import ExperimentConfig, load_config
 from core.errors import LeaseError
-from core.rounds import begin_run, close_round, hold_run, next_round, open_round, round_table
+from core.rounds import (
+    Round,
+    begin_run,
+    close_round,
+    hold_run,
+    is_announced,
+    next_round,
+    note_announced,
+    open_round,
+    round_table,
+)
 from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask
 from flows.gpu_slot import gpu_slot
 from flows.parameters import ConfigLocation, Override
 from flows.prerequisites import prerequisites
+from flows.restarts import Restarts, require_few_restarts
 from flows.round_events import announce_round
 from flows.run_labels import label_run
 from flows.sample_bad_latents import require_dask, sample_in_shards
@@ -31,15 +42,20 @@ log = logging.getLogger("core.flows")
 
 
 class Done(NamedTuple):
-    """A finished round's record, and whether it was done just now."""
+    """A finished round's record, and whether the world knows of it."""
 
     record: dict[str, Any]
-    now: bool
+    announced: bool
 
 
 @flow(name="adversarial-round")
 def adversarial_round(
-    config: ConfigLocation, number: int | None = None, overrides: Sequence[Override] = (), extra: bool = False
+    config: ConfigLocation,
+    number: int | None = None,
+    overrides: Sequence[Override] = (),
+    extra: bool = False,
+    *,
+    restarts: Restarts = 0,
 ) -> dict[str, Any] | State[None]:
     """Do one round of an experiment: the next that is missing, or none if nothing is due.
 
@@ -48,7 +64,9 @@ def adversarial_round(
         number: The round to do, from 1; empty for the next one that is missing.
         overrides: Settings of the config to change, each as key.path=value.
         extra: Do one more round even where all of rounds.count are finished.
+        restarts: How often in a row it crashed before; the automation that starts it again fills it in.
     """
+    require_few_restarts(restarts)
     experiment = load_config(config, overrides)
     require_dask(experiment)
     if number is not None:
@@ -79,24 +97,30 @@ def adversarial_round(
 def _do_round(experiment: ExperimentConfig, number: int) -> Done:
     label_run(experiment, f"round {number}", f"round:{number}")
     this = open_round(experiment, number)
-    if this.record is not None:
-        return Done(this.record, now=False)
+    if this.record is not None and is_announced(experiment, number):
+        return Done(this.record, announced=True)
+    # One that was finished by a process which then died is still to be told.
+    record = this.record or _make(this)
+    report_round(this.config_path, number)
+    return Done(record, announced=False)
+
+
+def _make(this: Round) -> dict[str, Any]:
     started = time.monotonic()
-    with gpu_slot(experiment):
+    with gpu_slot(this.config):
         sample_in_shards(this)
         bad_latents = generate_bad_latents(**this.bad_latents_options())
         discriminator = retrain_discriminator(**this.discriminator_options())
         stage3 = continue_stage3(this.config_path, recorded=True)
         audits = [audit(**options) for options in this.audits_options()]
-    record = close_round(this, bad_latents, discriminator, stage3, audits, seconds=time.monotonic() - started)
-    report_round(this.config_path, number)
-    return Done(record, now=True)
+    return close_round(this, bad_latents, discriminator, stage3, audits, seconds=time.monotonic() - started)
 
 
 def _announced(done: Done, config: ConfigLocation, overrides: Sequence[str]) -> dict[str, Any]:
     """The round's record. The lease is given back by now, so that whatever an event starts finds the run free."""
-    if done.now:
+    if not done.announced:
         announce_round(done.record, config, overrides)
+        note_announced(done.record)
     return done.record
 
 

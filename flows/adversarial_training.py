@@ -13,6 +13,7 @@ from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask
 from flows.parameters import ConfigLocation, Override
 from flows.prerequisites import prerequisites
+from flows.restarts import Restarts, require_few_restarts
 from flows.run_labels import label_run
 from flows.sample_bad_latents import require_dask
 
@@ -22,7 +23,12 @@ log = logging.getLogger("core.flows")
 
 @flow(name="adversarial-training")
 def adversarial_training(
-    config: ConfigLocation, overrides: Sequence[Override] = (), wait: bool = False, fork_from: str | None = None
+    config: ConfigLocation,
+    overrides: Sequence[Override] = (),
+    wait: bool = False,
+    fork_from: str | None = None,
+    *,
+    restarts: Restarts = 0,
 ) -> list[dict[str, Any]]:
     """Run every round of the experiment that is not finished yet; return the records of all.
 
@@ -31,7 +37,9 @@ def adversarial_training(
         overrides: Settings of the config to change, each as key.path=value.
         wait: Wait where another process works on the run, instead of ending.
         fork_from: Address of a finished round, of whatever run, whose model a new run starts from.
+        restarts: How often in a row it crashed before; the automation that starts it again fills it in.
     """
+    require_few_restarts(restarts)
     experiment = load_config(config, overrides)
     require_somebody_to_ask(experiment)
     require_dask(experiment)

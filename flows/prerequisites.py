@@ -10,19 +10,24 @@ from core.prerequisites import STAGES, hold_prerequisites
 from flows.command import run_flow, say
 from flows.gpu_slot import gpu_slot
 from flows.parameters import ConfigLocation, Override
+from flows.restarts import Restarts, require_few_restarts
 from flows.run_labels import label_run
 from tasks.prerequisites import encode_layouts, generate_layouts, train_autoencoder, train_stage1, train_stage2
 
 
 @flow(name="prerequisites")
-def prerequisites(config: ConfigLocation, overrides: Sequence[Override] = (), wait: bool = False) -> dict[str, Any]:
+def prerequisites(
+    config: ConfigLocation, overrides: Sequence[Override] = (), wait: bool = False, *, restarts: Restarts = 0
+) -> dict[str, Any]:
     """Make what Stage 3 starts from; what is finished under the artefact root is not made again.
 
     Args:
         config: YAML file of the experiment, a path on the worker or an s3:// address.
         overrides: Settings of the config to change, each as key.path=value.
         wait: Wait where another process makes them, instead of ending.
+        restarts: How often in a row it crashed before; the automation that starts it again fills it in.
     """
+    require_few_restarts(restarts)
     experiment = load_config(config, overrides)
     label_run(experiment, "prerequisites")
     with hold_prerequisites(experiment, wait), gpu_slot(experiment):

@@ -19,10 +19,11 @@ def report_round(config: Location, number: int) -> str:
     """
     experiment = load_config(config)
     report = make_report(experiment, number)
+    page = keep_report(experiment, report.html)
     if TaskRunContext.get() is not None:
         key = f"{experiment.experiment.name}-round-{number:02d}".lower().replace("_", "-").replace(".", "-")
         create_markdown_artifact(report.markdown, key, f"Round {number} of {experiment.experiment.name}")
-    return keep_report(experiment, report.html)
+    return page
 
 
 if __name__ == "__main__":

@@ -169,6 +169,12 @@ def test_a_stage_leaves_figures_layouts_and_a_picture(audited, stage2, tmp_path)
     )
 
 
+def test_too_few_real_layouts_are_refused(audited, stage2):
+    config = with_prerequisites(load_config(audited)).with_values({"training.train_split": 0.99})
+    with pytest.raises(InputError, match=r"11 original .* and 1 held out.*training.train_split, or audit: null"):
+        audit_checkpoint(config, stage2, 10, 7)
+
+
 def test_the_reference_is_made_of_training_and_held_out_originals(audited):
     config = with_prerequisites(load_config(audited))
     paths = {"manifest": Path(config.dataset.manifest), "autoencoder": Path(config.autoencoder.checkpoint)}

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.audit_rules import RULES, Rules, calibrate
+from core.errors import InputError
 from core.floor_survey import Scale, find_interior, furniture_in_walls, pixels_per_metre, reachable_shares
 from core.layout_generator import generate_layout
 from core.palette import BACKGROUND, CLASS_NAMES, WALL
@@ -130,6 +131,14 @@ def test_viable_is_all_rules_together(rules, held_out):
     kept = rules.check(maps, clean(maps))
     assert list(kept.columns) == [*RULES, "viable"]
     assert (kept["viable"] == kept[list(RULES)].all(axis=1)).all()
+
+
+@pytest.mark.parametrize("enclosed", [0, 1])
+def test_layouts_without_walls_are_nothing_to_calibrate_on(training, enclosed):
+    open_ones = np.where(training == WALL, BACKGROUND, training)[:20]
+    maps = np.concatenate([training[:enclosed], open_ones])
+    with pytest.raises(InputError, match=rf"in {enclosed} of {20 + enclosed} real .*dataset.image_size.*audit: null"):
+        calibrate(maps, clean(maps), pixels_per_metre=7.0, pass_share=0.97)
 
 
 def test_rules_come_back_from_their_record(rules, held_out):

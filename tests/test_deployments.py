@@ -84,7 +84,7 @@ def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(
     assert prefect.finished(first).state.is_crashed()
     second = prefect.until(lambda: prefect.runs_on(deployment, tiny)[1:], "not started again")[0]
     assert first.parameters == {"config": str(tiny), "overrides": overrides}
-    assert second.parameters == {**first.parameters, "wait": False, "fork_from": None}
+    assert second.parameters == {**first.parameters, "wait": False, "fork_from": None, "restarts": 1}
     assert prefect.finished(second).state.is_completed()
     assert rounds_done(tiny) == ["round-01", "round-02", "round-03"]
     assert not find_problems(str(run_folder(tiny)))
@@ -103,6 +103,13 @@ def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(
         assert report.data.count("data:image/png;base64,") == 5 and f"# {tiny.stem} · round {number}" in report.data
     page = (run_folder(tiny) / "report.html").read_text()
     assert "<h2>Round 3</h2>" in page and "http" not in page
+
+
+def test_a_run_that_crashed_again_and_again_is_not_tried_for_ever(prefect, tiny):
+    run = prefect.finished(prefect.start(NEXT, tiny, restarts=6))
+    assert run.state.is_failed()
+    prefect.until(lambda: "crashed 6 times in a row and is not tried again" in prefect.logs(run), "no reason is given")
+    assert not rounds_done(tiny)
 
 
 def test_a_running_stage_shows_progress_and_a_cancelled_one_goes_on_where_it_was(prefect, tiny):

@@ -15,6 +15,7 @@ from core.distribution import (
     kernel_interval,
     prdc,
 )
+from core.errors import InputError
 from core.layout_features import FeatureSpace, alexnet_features
 from core.layout_generator import generate_layout
 from core.layouts import resize_layout
@@ -264,7 +265,7 @@ def test_unlabelled_pixels_have_no_features(houses, space):
 def test_few_layouts_span_few_dimensions(houses, trunk):
     section = PerceptualLossSection(backbone=str(trunk))
     assert FeatureSpace.fit(houses[:2], section).components.shape[1] <= 15
-    with pytest.raises(ValueError, match="all the same"):
+    with pytest.raises(InputError, match="all the same"):
         FeatureSpace.fit(np.full((3, 32, 32), BACKGROUND, np.uint8), section)
 
 

@@ -153,6 +153,17 @@ def test_a_finished_training_is_not_done_again(finished):
     assert snapshot(folder.parent) == before
 
 
+def test_a_round_whose_process_died_before_it_told_is_told(finished, told):
+    config, folder, _ = finished
+    (folder / "round-02" / "announced.json").unlink()
+    (folder / "report.html").unlink()
+    adversarial_training(config)
+    assert [details["payload"]["round"] for event, details in told if event == ROUND_COMPLETED] == [2]
+    assert "<h2>Round 2</h2>" in (folder / "report.html").read_text()
+    adversarial_training(config)
+    assert len([event for event, _ in told if event == ROUND_COMPLETED]) == 1
+
+
 def test_another_setting_under_the_same_name_is_refused(finished):
     config, folder, _ = finished
     before = snapshot(folder.parent)

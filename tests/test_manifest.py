@@ -121,6 +121,17 @@ def test_documented_filters(folder, filters, expected):
     assert len(read(folder / "augmented" / "manifest.csv", filters=filters)) == expected
 
 
+def test_flags_may_be_numbers(folder):
+    manifest = folder / "augmented" / "manifest.csv"
+    rows = pd.read_csv(manifest)
+    rows["is_augmented"], rows["is_empty"] = rows["is_augmented"].astype(int), [1] * 3 + [0] * 77
+    rows.to_csv(manifest, index=False)
+    kept = read(manifest, filters={"is_empty": [False]})
+    assert len(kept) == 77 and len(originals(kept)) == 7
+    assert len(read(manifest, filters={"is_empty": True})) == 3
+    assert len(read(manifest, filters={"is_augmented__ne": True})) == 10
+
+
 def test_rows_without_a_path_are_dropped(folder):
     manifest = folder / "augmented" / "manifest.csv"
     rows = pd.read_csv(manifest)

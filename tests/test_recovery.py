@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from core.artifacts import round_location, run_location
+from core.artifacts import round_location, run_location, stage3_location
 from core.config import load_config
 from core.errors import InputError, LeaseError
 from core.garbage import find_garbage, remove_garbage
 from core.lease import hold
-from core.records import RECORD_NAME, read_record
+from core.records import RECORD_NAME, create_record, read_record
 from core.rounds import begin_run, close_round, open_round
 from core.run_status import find_problems, status_text
 from core.store import open_store
@@ -325,12 +325,44 @@ def test_garbage_is_what_no_record_names(config, place):
     (garbage,) = find_garbage(place.uri, 0)
     assert sorted(file.name for file in garbage.files) == left
     assert {file.name for file in run.files()} == before
-    remove_garbage(garbage, 0)
+    removed = remove_garbage(garbage.uri, 0, config.artifacts)
+    assert sorted(file.name for file in removed.files) == left
     assert {file.name for file in run.files()} == before - set(left) | {"lease.json"}
     assert open_store(place.uri).read("notes/mine.txt") is not None
     assert not find_problems(place.uri)
     with hold(run_location(config), config.artifacts):
         assert [garbage.busy for garbage in find_garbage(place.uri, 0)] == [True]
+
+
+def test_stage3_of_a_finished_round_is_not_touched_by_hand(config, place):
+    run_round(config, 1)
+    this, stage = open_round(config, 1), open_store(f"{run_location(config)}/round-01/stage3")
+    before = {file.name: stage.measure(file.name) for file in stage.files()}
+    with pytest.raises(InputError, match=r"--no-resume: what is at .*round-01/stage3 is kept; remove it"):
+        continue_stage3.fn(this.config_path, resume=False)
+    with pytest.raises(InputError, match=r"round-01/stage3 was made with .*choose another folder"):
+        continue_stage3.fn(this.config_path, overrides=["training.epochs=2"])
+    continue_stage3.fn(this.config_path)
+    assert {file.name: stage.measure(file.name) for file in stage.files()} == before
+    assert not find_problems(place.uri)
+
+
+def test_what_a_stage_finished_since_names_is_no_garbage(config, place):
+    stage = open_store(f"{run_location(config)}/round-01/stage3")
+    stage.create("model.pt", b"uploaded")
+    (garbage,) = find_garbage(place.uri, 0)
+    assert [file.name for file in garbage.files] == ["round-01/stage3/model.pt"]
+    create_record({"outputs": {"model.pt": stage.measure("model.pt")}}, stage, "stage.json")
+    assert remove_garbage(garbage.uri, 0, config.artifacts).files == []
+    assert stage.read("model.pt") is not None
+
+
+def test_what_was_trained_by_hand_beside_the_rounds_is_no_garbage(local_place, prepared, tmp_path):
+    config = load_config(ready_config(prepared, tmp_path, local_place.uri))
+    begin_run(config)
+    by_hand = open_store(stage3_location(config))
+    by_hand.create("checkpoints/tiny_checkpoint_latest.pt", b"hours of work")
+    assert [file.name for garbage in find_garbage(local_place.uri, 0) for file in garbage.files] == []
 
 
 def test_commands_say_what_they_found(config, place, capsys):

@@ -1,0 +1,24 @@
+"""A crashed run is started again by an automation, but not without end."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from core.errors import InputError
+
+# What ends this many runs in a row, such as too little memory, ends the next one too.
+MOST_RESTARTS = 5
+
+Restarts = Annotated[
+    int,
+    Field(ge=0, description="how often in a row it crashed before; filled in by the automation that starts it again"),
+]
+
+
+def require_few_restarts(restarts: int) -> None:
+    """InputError if the run crashed too often in a row for another try."""
+    if restarts > MOST_RESTARTS:
+        raise InputError(
+            f"crashed {restarts} times in a row and is not tried again: see the logs of those runs, mend the cause "
+            "(often too little memory), and start it again by hand; it goes on where it was"
+        )
