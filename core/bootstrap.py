@@ -24,19 +24,6 @@ def mean_interval(values: np.ndarray, rng: np.random.Generator, resamples: int =
     return percentile_interval(values.mean(), resampled, level)
 
 
-def difference_interval(
-    first: np.ndarray, second: np.ndarray, rng: np.random.Generator, resamples: int = 1000, level: float = 0.95
-) -> Interval:
-    """Mean of `first` [N] less that of `second` [N] with its interval, item i being the same in both.
-
-    What both find easy or hard about an item, its noise seed for instance, drops out.
-    """
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if first.shape != second.shape:
-        raise ValueError(f"paired values must be as many: {first.shape} and {second.shape}")
-    return mean_interval(first - second, rng, resamples, level)
-
-
 def resampled_means(values: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
     """Mean of each of `resamples` draws of N items from `values` [N, ...]: float64 [resamples, ...]."""
     values = np.asarray(values, np.float64)

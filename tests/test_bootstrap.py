@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from core.bootstrap import Interval, difference_interval, draw_counts, mean_interval, recentred_interval
+from core.bootstrap import Interval, draw_counts, mean_interval, recentred_interval
 
 
 def covers(interval: Interval, truth: float) -> bool:
@@ -33,17 +33,6 @@ def test_four_times_the_items_halve_the_interval():
     assert (few.high - few.low) / (many.high - many.low) == pytest.approx(2, rel=0.25)
 
 
-def test_what_paired_items_share_drops_out():
-    rng = np.random.default_rng(3)
-    shared = rng.normal(0, 10, 300)
-    first, second = shared + rng.normal(0.5, 1, 300), shared + rng.normal(0, 1, 300)
-    paired = difference_interval(first, second, rng)
-    assert paired.value == pytest.approx(first.mean() - second.mean())
-    assert paired.low > 0.2
-    alone = mean_interval(first, rng)
-    assert alone.high - alone.low > 5 * (paired.high - paired.low)
-
-
 def test_a_distance_biased_twice_by_resampling_lies_in_its_own_interval():
     """The squared mean of noise is above 0 at any size; a resample's is about twice that."""
     rng = np.random.default_rng(4)
@@ -67,8 +56,3 @@ def test_every_resample_holds_as_many_items():
 def test_nothing_to_resample_is_an_error(values):
     with pytest.raises(ValueError, match="finite values"):
         mean_interval(np.array(values), np.random.default_rng(0))
-
-
-def test_pairs_must_be_pairs():
-    with pytest.raises(ValueError, match="as many"):
-        difference_interval(np.zeros(3), np.zeros(4), np.random.default_rng(0))

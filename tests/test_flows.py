@@ -102,7 +102,9 @@ def test_a_round_is_made_from_what_its_record_says(finished):
         for stage in ("bad_latents", "discriminator", "stage3"):
             outputs = json.loads((here / stage / "stage.json").read_text())["outputs"]
             named |= {f"{stage}/{name}": entry for name, entry in outputs.items()}
-        assert {"round.json"} == {str(p.relative_to(here)) for p in here.rglob("*") if p.is_file()} - named.keys()
+        assert {"round.json", "announced.json"} == {
+            str(p.relative_to(here)) for p in here.rglob("*") if p.is_file()
+        } - named.keys()
         for name, entry in named.items():
             assert (sha256(here / name), (here / name).stat().st_size) == (entry["sha256"], entry["size"])
         for entry in record["inputs"].values():

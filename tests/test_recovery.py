@@ -340,7 +340,9 @@ def test_stage3_of_a_finished_round_is_not_touched_by_hand(config, place):
     before = {file.name: stage.measure(file.name) for file in stage.files()}
     with pytest.raises(InputError, match=r"--no-resume: what is at .*round-01/stage3 is kept; remove it"):
         continue_stage3.fn(this.config_path, resume=False)
-    with pytest.raises(InputError, match=r"round-01/stage3 was made with .*choose another folder"):
+    with pytest.raises(
+        InputError, match=r"round-01/stage3 holds a stage3 made with training.epochs 1, now it is 2: choose another"
+    ):
         continue_stage3.fn(this.config_path, overrides=["training.epochs=2"])
     continue_stage3.fn(this.config_path)
     assert {file.name: stage.measure(file.name) for file in stage.files()} == before
