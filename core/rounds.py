@@ -203,10 +203,11 @@ def is_announced(config: ExperimentConfig, number: int) -> bool:
     return read_record(store, ANNOUNCED_NAME) is not None
 
 
-def note_announced(record: dict[str, Any]) -> None:
-    """Keep that the events of the round with this record were sent; a process that dies before sends them again."""
+def note_announced(config: ExperimentConfig, number: int) -> None:
+    """Keep that the events of the finished round `number` were sent; unless it is kept, they are sent again."""
     # Without the run's lease, which what an event starts may have by now.
-    open_store(record["location"]).create(ANNOUNCED_NAME, record_bytes({"round": record["round"]}))
+    store = open_store(round_location(config, number), config.artifacts)
+    store.create(ANNOUNCED_NAME, record_bytes({"round": number}))
 
 
 def open_round(config: ExperimentConfig, number: int) -> Round:

@@ -42,7 +42,7 @@ log = logging.getLogger("core.flows")
 
 
 class Done(NamedTuple):
-    """A finished round's record, and whether the world knows of it."""
+    """A finished round's record, and whether its events were sent before."""
 
     record: dict[str, Any]
     announced: bool
@@ -72,7 +72,7 @@ def adversarial_round(
     if number is not None:
         with hold_run(experiment):
             done = _do_round(experiment, number)
-        return _announced(done, config, overrides)
+        return _announced(experiment, done, config, overrides)
     label_run(experiment, "next round")
     with contextlib.ExitStack() as held:
         try:
@@ -91,7 +91,7 @@ def adversarial_round(
         if experiment.prerequisites is not None:
             prerequisites(config, overrides)
         done = _do_round(load_config(config, decided), due)
-    return _announced(done, config, decided)
+    return _announced(experiment, done, config, decided)
 
 
 def _do_round(experiment: ExperimentConfig, number: int) -> Done:
@@ -99,7 +99,7 @@ def _do_round(experiment: ExperimentConfig, number: int) -> Done:
     this = open_round(experiment, number)
     if this.record is not None and is_announced(experiment, number):
         return Done(this.record, announced=True)
-    # One that was finished by a process which then died is still to be told.
+    # A process may have died between the round and its report.
     record = this.record or _make(this)
     report_round(this.config_path, number)
     return Done(record, announced=False)
@@ -116,11 +116,13 @@ def _make(this: Round) -> dict[str, Any]:
     return close_round(this, bad_latents, discriminator, stage3, audits, seconds=time.monotonic() - started)
 
 
-def _announced(done: Done, config: ConfigLocation, overrides: Sequence[str]) -> dict[str, Any]:
+def _announced(
+    experiment: ExperimentConfig, done: Done, config: ConfigLocation, overrides: Sequence[str]
+) -> dict[str, Any]:
     """The round's record. The lease is given back by now, so that whatever an event starts finds the run free."""
     if not done.announced:
         announce_round(done.record, config, overrides)
-        note_announced(done.record)
+        note_announced(experiment, done.record["round"])
     return done.record
 
 

@@ -9,10 +9,7 @@ from core.errors import InputError
 # What ends this many runs in a row, such as too little memory, ends the next one too.
 MOST_RESTARTS = 5
 
-Restarts = Annotated[
-    int,
-    Field(ge=0, description="how often in a row it crashed before; filled in by the automation that starts it again"),
-]
+Restarts = Annotated[int, Field(ge=0)]
 
 
 def require_few_restarts(restarts: int) -> None:
