@@ -199,8 +199,7 @@ def keep_decision(config: ExperimentConfig, number: int, decision: dict[str, Any
 
 def is_announced(config: ExperimentConfig, number: int) -> bool:
     """Whether the events of the finished round `number` were sent."""
-    store = open_store(round_location(config, number), config.artifacts)
-    return read_record(store, ANNOUNCED_NAME) is not None
+    return _has_record(round_location(config, number), config, ANNOUNCED_NAME)
 
 
 def note_announced(config: ExperimentConfig, number: int) -> None:
@@ -323,8 +322,8 @@ def round_table(records: list[dict[str, Any]]) -> str:
     return pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format, na_rep="")
 
 
-def _has_record(location: str, config: ExperimentConfig) -> bool:
-    return read_record(open_store(location, config.artifacts), ROUND_RECORD) is not None
+def _has_record(location: str, config: ExperimentConfig, name: str = ROUND_RECORD) -> bool:
+    return read_record(open_store(location, config.artifacts), name) is not None
 
 
 def _steering(config: ExperimentConfig, number: int) -> Steering:

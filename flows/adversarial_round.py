@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from prefect import flow
 from prefect.states import Completed, State
@@ -41,13 +41,6 @@ from tasks.retrain_discriminator import retrain_discriminator
 log = logging.getLogger("core.flows")
 
 
-class Done(NamedTuple):
-    """A finished round's record, and whether its events were sent before."""
-
-    record: dict[str, Any]
-    announced: bool
-
-
 @flow(name="adversarial-round")
 def adversarial_round(
     config: ConfigLocation,
@@ -71,8 +64,8 @@ def adversarial_round(
     require_dask(experiment)
     if number is not None:
         with hold_run(experiment):
-            done = _do_round(experiment, number)
-        return _announced(experiment, done, config, overrides)
+            record = _do_round(experiment, number)
+        return _announced(experiment, record, config, overrides)
     label_run(experiment, "next round")
     with contextlib.ExitStack() as held:
         try:
@@ -90,19 +83,18 @@ def adversarial_round(
             return _nothing_is_due(str(stopped))
         if experiment.prerequisites is not None:
             prerequisites(config, overrides)
-        done = _do_round(load_config(config, decided), due)
-    return _announced(experiment, done, config, decided)
+        record = _do_round(load_config(config, decided), due)
+    return _announced(experiment, record, config, decided)
 
 
-def _do_round(experiment: ExperimentConfig, number: int) -> Done:
+def _do_round(experiment: ExperimentConfig, number: int) -> dict[str, Any]:
     label_run(experiment, f"round {number}", f"round:{number}")
     this = open_round(experiment, number)
-    if this.record is not None and is_announced(experiment, number):
-        return Done(this.record, announced=True)
-    # A process may have died between the round and its report.
     record = this.record or _make(this)
-    report_round(this.config_path, number)
-    return Done(record, announced=False)
+    # A process may have died between the round and its report.
+    if not is_announced(experiment, number):
+        report_round(this.config_path, number)
+    return record
 
 
 def _make(this: Round) -> dict[str, Any]:
@@ -117,13 +109,13 @@ def _make(this: Round) -> dict[str, Any]:
 
 
 def _announced(
-    experiment: ExperimentConfig, done: Done, config: ConfigLocation, overrides: Sequence[str]
+    experiment: ExperimentConfig, record: dict[str, Any], config: ConfigLocation, overrides: Sequence[str]
 ) -> dict[str, Any]:
     """The round's record. The lease is given back by now, so that whatever an event starts finds the run free."""
-    if not done.announced:
-        announce_round(done.record, config, overrides)
-        note_announced(experiment, done.record["round"])
-    return done.record
+    if not is_announced(experiment, record["round"]):
+        announce_round(record, config, overrides)
+        note_announced(experiment, record["round"])
+    return record
 
 
 def _nothing_is_due(reason: str) -> State[None]:
