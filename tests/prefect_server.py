@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.processes import descendants
 
-_PATIENCE = 150.0
+_PATIENCE = 300.0
 
 
 @pytest.fixture(scope="module")
