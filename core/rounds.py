@@ -161,10 +161,14 @@ class Round:
 
 def next_round(config: ExperimentConfig, extra: bool = False) -> int | None:
     """Number of the first round that is not finished; None where all of `rounds.count` are and none is `extra`."""
-    number = 1
-    while _has_record(round_location(config, number), config):
-        number += 1
+    number = _last_round(config) + 1
     return number if extra or number <= config.rounds.count else None
+
+
+def untold_round(config: ExperimentConfig) -> int | None:
+    """Number of the last finished round if its process died before it sent the round's events, else None."""
+    number = _last_round(config)
+    return None if number == 0 or is_announced(config, number) else number
 
 
 def stop_reason(config: ExperimentConfig, number: int) -> str | None:
@@ -179,7 +183,7 @@ def stop_reason(config: ExperimentConfig, number: int) -> str | None:
 
 def saw_other_data(config: ExperimentConfig) -> bool:
     """Whether the last finished round was made from other content than the config's manifest has now."""
-    ended = (next_round(config, extra=True) or 1) - 1
+    ended = _last_round(config)
     if ended == 0:
         return False
     record = _round_record(round_location(config, ended), config)
@@ -320,6 +324,14 @@ def round_table(records: list[dict[str, Any]]) -> str:
         for record in records
     ]
     return pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format, na_rep="")
+
+
+def _last_round(config: ExperimentConfig) -> int:
+    """Number of the last round that is finished, 0 if none is."""
+    number = 0
+    while _has_record(round_location(config, number + 1), config):
+        number += 1
+    return number
 
 
 def _has_record(location: str, config: ExperimentConfig, name: str = ROUND_RECORD) -> bool:

@@ -21,6 +21,7 @@ from core.rounds import (
     note_announced,
     open_round,
     round_table,
+    untold_round,
 )
 from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask
@@ -52,6 +53,8 @@ def adversarial_round(
 ) -> dict[str, Any] | State[None]:
     """Do one round of an experiment: the next that is missing, or none if nothing is due.
 
+    Where the last one was finished by a process that died before it sent its events, that one is told instead.
+
     Args:
         config: YAML file of the experiment, a path on the worker or an s3:// address.
         number: The round to do, from 1; empty for the next one that is missing.
@@ -73,7 +76,8 @@ def adversarial_round(
         except LeaseError as error:
             return _nothing_is_due(str(error))
         begin_run(experiment)
-        due = next_round(experiment, extra)
+        # A round whose process died before it told of it is told first; a chain of events would end there.
+        due = untold_round(experiment) or next_round(experiment, extra)
         if due is None:
             return _nothing_is_due(f"all {experiment.rounds.count} rounds are finished")
         require_somebody_to_ask(experiment)

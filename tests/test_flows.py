@@ -228,6 +228,18 @@ def test_the_next_round_is_done_and_then_nothing_is_due(experiment, caplog):
     assert adversarial_round(experiment, overrides=["rounds.count=1"], extra=True)["round"] == 2
 
 
+def test_the_next_round_first_tells_of_one_whose_process_died_before_it_told(finished, told, caplog):
+    config, folder, _ = finished
+    last = sorted(folder.glob("round-*/announced.json"))[-1]
+    last.unlink()
+    number = int(last.parent.name.removeprefix("round-"))
+    assert adversarial_round(config, overrides=[f"rounds.count={number}"])["round"] == number
+    assert [details["payload"]["round"] for event, details in told if event == ROUND_COMPLETED] == [number]
+    with caplog.at_level("INFO", logger="core"):
+        assert adversarial_round(config, overrides=[f"rounds.count={number}"]) is None
+    assert "nothing is due" in caplog.text
+
+
 def test_a_round_that_loses_its_lease_has_failed(experiment, monkeypatch):
     def lost(*_):
         raise LeaseError("this process was silent for too long")
