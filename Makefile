@@ -42,5 +42,6 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 
+# What was installed; artefacts and the bucket of `make demo-s3` are work, and stay.
 clean:
-	rm -rf $(VENV) artifacts .radosgw
+	rm -rf $(VENV)

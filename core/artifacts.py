@@ -1,12 +1,38 @@
 """Where artefacts live below `artifacts.root`, under names a person understands."""
 
+import re
+
 from core.config import ExperimentConfig
 from core.store import join
 
-# In the run's folder: what its rounds came to, for a person.
-REPORT_NAME = "report.html"
+# The records: of a finished stage, of a finished round, of a run that was begun.
+RECORD_NAME, ROUND_RECORD, RUN_RECORD = "stage.json", "round.json", "run.json"
+# In the folder of a run or round: its config, a person's answer, whether its events were sent, its report.
+CONFIG_NAME, DECISION_NAME, ANNOUNCED_NAME, REPORT_NAME = (
+    "config.yaml",
+    "decision.json",
+    "announced.json",
+    "report.html",
+)
+# In a stage's folder until it is finished: its resumable states, and the names of the files that it publishes.
+STATE_FOLDER, PUBLISHING_NAME = "state", "publishing.json"
+# In the folder of states: bad latents by parts.
+PARTS_FOLDER = "parts"
 # In the run's folder: Stage 3 continued by hand, outside any round.
 STAGE3_FOLDER = "stage3"
+
+_SNAPSHOT_FILE = re.compile(r"\d{6,}-\d{6,}(\.json|/.+)")
+_PART_FILE = re.compile(rf"{PARTS_FOLDER}/bad_latents_\d{{6,}}-\d{{6,}}\.(pt|json)")
+
+
+def is_snapshot_file(name: str) -> bool:
+    """Whether a file of this name below a stage's `state/` is a state or of one: `{token}-{number}.json`, and files."""
+    return _SNAPSHOT_FILE.fullmatch(name) is not None
+
+
+def is_state_file(name: str) -> bool:
+    """Whether we give such a name to a file below a stage's `state/`."""
+    return is_snapshot_file(name) or name == PUBLISHING_NAME or _PART_FILE.fullmatch(name) is not None
 
 
 def prerequisites_location(config: ExperimentConfig) -> str:

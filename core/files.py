@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 
 from core.errors import InputError
+from core.scratch import open_held, remove_partials
 
 # What torch's restricted unpickler raises on bytes that are no pickle.
 _UNPICKLING_ERRORS = (
@@ -36,13 +37,15 @@ _UNPICKLING_ERRORS = (
 def whole_file(path: Path, on_disk: bool = True) -> Iterator[IO[bytes]]:
     """Binary file that appears at `path` only once it is complete and on disk; nothing is left on an error.
 
-    One of thousands need not be waited for (`on_disk` false) where `os.sync` comes before the record that vouches
-    for it.
+    What a killed process left of the same file is removed first. One of thousands need not be waited for (`on_disk`
+    false) where `os.sync` comes before the record that vouches for it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if on_disk:
+        remove_partials(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with open_held(partial) as file:
             yield file
             file.flush()
             if on_disk:

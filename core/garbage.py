@@ -1,23 +1,19 @@
-"""What lies in the runs of an artefact root that no record names."""
+"""What of ours lies in the runs of an artefact root and is needed no more."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from core.artifacts import REPORT_NAME, STAGE3_FOLDER
 from core.errors import InputError
-from core.latent_parts import PARTS_FOLDER
-from core.lease import LEASE_NAME, hold, is_free
-from core.records import RECORD_NAME, read_record
-from core.rounds import ANNOUNCED_NAME, CONFIG_NAME, DECISION_NAME, ROUND_RECORD, RUN_RECORD
+from core.lease import hold, is_free
+from core.ownership import Owner
 from core.run_status import PREREQUISITES, find_runs
-from core.scratch import SCRATCH_PREFIX, is_abandoned
-from core.store import ArtifactsSection, Store, StoredFile, is_remote, open_store
-from core.workspace import STATE_FOLDER, newest_state
+from core.store import ArtifactsSection, Store, StoredFile, open_store
 
-# Files that are kept wherever they are, besides those that records name.
-_KEPT_NAMES = {RECORD_NAME, ROUND_RECORD, RUN_RECORD, CONFIG_NAME, LEASE_NAME, DECISION_NAME}
-_KEPT_NAMES |= {ANNOUNCED_NAME, REPORT_NAME}
+
+@dataclass(frozen=True)
+class LeftFile(StoredFile):
+    """A file of ours that nothing needs, and `why`."""
+
+    why: str
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Garbage:
     """
 
     uri: str
-    files: list[StoredFile]
+    files: list[LeftFile]
     uploads: list[str]
     busy: bool = False
 
@@ -36,8 +32,9 @@ class Garbage:
 def find_garbage(uri: str, grace_hours: float) -> list[Garbage]:
     """Garbage, older than the grace period, of every run under the root at `uri`, or of the run at `uri`.
 
-    Only folders that hold a run, and the prerequisites, are looked into: whatever else lies under the root is not ours.
+    Only what `core.ownership` knows for ours counts; whatever else lies there is the user's.
     """
+    _require_grace(grace_hours)
     return [
         _garbage_of(store, 3600 * grace_hours) if is_free(store) else Garbage(store.uri, [], [], busy=True)
         for store in _scopes(uri)
@@ -50,6 +47,7 @@ def remove_garbage(uri: str, grace_hours: float, artifacts: ArtifactsSection) ->
     Looked for again, holding the run's lease: what was garbage before may belong to a stage finished since. Raises
     LeaseError if somebody works on it.
     """
+    _require_grace(grace_hours)
     store = open_store(uri, artifacts)
     with hold(uri, artifacts):
         garbage = _garbage_of(store, 3600 * grace_hours)
@@ -58,9 +56,14 @@ def remove_garbage(uri: str, grace_hours: float, artifacts: ArtifactsSection) ->
     return garbage
 
 
+def _require_grace(hours: float) -> None:
+    if not hours >= 0:
+        raise InputError(f"--grace_hours {hours}: it must be 0 or above")
+
+
 def _scopes(uri: str) -> list[Store]:
     store = open_store(uri)
-    if read_record(store, RUN_RECORD) is not None:
+    if Owner(store).is_run():
         return [store]
     scopes = find_runs(store)
     if PREREQUISITES in store.folders():
@@ -72,39 +75,10 @@ def _scopes(uri: str) -> list[Store]:
 
 def _garbage_of(store: Store, grace_seconds: float) -> Garbage:
     files = list(store.files())
-    named = set(_named(store, files))
-    left = [file for file in files if file.name not in named and file.age >= grace_seconds and not _in_use(store, file)]
+    owner = Owner(store, {file.name for file in files})
+    left = []
+    for file in files:
+        found = owner.of(file.name)
+        if found is not None and found.left and file.age >= grace_seconds:
+            left.append(LeftFile(file.name, file.size, file.age, found.left))
     return Garbage(store.uri, left, store.unfinished_uploads(grace_seconds))
-
-
-def _named(store: Store, files: list[StoredFile]) -> Iterator[str]:
-    names = {file.name for file in files}
-    if f"{STAGE3_FOLDER}/{RECORD_NAME}" not in names and not is_remote(store.uri):
-        # Continued by hand: such a training works there without a record, and may be at work.
-        yield from (path for path in names if path.startswith(f"{STAGE3_FOLDER}/"))
-    for path in names:
-        folder, _, name = path.rpartition("/")
-        if name in _KEPT_NAMES and SCRATCH_PREFIX not in path:
-            yield path
-        if name == RECORD_NAME:
-            record = read_record(store.below(folder) if folder else store, name)
-            yield from (f"{folder}/{output}" for output in record.get("outputs", {}))
-    unfinished = {path.partition(f"/{STATE_FOLDER}/")[0] for path in names if f"/{STATE_FOLDER}/" in path}
-    for stage in unfinished:
-        if f"{stage}/{RECORD_NAME}" in names:
-            continue  # the stage is finished and needs its states no more
-        yield from (path for path in names if path.startswith(f"{stage}/{STATE_FOLDER}/{PARTS_FOLDER}/"))
-        newest = newest_state(store.below(stage).below(STATE_FOLDER))
-        if newest is not None:
-            name, state = newest
-            yield f"{stage}/{STATE_FOLDER}/{name}.json"
-            yield from (f"{stage}/{STATE_FOLDER}/{entry['state']}/{file}" for file, entry in state["files"].items())
-
-
-def _in_use(store: Store, file: StoredFile) -> bool:
-    """Whether the file is in the scratch folder of a process that lives."""
-    parts = file.name.split("/")
-    at = next((index for index, part in enumerate(parts) if part.startswith(SCRATCH_PREFIX)), None)
-    if at is None or is_remote(store.uri):
-        return False
-    return not is_abandoned(Path(store.uri, *parts[: at + 1]))

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from core.artifacts import PARTS_FOLDER, STATE_FOLDER
 from core.files import load_tensors, save_tensors
 from core.records import read_record, record_bytes, refuse_difference
 from core.store import ArtifactsSection, Entry, Store, cache_folder
-from core.workspace import STATE_FOLDER, workspace_folder
-
-PARTS_FOLDER = "parts"
+from core.workspace import workspace_folder
 
 
 class Shard(NamedTuple):

@@ -16,6 +16,7 @@ from core.encode_layouts import encode_layouts
 from core.errors import InputError
 from core.layout_generator import write_layouts
 from core.lease import hold
+from core.ownership import Owner, refuse_others
 from core.records import RECORD_NAME, describe_inputs, difference, local_path, read_record, run_stage
 from core.stages import train_prerequisite_stage, with_inputs
 from core.store import join, open_store
@@ -65,6 +66,10 @@ def hold_prerequisites(config: ExperimentConfig, wait: bool = False) -> Iterator
     if _all_finished(config):
         yield
         return
+    store = open_store(prerequisites_location(config), config.artifacts)
+    owner = Owner(store)
+    if not any(owner.of(f"{stage}/{RECORD_NAME}") for stage in STAGES):
+        refuse_others(store, owner.of, "artifacts.root")
     with hold(prerequisites_location(config), config.artifacts, wait):
         yield
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from core import distributed
+from core.artifacts import PUBLISHING_NAME, RECORD_NAME, STATE_FOLDER
 from core.errors import InputError
 from core.files import require_writable
 from core.lease import publishing_store
+from core.ownership import Owner, foreign_file, refuse_others
 from core.store import (
     ArtifactsSection,
     Entry,
@@ -24,10 +26,10 @@ from core.store import (
     is_remote,
     join,
     open_store,
+    replace,
     split_location,
 )
 from core.workspace import (
-    STATE_FOLDER,
     StoredWorkspace,
     WatchedWorkspace,
     Workspace,
@@ -37,7 +39,8 @@ from core.workspace import (
 
 log = logging.getLogger(__name__)
 
-RECORD_NAME = "stage.json"
+# The settings that choose where a stage is.
+STAGE_PLACE = "folder (--output_dir, experiment.save_path or artifacts.root)"
 _PACKAGES = ("torch", "diffusers", "lpips", "prefect", "pandas", "numpy", "boto3")
 # Folders above a file that are searched for the record that vouches for it.
 _FOLDERS_ABOVE = 3
@@ -71,6 +74,7 @@ def run_stage(
         log.info("%s: done already (%s)", stage, store.uri)
         return distributed.from_first((record, None, None))[0]
     distributed.require_joined(stage)
+    refuse_others(store, Owner(store).is_of_stage, STAGE_PLACE)
     if not is_remote(store.uri):
         require_writable(Path(store.uri))
     started = time.monotonic()
@@ -84,7 +88,7 @@ def run_stage(
         distributed.from_first((None, folder, paths))
         metrics = work(workspace, paths)
         workspace.settle()
-        outputs = store.upload(folder, [path.relative_to(folder).as_posix() for path in stage_files(folder)])
+        outputs = _publish(store, folder)
         record = made_from | {
             "outputs": outputs,
             "metrics": metrics,
@@ -94,6 +98,20 @@ def run_stage(
         create_record(record, store, RECORD_NAME)
         workspace.drop_states()
     return distributed.from_first(record)
+
+
+def _publish(store: Store, folder: Path) -> dict[str, Entry]:
+    """What the files of `folder` are, once they are in the store; InputError if a file of the user's is in their place.
+
+    Their names are noted there first: a process that dies meanwhile leaves files that are known for ours.
+    """
+    names = [path.relative_to(folder).as_posix() for path in stage_files(folder)]
+    owner, states = Owner(store), store.below(STATE_FOLDER)
+    taken = {file.name for file in store.files() if not owner.is_of_stage(file.name)}.intersection(names)
+    if taken:
+        raise foreign_file(store.uri, min(taken), STAGE_PLACE)
+    replace(states, PUBLISHING_NAME, json.dumps({"outputs": names}, indent=2).encode())
+    return store.upload(folder, names)
 
 
 def _work_along(work: Callable[[Workspace, Mapping[str, Path]], dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replace_fields
@@ -12,14 +13,23 @@ from typing import Any
 import pandas as pd
 
 from core.alarms import Steering, find_alarms, steer
-from core.artifacts import round_location, run_location
+from core.artifacts import (
+    ANNOUNCED_NAME,
+    CONFIG_NAME,
+    DECISION_NAME,
+    RECORD_NAME,
+    ROUND_RECORD,
+    RUN_RECORD,
+    round_location,
+    run_location,
+)
 from core.bad_latents import BadLatentsRequest
 from core.config import ExperimentConfig, config_bytes
 from core.errors import InputError
 from core.lease import hold, publishing_store
+from core.ownership import Owner, is_by_hand, refuse_others
 from core.prerequisites import with_prerequisites
 from core.records import (
-    RECORD_NAME,
     code_version,
     create_record,
     describe_input,
@@ -34,8 +44,6 @@ from core.train_diffusion import checkpoint_name
 
 log = logging.getLogger(__name__)
 
-ROUND_RECORD, RUN_RECORD, CONFIG_NAME = "round.json", "run.json", "config.yaml"
-DECISION_NAME, ANNOUNCED_NAME = "decision.json", "announced.json"
 # Columns of tables for a person, and the metrics in them.
 METRIC_TITLES = {
     "D val acc": "discriminator_val_acc",
@@ -50,13 +58,30 @@ METRIC_TITLES = {
 # with, and of the one that the round made.
 ROUND_STAGES = ("bad_latents", "discriminator", "stage3")
 AUDIT_BEFORE, AUDIT = "audit_before", "audit"
+_ROUND_CONFIG = re.compile(rf"round-\d{{2,}}/{re.escape(CONFIG_NAME)}")
 
 
 @contextlib.contextmanager
 def hold_run(config: ExperimentConfig, wait: bool = False) -> Iterator[None]:
-    """The lease of the experiment's run; LeaseError if another process works on it and `wait` is false."""
+    """The lease of the experiment's run; LeaseError if another process works on it and `wait` is false.
+
+    InputError, before anything is written, if the run's folder was not begun by us and holds files that are not ours.
+    """
+    _require_own_folder(config)
     with hold(run_location(config), config.artifacts, wait):
         yield
+
+
+def _require_own_folder(config: ExperimentConfig) -> None:
+    store, name = open_store(run_location(config), config.artifacts), config.experiment.name
+    owner = Owner(store)
+    if not owner.is_run():
+        # Earlier versions kept no record of a Stage 3 by hand, nor of a run of which single rounds were asked for.
+        refuse_others(
+            store,
+            lambda file: owner.of(file) or is_by_hand(file, name) or _ROUND_CONFIG.fullmatch(file),
+            "experiment.name or artifacts.root",
+        )
 
 
 def begin_run(config: ExperimentConfig, fork_from: str | None = None) -> None:
@@ -74,6 +99,7 @@ def begin_run(config: ExperimentConfig, fork_from: str | None = None) -> None:
         parent = describe_input(record, "parent")
     begun = read_record(store, RUN_RECORD)
     if begun is None:
+        _require_own_folder(config)
         create_record({"experiment": config.experiment.name, "parent": parent}, store, RUN_RECORD)
     elif parent is not None and (begun["parent"] or {}).get("sha256") != parent["sha256"]:
         before = (begun["parent"] or {}).get("path", "no other round")

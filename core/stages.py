@@ -1,8 +1,8 @@
 """Stages 1, 2 and 3 of a config: what each starts from, where it writes, what it says at the end."""
 
+import contextlib
 import dataclasses
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from core.layouts import CACHE_BYTES, LayoutPictures
 from core.losses import Frozen
 from core.manifest import read_manifest, split_by_layout
 from core.online_discriminator import OnlineDiscriminator
+from core.ownership import MadeFiles, stage3_files
 from core.perceptual import build_perceptual
 from core.pictures import save_grid, save_sample_grid
 from core.records import RECORD_NAME, local_path, read_record, run_stage
+from core.scratch import held_folder
 from core.seeding import derive_seed
 from core.shares import computed_again
 from core.store import Location, cache_folder, is_remote, join, open_store
@@ -42,10 +44,11 @@ from core.train_diffusion import (
     viability_scores,
 )
 from core.trajectories import kept_trajectories
-from core.workspace import WatchedWorkspace, Workspace
+from core.workspace import ClaimedWorkspace, WatchedWorkspace, Workspace
 
 # Viability counts as lasting if it held in this many last evaluations of a round.
 SATURATION_EVALUATIONS = 3
+_SAVE_PATH = "experiment.save_path"
 # Layouts shown of those that the discriminator scores best, and of the worst.
 _EXTREMES = 8
 # The config key that each input of a stage fills.
@@ -99,10 +102,8 @@ def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bo
     recorded = recorded or is_remote(location) or read_record(open_store(location), RECORD_NAME) is not None
     inputs = _stage3_inputs(config, resume, recorded)
     if not recorded:
-        require_writable(Path(location))
         on_disk = with_inputs(config, {name: local_path(path) for name, path in inputs.items()})
-        workspace_of = Workspace if distributed.is_first() else WatchedWorkspace
-        with workspace_of(Path(location)) as workspace:
+        with _own_folder(config, Path(location), resume) as workspace:
             return _train_stage3(on_disk, resume, workspace)
     if resume is False:
         raise InputError(
@@ -113,6 +114,31 @@ def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bo
         return _train_stage3(with_inputs(config, paths), None, workspace)
 
     return run_stage("stage3", location, inputs, config.describing_model(), work, config.artifacts)["metrics"]
+
+
+@contextlib.contextmanager
+def _own_folder(config: ExperimentConfig, folder: Path, resume: bool | None) -> Iterator[Workspace]:
+    """The workspace of a Stage 3 by hand in the user's `folder`, which this process holds until the end.
+
+    InputError if there is no training of ours to go on with and the folder holds anything that `made.json` does not
+    say is ours, LeaseError if another process trains there.
+    """
+    if not distributed.is_first():
+        yield WatchedWorkspace(folder)
+        return
+    names = stage3_files(config.experiment.name)
+    require_writable(folder)
+    with held_folder(folder):
+        made = MadeFiles(folder)
+        # Earlier versions kept no record: a training of theirs can be continued, but not replaced.
+        if not made.covers(names) and not _goes_on(config, folder, resume):
+            made.refuse_any(_SAVE_PATH)
+        with ClaimedWorkspace(folder, made, names, _SAVE_PATH) as workspace:
+            yield workspace
+
+
+def _goes_on(config: ExperimentConfig, folder: Path, resume: bool | None) -> bool:
+    return resume is not False and (folder / checkpoint_name(config.experiment.name, "latest")).exists()
 
 
 def _stage3_inputs(config: ExperimentConfig, resume: bool | None, recorded: bool) -> dict[str, Location]:
@@ -146,15 +172,12 @@ def _train_stage3(config: ExperimentConfig, resume: bool | None, workspace: Work
     """
     name, folder = config.experiment.name, workspace.folder
     latest = folder / checkpoint_name(name, "latest")
-    going_on = distributed.from_first(latest.exists() and resume is not False)
+    going_on = distributed.from_first(_goes_on(config, folder, resume))
     previous = config.diffusion.stage3_checkpoint
     start = previous or (None if going_on else config.required("diffusion.stage2_checkpoint"))
     judge = load_discriminator(config.required("discriminator.checkpoint"), config.latent_shape)
     run = _training(config, config.training, name, workspace, start)
     judge = judge.to(run.device)
-    if not going_on and workspace.writes:
-        for part in ("checkpoints", "samples"):
-            shutil.rmtree(folder / part, ignore_errors=True)
     online = _online_discriminator(config, judge)
     if going_on:
         run.state.online = online
@@ -166,6 +189,8 @@ def _train_stage3(config: ExperimentConfig, resume: bool | None, workspace: Work
     run.state.online = online
     if online is not None:
         run.require_online_shares()
+    # From here on files are written.
+    workspace.claim(going_on)
     return _run_stage3(_with_discriminator(run, judge))
 
 

@@ -7,22 +7,22 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from core.artifacts import STATE_FOLDER, is_snapshot_file, is_state_file
 from core.errors import InputError
 from core.files import file_entry, save_tensors
 from core.lease import lease_of
+from core.ownership import MadeFiles
 from core.scratch import SCRATCH_PREFIX, scratch_folder
 from core.store import ArtifactsSection, Store, is_remote
 
 log = logging.getLogger(__name__)
-
-STATE_FOLDER = "state"
 
 
 class Workspace:
@@ -46,6 +46,9 @@ class Workspace:
         # Also when interrupted: the state being written is what the next start goes on from.
         if self._writer is not None:
             self._writer.join()
+
+    def claim(self, going_on: bool) -> None:
+        """Say that the stage is about to write, and whether it goes on from what the folder holds."""
 
     def keep(self, name: str, value: Callable[[], Any], progress: str) -> None:
         """Write the state `value()` to `name` in the background; leave it if the last one is still being written.
@@ -84,6 +87,24 @@ class Workspace:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+
+
+class ClaimedWorkspace(Workspace):
+    """A folder of the user's in which a stage makes files of these `names`, as the record `made` there says.
+
+    `setting` is the key of the config that chooses the folder.
+    """
+
+    def __init__(self, folder: Path, made: MadeFiles, names: Sequence[str], setting: str):
+        super().__init__(folder)
+        self._made, self._names, self._setting = made, names, setting
+
+    def claim(self, going_on: bool) -> None:
+        """Note that the names are ours, and remove what an earlier try left of them that is needed no more."""
+        if not going_on:
+            self._made.declare(self._names, self._setting)
+            self._made.remove(self._names)
+        self._made.remove_partials()
 
 
 class WatchedWorkspace(Workspace):
@@ -143,7 +164,7 @@ class StoredWorkspace(Workspace):
 
     def drop_states(self) -> None:
         """Remove every state: the stage is finished."""
-        self._store.delete([file.name for file in self._store.files()])
+        self._store.delete([file.name for file in self._store.files() if is_state_file(file.name)])
 
     def _is_due(self) -> bool:
         if self._lease is not None:
@@ -179,7 +200,8 @@ class StoredWorkspace(Workspace):
         self._drop_older(snapshot.name, {f"{entry['state']}/{file}" for file, entry in files.items()})
 
     def _drop_older(self, name: str, needed: set[str]) -> None:
-        older = [file.name for file in self._store.files() if _state_of(file.name) < name]
+        names = [file.name for file in self._store.files() if is_snapshot_file(file.name)]
+        older = [file for file in names if _state_of(file) < name]
         # Records first: what is named must be there.
         self._store.delete([file for file in older if "/" not in file])
         self._store.delete([file for file in older if "/" in file and file not in needed])
@@ -187,7 +209,8 @@ class StoredWorkspace(Workspace):
 
 def newest_state(store: Store) -> tuple[str, dict[str, Any]] | None:
     """Name and record of the newest state in the store of a stage's states."""
-    records = [file.name for file in store.files() if "/" not in file.name and file.name.endswith(".json")]
+    names = [file.name for file in store.files()]
+    records = [name for name in names if "/" not in name and is_snapshot_file(name)]
     for name in sorted(records, reverse=True):
         there = store.read(name)
         if there is None:

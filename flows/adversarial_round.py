@@ -67,6 +67,7 @@ def adversarial_round(
     require_dask(experiment)
     if number is not None:
         with hold_run(experiment):
+            begin_run(experiment)
             record = _do_round(experiment, number)
         return _announced(experiment, record, config, overrides)
     label_run(experiment, "next round")

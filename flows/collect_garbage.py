@@ -1,4 +1,4 @@
-"""Remove what no record names from the runs under an artefact root."""
+"""Remove what this project left in the runs under an artefact root and nothing needs."""
 
 from core.garbage import find_garbage, remove_garbage
 from core.store import ArtifactsSection, open_store
@@ -12,7 +12,11 @@ def collect_garbage(
     endpoint_url: str | None = None,
     single_writer: bool = False,
 ) -> None:
-    """List files that no record names and that are older than the grace period; remove them with --delete."""
+    """List what this project left in its runs, older than the grace period; remove it with --delete.
+
+    Those are resumable states of finished stages or replaced by newer ones, and what killed processes left under
+    scratch names. Other files are the user's.
+    """
     artifacts = ArtifactsSection(endpoint_url=endpoint_url, single_writer=single_writer)
     open_store(uri, artifacts)
     for garbage in find_garbage(uri, grace_hours):
@@ -22,7 +26,7 @@ def collect_garbage(
         if delete:
             garbage = remove_garbage(garbage.uri, grace_hours, artifacts)
         for file in garbage.files:
-            say(f"{garbage.uri}/{file.name}  {file.size} bytes, {file.age / 3600:.1f} h old")
+            say(f"{garbage.uri}/{file.name}  {file.size} bytes, {file.age / 3600:.1f} h old: {file.why}")
         for upload in garbage.uploads:
             say(f"{garbage.uri}/{upload}  unfinished upload")
         size = sum(file.size for file in garbage.files) / 1e6

@@ -1,7 +1,6 @@
 """What a user can get wrong ends in one line that says what to mend, and leaves nothing half-written."""
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -846,14 +845,11 @@ def test_a_damaged_record_is_named(refused, retrained, tmp_path):
         refused(retrain_discriminator, options, folder / "stage.json", "damaged", "remove what is at")
 
 
-def test_latents_of_an_interrupted_larger_run_do_not_stay(generate):
-    """A run that ended before its record is no result; its latents must not join those of the next."""
-    left = generate["output_dir"] / "bad_latents" / "bad_latent_00009.pt"
-    left.parent.mkdir(parents=True)
-    left.write_bytes(b"of a larger run")
-    run(generate_bad_latents, generate | {"num_samples": 3})
-    folder = generate["output_dir"]
-    pools = {"real_latents": folder / "real_latents", "fake_latents": left.parent}
-    run(retrain_discriminator, {**pools, "output_dir": folder / "d", "epochs": 1, "batch_size": 4})
-    inputs = json.loads((folder / "d" / "stage.json").read_text())["inputs"]
-    assert sum(name.startswith("fake") for name in inputs) == 3
+def test_latents_that_no_record_names_are_not_joined_by_others(refused, generate):
+    """Latents that lie there already are the user's: they are neither overwritten nor mixed with new ones."""
+    mine = generate["output_dir"] / "bad_latents" / "bad_latent_00009.pt"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    said = "bad_latents/bad_latent_00009.pt, which something else made: choose another folder (--output_dir"
+    refused(generate_bad_latents, generate, said)
+    assert files_below(generate["output_dir"]) == [mine]

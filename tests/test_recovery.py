@@ -313,20 +313,25 @@ def test_status_shows_rounds_holder_and_what_is_next(config, place):
         status_text(f"{place.uri}/nothing")
 
 
-def test_garbage_is_what_no_record_names(config, place):
+def test_garbage_is_what_we_left_and_nothing_needs(config, place):
     run_round(config, 1)
     run = open_store(run_location(config))
-    left = ["round-01/stage3/left.pt", "round-02/stage3/state/000001-000001/left.pt"]
+    left = {
+        "round-01/stage3/state/000001-000001/left.pt": "state of a stage that is finished",
+        "round-02/stage3/state/000001-000001/left.pt": "state that a newer one replaced",
+    }
     for name in left:
         assert run.create(name, b"of a crash")
+    for name in ("mine.txt", "round-01/mine.txt", "round-01/stage3/mine.pt", "round-02/stage3/state/mine.pt"):
+        assert run.create(name, b"of the user")
     open_store(place.uri).create("notes/mine.txt", b"not of a run")
     before = {file.name for file in run.files()}
     assert [file.name for garbage in find_garbage(place.uri, 24) for file in garbage.files] == []
     (garbage,) = find_garbage(place.uri, 0)
-    assert sorted(file.name for file in garbage.files) == left
+    assert {file.name: file.why for file in garbage.files} == left
     assert {file.name for file in run.files()} == before
     removed = remove_garbage(garbage.uri, 0, config.artifacts)
-    assert sorted(file.name for file in removed.files) == left
+    assert {file.name: file.why for file in removed.files} == left
     assert {file.name for file in run.files()} == before - set(left) | {"lease.json"}
     assert open_store(place.uri).read("notes/mine.txt") is not None
     assert not find_problems(place.uri)
@@ -349,14 +354,18 @@ def test_stage3_of_a_finished_round_is_not_touched_by_hand(config, place):
     assert not find_problems(place.uri)
 
 
-def test_what_a_stage_finished_since_names_is_no_garbage(config, place):
+def test_what_a_stage_publishes_is_no_garbage(config, place):
     stage = open_store(f"{run_location(config)}/round-01/stage3")
-    stage.create("model.pt", b"uploaded")
-    (garbage,) = find_garbage(place.uri, 0)
-    assert [file.name for file in garbage.files] == ["round-01/stage3/model.pt"]
+    stage.create("state/publishing.json", b'{"outputs": ["model.pt", "of-an-earlier-try.pt"]}')
+    for name in ("model.pt", "of-an-earlier-try.pt"):
+        stage.create(name, b"uploaded")
+    assert [garbage.files for garbage in find_garbage(place.uri, 0)] == [[]]
     create_record({"outputs": {"model.pt": stage.measure("model.pt")}}, stage, "stage.json")
-    assert remove_garbage(garbage.uri, 0, config.artifacts).files == []
-    assert stage.read("model.pt") is not None
+    (garbage,) = find_garbage(place.uri, 0)
+    left = ["round-01/stage3/of-an-earlier-try.pt", "round-01/stage3/state/publishing.json"]
+    assert sorted(file.name for file in garbage.files) == left
+    remove_garbage(garbage.uri, 0, config.artifacts)
+    assert sorted(file.name for file in stage.files()) == ["model.pt", "stage.json"]
 
 
 def test_what_was_trained_by_hand_beside_the_rounds_is_no_garbage(local_place, prepared, tmp_path):
