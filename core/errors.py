@@ -1,12 +1,37 @@
-"""The exceptions for what a user can cause and mend."""
+"""The exceptions for what a user can cause and mend, and the form in which their text is shown."""
 
 import math
+import re
+
+# Longer messages are cut in their middle: the start names the thing, the end says what to do.
+LONGEST_LINE = 500
+_USER_INFO = re.compile(r"(?<=://)[^\s/@]+@")
 
 
 class InputError(Exception):
     """One line that names the thing that is wrong and what to do; commands print it and exit with `exit_status`."""
 
     exit_status = 2
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """`text` as one printable line of at most `LONGEST_LINE` characters, without the password of any address in it.
+
+    Control characters, line separators, surrogates and characters that change the direction of writing are escaped.
+    """
+    text = _USER_INFO.sub("***@", text)
+    text = "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else _escaped(c) for c in text)
+    if len(text) <= LONGEST_LINE:
+        return text
+    end = LONGEST_LINE * 2 // 5
+    return f"{text[: LONGEST_LINE - end - 5]} ... {text[-end:]}"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class LeaseError(InputError):

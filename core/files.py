@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import stat
 import struct
 import sys
 import zipfile
@@ -31,6 +32,38 @@ _UNPICKLING_ERRORS = (
     struct.error,
     zipfile.BadZipFile,
 )
+
+
+def open_input(path: str | Path, what: str) -> IO[bytes]:
+    """The regular file at `path`, open for reading; `what` it is stands before its path in errors.
+
+    Every file that a user gives is opened here. Raises InputError for one that is missing or cannot be read, and for
+    a pipe, a socket, a device or a folder, none of which is waited for.
+    """
+    try:
+        # A pipe opened without waiting is open at once, whether or not anybody writes to it.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist: give the path of an existing file") from None
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read ({error.strerror}): give the path of a file") from None
+    except ValueError:
+        raise InputError(f"{what} {path} is no path of a file: it holds a NUL character") from None
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise InputError(f"{what} {path} is {_kind_of(mode)}, not a regular file: give the path of a file")
+
+
+def _kind_of(mode: int) -> str:
+    kinds = {
+        stat.S_ISDIR: "a folder",
+        stat.S_ISFIFO: "a named pipe",
+        stat.S_ISCHR: "a device",
+        stat.S_ISBLK: "a device",
+    }
+    return next((kind for holds, kind in kinds.items() if holds(mode)), "a special file")
 
 
 @contextlib.contextmanager
