@@ -1,4 +1,4 @@
-"""What a row of the sweep over wrong inputs is: something given to a reader or command, and what the answer must say."""
+"""What a row of the sweep over wrong inputs is: something given to a reader or command, and what comes of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

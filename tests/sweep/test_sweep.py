@@ -1,0 +1,51 @@
+"""Every row of the sweep: a wrong input is refused in one line that names the cause, at once, and no file is lost.
+
+The rows are in `rows_*.py`, a file a kind. `python -m tests.sweep.table` writes them as docs/wrong-input.md.
+"""
+
+import hashlib
+import time
+from pathlib import Path
+
+import pytest
+
+from core.errors import LONGEST_LINE, InputError
+from tests.sweep.ground import Ground, Row
+from tests.sweep.table import KINDS
+
+# Seconds until a wrong input is refused; what a row allows itself more than that is a hang.
+AT_ONCE = 5.0
+
+
+def _rows() -> list[object]:
+    return [
+        pytest.param(row, id=f"{kind}-{number:03d}-{row.reader}-{row.given}"[:90])
+        for kind, (_, rows) in KINDS.items()
+        for number, row in enumerate(rows, 1)
+    ]
+
+
+def _content(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about the tensors that rows bring
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("row", _rows())
+def test_a_wrong_input_is_refused_or_understood(row: Row, prepared, config, manifest, tmp_path):
+    ground = Ground(tmp_path / "ground", prepared, config, manifest)
+    ground.folder.mkdir()
+    before = _content(prepared.parent) | _content(manifest.parent)
+    began = time.monotonic()
+    if row.says:
+        with pytest.raises(InputError) as told:
+            row.give(ground)
+        assert time.monotonic() - began < AT_ONCE
+        line = str(told.value)
+        assert line.isprintable() and len(line) <= LONGEST_LINE
+        for word in row.says:
+            assert word in line, line
+    else:
+        assert row.give(ground), "it was understood as something else"
+    assert _content(prepared.parent) | _content(manifest.parent) == before, "a file of the user's was changed"
