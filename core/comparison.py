@@ -12,7 +12,8 @@ from core.artifacts import round_location, run_location
 from core.audit import LAYOUTS_NAME
 from core.bootstrap import Interval
 from core.config import ExperimentConfig
-from core.files import whole_file
+from core.files import require_writable, whole_file
+from core.ownership import MadeFiles
 from core.palette import COLORS
 from core.pictures import save_grid
 from core.records import RECORD_NAME, read_record
@@ -82,6 +83,7 @@ def start_arm(config: ExperimentConfig) -> Arm:
 def write_results(config: ExperimentConfig, output_dir: str) -> str:
     """The table, after writing it, every figure and a picture as `{name}.md`, `{name}.csv` and `{name}.png`."""
     rows, folder, name = result_rows(config), Path(output_dir), config.experiment.name
+    MadeFiles(folder).declare(_result_names(config), "--output_dir")
     text = compare(config).to_string(index=False, float_format="{:.4f}".format, na_rep="")
     with whole_file(folder / f"{name}.csv") as file:
         rows.to_csv(file, index=False, float_format="%.6g")
@@ -89,6 +91,16 @@ def write_results(config: ExperimentConfig, output_dir: str) -> str:
         file.write(f"```\n{text}\n```\n".encode())
     save_grid(_pictures(config), folder / f"{name}.png", _COLUMNS)
     return text
+
+
+def require_free_results(config: ExperimentConfig, output_dir: str) -> None:
+    """InputError if the folder cannot be written to, or holds a file called as one of the results that is not ours."""
+    require_writable(Path(output_dir))
+    MadeFiles(Path(output_dir)).require_free(_result_names(config), "--output_dir")
+
+
+def _result_names(config: ExperimentConfig) -> list[str]:
+    return [f"{config.experiment.name}.{kind}" for kind in ("csv", "md", "png")]
 
 
 def result_rows(config: ExperimentConfig) -> pd.DataFrame:

@@ -1,9 +1,14 @@
-"""Downloads of this host by digest: bounded in size, shared by processes, and never trusted unread."""
+"""Downloads of this host by digest: bounded in size, shared by processes, and never trusted unread.
+
+The folder is marked as the standard for cache folders says (bford.info/cachedir), and a folder that holds anything else
+is refused. Files are removed by their form of name alone, `sha256/ab/<64 hex>`.
+"""
 
 import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import time
@@ -11,13 +16,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from core.errors import InputError
-from core.files import require_writable, sha256
+from core.files import require_writable, sha256, whole_file
+from core.ownership import foreign_file
+from core.scratch import is_scratch_name, partial_of
 from core.store import Entry
 
 # Writes a file to the path it is given and says what it wrote; None if there is nothing to download.
 Download = Callable[[Path], Entry | None]
 
 _PARTIAL = ".partial"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_TAG_NAME, _TAG = "CACHEDIR.TAG", b"Signature: 8a477f597d28d172789f06886806bc55\n# Downloads of adversarial-layouts.\n"
+# What a cache holds besides; earlier versions wrote no tag.
+_FOLDERS = {"sha256", "locks", "views"}
 # A partial file this old was left by a killed process.
 _PARTIAL_SECONDS = 24 * 3600
 
@@ -30,6 +41,7 @@ class DownloadCache:
 
     def __init__(self, folder: Path, max_bytes: int):
         require_writable(folder)
+        _require_own(folder)
         self._folder, self._max_bytes = folder, max_bytes
 
     def link(self, entry: Entry, target: Path, download: Download) -> Entry | None:
@@ -50,7 +62,9 @@ class DownloadCache:
     def trim(self) -> None:
         """Remove the least recently used files beyond the bound."""
         files = []
-        for path in self._folder.glob("sha256/*/*"):
+        for path in self._folder.glob("sha256/??/*"):
+            if not _DIGEST.fullmatch(path.stem) or path.stem[:2] != path.parent.name:
+                continue  # not of the cache
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 if path.suffix != _PARTIAL:
@@ -113,6 +127,19 @@ class DownloadCache:
         finally:
             partial.unlink(missing_ok=True)
             linked.unlink(missing_ok=True)
+
+
+def _require_own(folder: Path) -> None:
+    """Mark a new cache; InputError for a folder of something else."""
+    tag = folder / _TAG_NAME
+    if tag.is_file() and tag.read_bytes() == _TAG:
+        return
+    for path in sorted(folder.iterdir()):
+        name = path.name
+        if not (name in _FOLDERS or is_scratch_name(name) or partial_of(name) == _TAG_NAME):
+            raise foreign_file(folder, name, "artifacts.cache")
+    with whole_file(tag) as file:
+        file.write(_TAG)
 
 
 def _beside(path: Path) -> Path:

@@ -187,19 +187,19 @@ class MadeFiles:
         return set(names) <= set(self._names)
 
     def declare(self, names: Sequence[str], setting: str) -> None:
-        """Write that files of these names are ours from now on.
+        """Write that files of these names are ours from now on; InputError as `require_free`."""
+        self.require_free(names, setting)
+        if not self.covers(names):
+            self._names, self._is_ours = sorted({*self._names, *names}), True
+            save_json({"made_by": _MADE_BY, "files": self._names}, self._folder / MADE_NAME)
 
-        InputError if one of them, or another tool's `made.json`, is there already.
-        """
-        if self.covers(names):
-            return
+    def require_free(self, names: Sequence[str], setting: str) -> None:
+        """InputError if a file of these names, or a `made.json`, is there that is not ours."""
         taken = [name for name in self.files() if _matches(name, names) and not _matches(name, self._names)]
         if not self._is_ours and os.path.lexists(self._folder / MADE_NAME):
             taken.insert(0, MADE_NAME)
         if taken:
             raise foreign_file(self._folder, taken[0], setting)
-        self._names, self._is_ours = sorted({*self._names, *names}), True
-        save_json({"made_by": _MADE_BY, "files": self._names}, self._folder / MADE_NAME)
 
     def refuse_any(self, setting: str) -> None:
         """InputError naming the first file of the folder; what a killed process left of its record does not count."""

@@ -231,8 +231,15 @@ class RadosGateway:
     def _create_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in self.folder.iterdir()}
-        if there and not there & {"cluster.json", "lock"}:
+        if there - {"lock"} and not self._is_ours():
             raise ValueError(f"{self.folder} holds something else: name a new folder for the server")
+
+    def _is_ours(self) -> bool:
+        """Whether a server was made in the folder before."""
+        try:
+            return "fsid" in json.loads((self.folder / "cluster.json").read_text())
+        except (OSError, ValueError, TypeError):
+            return False
 
     def _hold_folder(self) -> None:
         """Keep other processes from running this cluster until `stop`."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.audit import audit_stage
-from core.comparison import Arm, list_arms, start_arm, write_results
+from core.comparison import Arm, list_arms, require_free_results, start_arm, write_results
 from core.config import load_config
 from core.errors import LeaseError
 from core.prerequisites import STAGES, hold_prerequisites, make_prerequisite, with_prerequisites
@@ -29,6 +29,7 @@ def compare_arms(config: Location, output_dir: str = "docs/evidence", overrides:
     """
     experiment = load_config(config, overrides)
     arms = list_arms(experiment)
+    require_free_results(experiment, output_dir)
     with hold_prerequisites(experiment, wait=True):
         for stage in STAGES:
             make_prerequisite(stage, experiment)

@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.artifacts import run_location
+from core.comparison import require_free_results
 from core.config import load_config
 from core.discriminator import LatentDiscriminator
+from core.download_cache import DownloadCache
 from core.errors import InputError, LeaseError
 from core.files import save_tensors, whole_file
 from core.garbage import find_garbage, remove_garbage
-from core.ownership import Owner
+from core.ownership import MadeFiles, Owner
 from core.prerequisites import hold_prerequisites
 from core.records import read_record, run_stage
 from core.rounds import begin_run, hold_run
@@ -366,3 +368,35 @@ def test_a_grace_period_that_means_nothing_is_refused(finished, capsys, hours):
     with pytest.raises(SystemExit) as left:
         run_command(collect_garbage, [str(finished), f"--grace_hours={hours}"])
     assert left.value.code == 2 and "--grace_hours" in capsys.readouterr().err
+
+
+# --- other folders of the user's
+
+
+def test_a_cache_in_a_folder_of_something_else_is_refused(tmp_path):
+    mine = put(tmp_path / "cache/photo.jpg")
+    with pytest.raises(InputError, match=r"cache holds photo.jpg, which .* choose another artifacts.cache"):
+        DownloadCache(tmp_path / "cache", 0)
+    assert files_below(tmp_path) == mine.keys()
+
+
+def test_a_full_cache_drops_downloads_and_nothing_else(tmp_path):
+    cache, digest = DownloadCache(tmp_path / "cache", 0), "ab" * 32
+    mine = put(tmp_path / "cache/sha256/ab/mine.pt", tmp_path / "cache/sha256/x/y", tmp_path / "cache/notes.txt")
+    (download,) = put(tmp_path / "cache/sha256/ab" / digest)
+    DownloadCache(tmp_path / "cache", 0).trim()  # it was marked when it was empty
+    cache.trim()
+    assert not download.exists() and content(*mine) == mine
+
+
+def test_results_do_not_overwrite_files_of_the_same_name(prepared, tmp_path):
+    config = load_config(prepared)
+    mine = put(tmp_path / "tiny.csv")
+    with pytest.raises(InputError, match=r"holds tiny.csv, which .* choose another --output_dir"):
+        require_free_results(config, str(tmp_path))
+    with pytest.raises(InputError, match=r"holds tiny.csv, which"):
+        MadeFiles(tmp_path).declare(["tiny.csv"], "--output_dir")
+    assert files_below(tmp_path) == mine.keys()
+    MadeFiles(tmp_path).declare(["other.csv"], "--output_dir")
+    (tmp_path / "other.csv").write_text("made")
+    MadeFiles(tmp_path).declare(["other.csv"], "--output_dir")  # ours, so it may be made again
