@@ -13,6 +13,7 @@ from core.config import DiscriminatorSection
 from core.discriminator import ADAM_BETAS, LatentDiscriminator, discriminator_loss
 from core.seeding import derive_seed, generator
 from core.shares import Rows, forwarding
+from core.state_form import Source, are_weights, checked_optimizer, checked_weights, mapping, without_wrappers
 
 
 class OnlineDiscriminator:
@@ -51,7 +52,23 @@ class OnlineDiscriminator:
         """Weights and optimizer, for a training that goes on later."""
         return {"state_dict": self.model.state_dict(), "optimizer_state": self._optimizer.state_dict()}
 
+    def checked(self, state: Any, steps: int, source: Source) -> dict[str, Any]:
+        """What `load_state_dict` takes over of a `state` read from a file, after `steps` steps of the model.
+
+        InputError if any of it is of another form.
+        """
+        parts = mapping(state, ("state_dict", "optimizer_state"), "online_discriminator", source)
+        if not are_weights(weights := parts["state_dict"]):
+            raise source.error("online_discriminator.state_dict", "holds no weights")
+        field = "online_discriminator.optimizer_state"
+        return {
+            "state_dict": checked_weights(without_wrappers(weights), self.model, source.path),
+            "optimizer_state": checked_optimizer(
+                parts["optimizer_state"], self._optimizer, self.model, steps, field, source
+            ),
+        }
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Take over what `checked` gave."""
         self.model.load_state_dict(state["state_dict"])
         self._optimizer.load_state_dict(state["optimizer_state"])

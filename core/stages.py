@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from diffusers import UNet2DModel
 from core import distributed
 from core.adversarial import build_adversarial_form, build_maker
 from core.artifacts import stage3_location
-from core.checkpoints import find_checkpoint, load_autoencoder, load_discriminator, load_unet, new_train_state
+from core.checkpoints import (
+    SavedState,
+    find_checkpoint,
+    load_autoencoder,
+    load_discriminator,
+    load_unet,
+    measured_otherwise,
+    new_train_state,
+)
 from core.config import ExperimentConfig, TrainingSection
 from core.device import memory_format, room_for_data
 from core.diffusion import Denoiser, build_scheduler, build_unet, denoiser
@@ -33,6 +42,7 @@ from core.records import RECORD_NAME, local_path, read_record, run_stage
 from core.scratch import held_folder
 from core.seeding import derive_seed
 from core.shares import computed_again
+from core.state_form import weights_digest
 from core.store import Location, cache_folder, is_remote, join, open_store
 from core.train_diffusion import (
     GRID_SAMPLES,
@@ -45,6 +55,8 @@ from core.train_diffusion import (
 )
 from core.trajectories import kept_trajectories
 from core.workspace import ClaimedWorkspace, WatchedWorkspace, Workspace
+
+log = logging.getLogger(__name__)
 
 # Viability counts as lasting if it held in this many last evaluations of a round.
 SATURATION_EVALUATIONS = 3
@@ -75,7 +87,7 @@ def train_prerequisite_stage(
     start = None if stage == 1 else config.required("diffusion.stage1_checkpoint")
     run = _training(config, training, f"stage{stage}", workspace, start)
     if run.path("latest").exists():
-        run.state.load(run.path("latest"))
+        run.state.take_over(run.state.read(run.path("latest"), config))
     run.run(training.epochs)
     return {
         "epoch": run.state.epoch,
@@ -104,14 +116,14 @@ def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bo
     if not recorded:
         on_disk = with_inputs(config, {name: local_path(path) for name, path in inputs.items()})
         with _own_folder(config, Path(location), resume) as workspace:
-            return _train_stage3(on_disk, resume, workspace)
+            return _train_stage3(on_disk, resume, workspace, recorded)
     if resume is False:
         raise InputError(
             f"--no-resume: what is at {location} is kept; remove it, or choose another experiment.save_path"
         )
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
-        return _train_stage3(with_inputs(config, paths), None, workspace)
+        return _train_stage3(with_inputs(config, paths), None, workspace, recorded)
 
     return run_stage("stage3", location, inputs, config.describing_model(), work, config.artifacts)["metrics"]
 
@@ -165,7 +177,9 @@ def _stage3_inputs(config: ExperimentConfig, resume: bool | None, recorded: bool
     return inputs
 
 
-def _train_stage3(config: ExperimentConfig, resume: bool | None, workspace: Workspace) -> dict[str, Any]:
+def _train_stage3(
+    config: ExperimentConfig, resume: bool | None, workspace: Workspace, recorded: bool
+) -> dict[str, Any]:
     """Train Stage 3 in the workspace, writing `checkpoints/{name}_checkpoint_{best,latest}.pt`,
     `samples/{name}_epoch_*.png` (the first before any step), `samples/{name}_{real,best_and_worst}.png` and
     `{name}_metrics.csv`.
@@ -178,20 +192,39 @@ def _train_stage3(config: ExperimentConfig, resume: bool | None, workspace: Work
     judge = load_discriminator(config.required("discriminator.checkpoint"), config.latent_shape)
     run = _training(config, config.training, name, workspace, start)
     judge = judge.to(run.device)
-    online = _online_discriminator(config, judge)
+    run.state.online, run.state.discriminator = _online_discriminator(config, judge), weights_digest(judge)
+    afresh = False
     if going_on:
-        run.state.online = online
-        run.state.load(latest)
+        saved = run.state.read(latest, config)
+        afresh = not recorded and _is_of_another_discriminator(saved, run.state.discriminator)
+        if afresh:
+            saved = saved.judged_anew()
+        elif (changed := measured_otherwise(saved.config, config)) is not None:
+            log.warning("%s: %s was changed; the figures before are measured anew", latest, changed)
+            saved = saved.measured_anew()
+        run.state.take_over(saved)
     elif previous is not None:
-        run.state.load(find_checkpoint(previous))
-        # Scores against the last round's discriminator do not compare with this one's.
-        run.state.start, run.state.best_val_loss, run.state.adversarial_weight = {}, None, None
-    run.state.online = online
-    if online is not None:
+        # Scores against the last round's discriminator do not compare with this one's, and its copy is not this one's.
+        run.state.take_over(run.state.read(find_checkpoint(previous), config).judged_anew())
+    if run.state.online is not None:
         run.require_online_shares()
     # From here on files are written.
     workspace.claim(going_on)
-    return _run_stage3(_with_discriminator(run, judge))
+    return _run_stage3(_with_discriminator(run, judge, afresh))
+
+
+def _is_of_another_discriminator(saved: SavedState, discriminator: str) -> bool:
+    """Whether a training was judged by another discriminator until now, or does not say by which; a line says so."""
+    if saved.discriminator == discriminator:
+        return False
+    known = "does not say which discriminator it" if saved.discriminator is None else "is of another discriminator: it"
+    log.warning(
+        "%s %s was trained against; viability before, the best checkpoint and the trajectories are made anew for "
+        "discriminator.checkpoint, and do not compare with those of earlier epochs",
+        saved.path,
+        known,
+    )
+    return True
 
 
 def _training(
@@ -252,8 +285,11 @@ def _online_discriminator(config: ExperimentConfig, judge: LatentDiscriminator) 
     return OnlineDiscriminator(judge, section, config.training.seed)
 
 
-def _with_discriminator(run: DiffusionTraining, discriminator: LatentDiscriminator) -> DiffusionTraining:
-    """`run` judged by the frozen discriminator, and trained against it unless its weight is zero."""
+def _with_discriminator(run: DiffusionTraining, discriminator: LatentDiscriminator, afresh: bool) -> DiffusionTraining:
+    """`run` judged by the frozen discriminator, and trained against it unless its weight is zero.
+
+    Trajectories that are there already are made again if `afresh`.
+    """
     config, state = run.config, run.state
     run.discriminator = discriminator
     run.viability_seeds = [
@@ -262,7 +298,7 @@ def _with_discriminator(run: DiffusionTraining, discriminator: LatentDiscriminat
     if config.discriminator.weight == 0:
         return run
     path = run.folder / "checkpoints" / "trajectories.pt"
-    run.trajectories = kept_trajectories(path, state.ema, config, state.epoch)
+    run.trajectories = kept_trajectories(path, state.ema, config, state.epoch, afresh)
     section, alpha_bars = config.discriminator, run.frozen.scheduler.alphas_cumprod
     met = state.online.model if state.online is not None else discriminator
     reference = _reference(config, run) if section.form == "ddo" else None

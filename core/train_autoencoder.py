@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from core.autoencoder import Autoencoder, autoencoder_loss
-from core.checkpoints import build_autoencoder, load_checkpoint, load_weights
+from core.checkpoints import build_autoencoder, load_checkpoint
 from core.config import AutoencoderTrainingSection, ExperimentConfig
 from core.device import pick_device
 from core.errors import InputError
@@ -21,6 +21,7 @@ from core.manifest import VARIANTS, read_manifest, split_by_layout
 from core.palette import BACKGROUND, UNLABELLED
 from core.progress import EpochProgress
 from core.seeding import derive_seed, generator
+from core.state_form import Source, checked_optimizer, checked_weights, mapping, rows
 from core.workspace import Workspace
 
 BEST_NAME, LATEST_NAME = "autoencoder_checkpoint_best.pt", "autoencoder_checkpoint_latest.pt"
@@ -58,8 +59,8 @@ def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[st
     `autoencoder_checkpoint_latest.pt` if it is there.
     """
     settings = config.prerequisites.autoencoder
-    rows = read_manifest(config.dataset.manifest, [config.dataset.outputs.rgb], config.dataset)
-    splits = split_by_layout(rows, config.training.train_split, config.training.split_seed)
+    layouts = read_manifest(config.dataset.manifest, [config.dataset.outputs.rgb], config.dataset)
+    splits = split_by_layout(layouts, config.training.train_split, config.training.split_seed)
     training, validation = (
         LayoutPictures(split, config.dataset.outputs.rgb, config.dataset.image_size) for split in splits
     )
@@ -94,11 +95,23 @@ def _start(config: ExperimentConfig, folder: Path) -> _Run:
     history: list[dict[str, float]] = []
     latest = folder / LATEST_NAME
     if latest.exists():
-        checkpoint = load_checkpoint(latest, "autoencoder checkpoint")
-        load_weights(model, checkpoint["state_dict"], latest)
-        optimizer.load_state_dict(checkpoint["optimizer_state"])
-        history = checkpoint["training_history"]
+        history = _resume(model, optimizer, latest, settings.epochs)
     return _Run(model, optimizer, config, device, history)
+
+
+def _resume(model: Autoencoder, optimizer: AdamW, path: Path, epochs: int) -> list[dict[str, float]]:
+    """History of the state at `path`, with its weights and moments taken over; InputError if it is of another form."""
+    source = Source("autoencoder checkpoint", path, "put back an unaltered copy of it")
+    checkpoint = load_checkpoint(path, "autoencoder checkpoint")
+    state = mapping(checkpoint, ("optimizer_state", "training_history"), "the file", source)
+    history = rows(state["training_history"], None, "training_history", source)
+    if not 1 <= len(history) <= epochs or any("val_loss" not in row for row in history):
+        raise source.error("training_history", f"is not of 1 to {epochs} epochs, each with its val_loss")
+    weights = checked_weights(checkpoint["state_dict"], model, path)
+    moments = checked_optimizer(state["optimizer_state"], optimizer, model, len(history), "optimizer_state", source)
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(moments)
+    return history
 
 
 def _train_epoch(

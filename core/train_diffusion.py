@@ -89,8 +89,8 @@ class DiffusionTraining:
         if self.state.epoch > first_epoch or not self.path("latest").exists():
             self._write_metrics()
             self._save("latest", resumable=True)
-        if not self.path("best").exists():
-            # Shorter than one evaluation interval: there is no better one.
+        if not self.path("best").exists() or (self.state.best_val_loss is None and self.state.epoch > first_epoch):
+            # Nothing was evaluated since it began, or since it is judged otherwise: there is no better one.
             self._save("best")
         # All sample together, so all go by what the first one sees.
         if not distributed.from_first(self._sample_path().exists()):

@@ -24,10 +24,12 @@ from core.progress import EpochProgress
 from core.records import recorded_names, run_stage
 from core.seeding import derive_seed, generator
 from core.shares import Share, forwarding
+from core.state_form import Source, are_weights, checked_optimizer, checked_weights, mapping, rows, without_wrappers
 from core.store import ArtifactsSection, Location, is_remote, join, open_store
 from core.workspace import Workspace
 
 _LATEST_NAME = "discriminator_latest.pt"
+_STATE = ("state_dict", "optimizer_state", "training_history", "best")
 
 # Share of latents, drawn by seed, that the discriminator never trains on.
 VALIDATION_SHARE = 0.2
@@ -139,10 +141,7 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
     best: dict[str, float] = {}
     latest = workspace.folder / _LATEST_NAME
     if latest.exists():
-        state = load_tensors(latest, "discriminator state")
-        model.load_state_dict(state["state_dict"])
-        optimizer.load_state_dict(state["optimizer_state"])
-        history, best = state["training_history"], state["best"]
+        history, best = _resume(model, optimizer, latest, request.epochs)
         distributed.from_first(None)  # all have read it
         if workspace.writes:
             latest.unlink()  # not among the outputs
@@ -170,6 +169,24 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
         with whole_file(workspace.folder / "discriminator_history.csv") as file:
             pd.DataFrame(history).to_csv(file, index=False)
     return {"val_acc": best["val_acc"], "val_loss": best["val_loss"], "best_epoch": best["epoch"]}
+
+
+def _resume(
+    model: LatentDiscriminator, optimizer: Adam, path: Path, epochs: int
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """History and best row of the state at `path`, its weights and moments taken over; InputError if it is none."""
+    source = Source("discriminator state", path, "put back an unaltered copy of it")
+    state = mapping(load_tensors(path, "discriminator state"), _STATE, "the file", source)
+    if not are_weights(state["state_dict"]):
+        raise source.error("state_dict", "holds no weights")
+    history = rows(state["training_history"], None, "training_history", source)
+    if not 1 <= len(history) <= epochs or state["best"] not in history:
+        raise source.error("training_history", f"is not of 1 to {epochs} epochs, the best among them")
+    weights = checked_weights(without_wrappers(state["state_dict"]), model, path)
+    moments = checked_optimizer(state["optimizer_state"], optimizer, model, len(history), "optimizer_state", source)
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(moments)
+    return history, history[history.index(state["best"])]
 
 
 def _state(
@@ -205,8 +222,8 @@ def _train_epoch(
 ) -> dict[str, float]:
     half, device = _rows_a_class(request), pools[0].device
     dtype = reduced_dtype(device, request.use_amp)
-    rows = Share(distributed.rank(), distributed.size()).rows(2 * half)
-    positions = rows.positions.to(device)
+    mine = Share(distributed.rank(), distributed.size()).rows(2 * half)
+    positions = mine.positions.to(device)
     # Everything is drawn where it is used: nothing in the loop waits for the device.
     rng = generator(request.seed, "discriminator epoch", epoch, device=device)
     orders = [_endless_order(len(pool), steps * half, rng) for pool in pools]
@@ -222,7 +239,7 @@ def _train_epoch(
             alpha_bar = draw_noise_levels(len(latents), CLEAN_SHARE, rng)
             eps, shift = (torch.randn(latents.shape, generator=rng, device=device) for _ in range(2))
             drawn = (add_noise(latents, eps, alpha_bar), labels, alpha_bar, shift)
-            with forwarding(rows), autocast(device, dtype):
+            with forwarding(mine), autocast(device, dtype):
                 part, logits = losses(*(value[positions] for value in drawn))
             hits = ((logits > 0) == (own_labels > 0.5)).float().mean()
             loss, hits = distributed.averaged([part, hits])

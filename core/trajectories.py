@@ -1,5 +1,6 @@
 """States of the model's own sampling trajectories, kept for the adversarial term."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from core.files import load_tensors, save_tensors
 from core.progress import each
 from core.sampling import sampling_denoiser
 from core.seeding import derive_seed, generator, sample_noise
+from core.state_form import Source, is_plain, kind_of, mapping
+
+log = logging.getLogger(__name__)
 
 # The last eighth of the trajectories is kept for validation.
 _HELD_OUT_SHARE = 8
@@ -73,13 +77,51 @@ def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -
     return Trajectories(xt, torch.tensor(timesteps)[kept], x0)
 
 
-def kept_trajectories(path: Path, unet: UNet2DModel, config: ExperimentConfig, epoch: int) -> Trajectories:
-    """The trajectories saved at `path`, made and saved first if there are none: a resumed round keeps its states.
+def kept_trajectories(
+    path: Path, unet: UNet2DModel, config: ExperimentConfig, epoch: int, afresh: bool = False
+) -> Trajectories:
+    """The trajectories saved at `path`: a resumed round keeps its states.
 
-    Of several processes the first makes them, and the others wait.
+    They are made and saved first if there are none, if those that are there are of other settings, or `afresh`. Of
+    several processes the first makes them, and the others wait. InputError if the file is of another form.
     """
-    if distributed.is_first() and not path.exists():
-        made = make_trajectories(unet, config, epoch)
-        save_tensors(vars(made), path)
+    there = None
+    if distributed.is_first():
+        there = None if afresh or not path.exists() else _read(path, config)
+        if there is None:
+            there = make_trajectories(unet, config, epoch)
+            save_tensors(vars(there), path)
     distributed.from_first(None)
-    return Trajectories(**load_tensors(path, "trajectories"))
+    return there or _read(path, config)
+
+
+def _read(path: Path, config: ExperimentConfig) -> Trajectories | None:
+    """The trajectories at `path`; None if they are of other settings than the config's."""
+    source = Source("trajectories", path, "move the file away, and they are made anew")
+    saved, shape = (
+        mapping(load_tensors(path, "trajectories"), ("xt", "t", "x0"), "the file", source),
+        config.latent_shape,
+    )
+    xt, t, x0 = (saved[name] for name in ("xt", "t", "x0"))
+    for name, value in (("xt", xt), ("x0", x0)):
+        if not isinstance(value, Tensor) or not is_plain(value) or value.shape[-3:] != shape:
+            raise source.error(name, f"is {kind_of(value)}, not latents {list(shape)}")
+        if not torch.isfinite(value).all():
+            raise source.error(name, "holds NaN or infinite numbers")
+    if not isinstance(t, Tensor) or not is_plain(t, (torch.long,)):
+        raise source.error("t", f"is {kind_of(t)}, not timesteps")
+    if xt.shape[:-3] != t.shape or t.dim() != 2 or x0.shape[:-3] != t.shape[:1] or t.numel() == 0:
+        raise source.error("t", f"is {kind_of(t)} beside states {list(xt.shape)} and ends {list(x0.shape)}")
+    section, allowed = config.discriminator.trajectories, torch.tensor(_kept_timesteps(config))
+    as_wanted = t.shape == (section.num_samples, min(section.states, len(allowed))) and torch.isin(t, allowed).all()
+    if not as_wanted:
+        log.warning("%s: discriminator.trajectories was changed; they are made anew", path)
+        return None
+    return Trajectories(xt.detach(), t, x0.detach())
+
+
+def _kept_timesteps(config: ExperimentConfig) -> list[int]:
+    """The timesteps that a state may be kept at."""
+    section, span = config.discriminator.trajectories, config.scheduler.num_steps
+    timesteps = ddim_timesteps(build_scheduler(config.scheduler), section.num_steps)
+    return [t for t in timesteps if section.t_min * span <= t <= section.t_max * span]
