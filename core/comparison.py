@@ -165,11 +165,12 @@ def _pictures(config: ExperimentConfig) -> np.ndarray:
 def _arm_rows(arm: Arm) -> Iterator[dict[str, Any]]:
     records = []
     for number in range(1, arm.config.rounds.count + 1):
-        record = read_record(open_store(round_location(arm.config, number), arm.config.artifacts), ROUND_RECORD)
+        location = round_location(arm.config, number)
+        record = read_record(open_store(location, arm.config.artifacts), ROUND_RECORD)
         if record is None:
             return
         records.append(record)
-        audit = _audit_record(join(record["location"], AUDIT))
+        audit = _audit_record(join(location, AUDIT))
         if audit is not None:
             yield _row(arm.name, arm.seed, number, audit, record)
     audit = _audit_record(arm.final_audit)

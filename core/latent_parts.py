@@ -1,14 +1,18 @@
 """Bad latents in parts, files of some seeds each, which several processes may make and no crash loses."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from core.artifacts import PARTS_FOLDER, STATE_FOLDER
+from core.errors import InputError
 from core.files import load_tensors, save_tensors
+from core.record_forms import RecordError, is_part_name
 from core.records import read_record, record_bytes, refuse_difference
+from core.state_form import is_plain, kind_of
 from core.store import ArtifactsSection, Entry, Store, cache_folder
 from core.workspace import workspace_folder
 
@@ -52,7 +56,18 @@ class LatentParts:
         made = self._made()
         entries = {f"{_name(part)}.pt": made[_name(part)] for part in self._parts()}
         folder = self._folder.fetch(entries)
-        return torch.cat([load_tensors(folder / name, "bad latents") for name in entries])
+        return torch.cat([self._latents(folder, part) for part in self._parts()])
+
+    def _latents(self, folder: Path, part: range) -> Tensor:
+        path, shape = folder / f"{_name(part)}.pt", [len(part), *self.made_from["settings"]["latent_shape"]]
+        latents = load_tensors(path, "bad latents")
+        fits = isinstance(latents, Tensor) and is_plain(latents) and list(latents.shape) == shape
+        if not fits or not torch.isfinite(latents).all():
+            raise InputError(
+                f"bad latents {path} are {kind_of(latents)}, not finite numbers {shape}: move the file and its record "
+                "elsewhere, and the part is made again"
+            )
+        return latents
 
     @property
     def _folder(self) -> Store:
@@ -68,6 +83,11 @@ class LatentParts:
             record = read_record(self._folder, f"{name}.json")
             if record is not None:  # else the stage was finished meanwhile
                 refuse_difference(record, self.made_from, self._folder.uri)
+                if f"{name}.pt" not in record["outputs"]:
+                    raise RecordError(
+                        f"record {self._folder.uri}/{name}.json does not name {name}.pt: move it elsewhere, and the "
+                        "part is made again"
+                    )
                 made[name] = record["outputs"][f"{name}.pt"]
         return made
 
@@ -83,4 +103,4 @@ def _name(part: range) -> str:
 
 
 def _recorded(folder: Store) -> list[str]:
-    return [file.name.removesuffix(".json") for file in folder.files() if file.name.endswith(".json")]
+    return [file.name.removesuffix(".json") for file in folder.files() if is_part_name(file.name)]

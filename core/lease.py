@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError, LeaseError
+from core.record_forms import parse_record
 from core.store import ArtifactsSection, Location, Store, Versioned, open_store
 
 log = logging.getLogger(__name__)
@@ -72,10 +73,10 @@ class Lease:
         told = False
         while not self._take(self._store.read(LEASE_NAME)):
             there = self._store.read(LEASE_NAME)
-            if there is None or _is_free(there):
+            if there is None or self._is_free(there):
                 continue
             renewed = watched is not None and there.version != watched.version
-            if renewed or _lives_here(_parsed(there)["holder"]):
+            if renewed or _lives_here(_parsed(there, self.uri)["holder"]):
                 if not wait:
                     raise LeaseError(_held_by(self.uri, there))
                 if not told:
@@ -117,11 +118,11 @@ class Lease:
             self.token = 1
             taken = self._store.create(LEASE_NAME, self._content())
             there = self._store.read(LEASE_NAME)
-            if not taken or there is None or _parsed(there)["nonce"] != self._claim["nonce"]:
+            if not taken or there is None or _parsed(there, self.uri)["nonce"] != self._claim["nonce"]:
                 return False
             self._version = there.version
-        elif _is_free(there):
-            self.token = _parsed(there)["token"] + 1
+        elif self._is_free(there):
+            self.token = _parsed(there, self.uri)["token"] + 1
             version = self._store.swap(LEASE_NAME, self._content(), there.version)
             if version is None:
                 return False
@@ -159,6 +160,9 @@ class Lease:
             holder = _held_by(self.uri, there) if there else f"the lease of {self.uri} is gone"
             self._lost = f"{holder}; this process was silent for too long and publishes nothing more"
 
+    def _is_free(self, there: Versioned) -> bool:
+        return _is_free(there, _parsed(there, self.uri))
+
     def _content(self, released: bool = False) -> bytes:
         content = self._claim | {"token": self.token, "renewal": self._renewals, "released": released}
         return json.dumps(content, indent=2, sort_keys=True).encode()
@@ -171,40 +175,40 @@ def publishing_store(location: Location, artifacts: ArtifactsSection | None = No
     return store.guarded(lease.guard) if lease else store
 
 
-def lease_state(there: Versioned | None) -> str:
-    """Who holds the lease, in words, for a person: 'nobody', or the holder and when it was last heard of."""
-    if there is None or _parsed(there)["released"]:
+def lease_state(store: Store) -> str:
+    """Who holds the lease of the run in `store`, in words, for a person: 'nobody', or the holder and when it was last
+    heard of. RecordError if the lease is of another form.
+    """
+    there = store.read(LEASE_NAME)
+    if there is None:
         return "nobody"
-    if _is_free(there):
-        return f"nobody (lapsed: {_name(_parsed(there))} is gone)"
-    return f"{_name(_parsed(there))}, renewed {there.age:.0f} s ago"
+    lease = _parsed(there, store.uri)
+    if lease["released"]:
+        return "nobody"
+    if _is_free(there, lease):
+        return f"nobody (lapsed: {_name(lease)} is gone)"
+    return f"{_name(lease)}, renewed {there.age:.0f} s ago"
 
 
 def is_free(store: Store) -> bool:
-    """Whether nobody works on the run in `store`."""
+    """Whether nobody works on the run in `store`; RecordError if its lease is of another form."""
     there = store.read(LEASE_NAME)
-    return there is None or _is_free(there)
+    return there is None or _is_free(there, _parsed(there, store.uri))
 
 
-def _is_free(there: Versioned) -> bool:
-    lease = _parsed(there)
+def _is_free(there: Versioned, lease: dict[str, Any]) -> bool:
     if lease["released"] or _died_here(lease["holder"]):
         return True
     return there.age > lease["seconds"] + _CLOCK_SLACK
 
 
 def _held_by(uri: str, there: Versioned) -> str:
-    lease = _parsed(there)
+    lease = _parsed(there, uri)
     return f"{uri} is being worked on by {_name(lease)}, renewed {there.age:.0f} s ago: wait for it (--wait) or stop it"
 
 
-def _parsed(there: Versioned) -> dict[str, Any]:
-    try:
-        return json.loads(there.data)
-    except ValueError:
-        raise InputError(
-            f"the file {LEASE_NAME} of the run is damaged: remove it if no process works on the run"
-        ) from None
+def _parsed(there: Versioned, uri: str) -> dict[str, Any]:
+    return parse_record(there.data, uri, LEASE_NAME)
 
 
 def _name(lease: dict[str, Any]) -> str:
@@ -235,7 +239,7 @@ def _is_here(holder: dict[str, Any]) -> bool:
 
 def _died_here(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that is gone: then nobody need wait for its lease to lapse."""
-    return _is_here(holder) and _identity(holder["pid"]).get("started") != holder["started"]
+    return _is_here(holder) and _identity(holder["pid"]).get("started") != holder.get("started")
 
 
 def _lives_here(holder: dict[str, Any]) -> bool:

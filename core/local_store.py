@@ -10,11 +10,15 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
-from core.files import file_entry, whole_file
+from core.errors import InputError
+from core.files import file_entry, open_input, whole_file
 from core.store import Entry, Guard, StoredFile, Versioned, altered, checked_name
 
 _LOCK = ".lock"
+# What is read at once: records, a config, a report of a run.
+LARGEST_SMALL_FILE = 2**28
 _thread = threading.local()
 
 
@@ -80,17 +84,25 @@ class LocalStore:
 
     def measure(self, name: str) -> Entry | None:
         path = self._root / checked_name(name)
-        return file_entry(path) if path.is_file() else None
+        file = _open(path)
+        if file is None:
+            return None
+        file.close()
+        return file_entry(path)
 
     def read(self, name: str) -> Versioned | None:
-        path = self._root / checked_name(name)
-        try:
-            with path.open("rb") as file:
-                written = os.fstat(file.fileno()).st_mtime
-                data = file.read()
-        except (FileNotFoundError, NotADirectoryError):
+        file = _open(self._root / checked_name(name))
+        if file is None:
             return None
-        return Versioned(data, _version(data), time.time() - written)
+        with file:
+            status = os.fstat(file.fileno())
+            if status.st_size > LARGEST_SMALL_FILE:
+                raise InputError(
+                    f"{self.uri}/{name} holds {status.st_size} bytes, it should be a small file: put back a copy of "
+                    "it, or choose another folder"
+                )
+            data = file.read()
+        return Versioned(data, _version(data), time.time() - status.st_mtime)
 
     def create(self, name: str, data: bytes) -> bool:
         path = self._root / checked_name(name)
@@ -145,6 +157,17 @@ class LocalStore:
 
     def abort_uploads(self, older_than: float) -> None:
         pass
+
+
+def _open(path: Path) -> IO[bytes] | None:
+    """The file at `path`, None if there is none; InputError for what is no file, which is not waited for."""
+    try:
+        return open_input(path, "file")
+    except InputError:
+        # Looked for afterwards: it may be removed at any instant.
+        if not os.path.lexists(path):
+            return None
+        raise
 
 
 def _locks_held() -> set[str]:

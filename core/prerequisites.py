@@ -17,6 +17,7 @@ from core.errors import InputError
 from core.layout_generator import write_layouts
 from core.lease import hold
 from core.ownership import Owner, refuse_others
+from core.record_forms import RecordError
 from core.records import RECORD_NAME, describe_inputs, difference, local_path, read_record, run_stage
 from core.stages import train_prerequisite_stage, with_inputs
 from core.store import join, open_store
@@ -98,7 +99,7 @@ def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
     """`config` with its empty keys filled by the finished prerequisites under its root, as far as they are there.
 
     One that was made from another config does not count; the first that cannot be made from this config, or is
-    not finished, ends the search, since the later ones are made from it.
+    not finished, ends the search, since the later ones are made from it. RecordError for a record of another form.
     """
     open_store(config.artifacts.root, config.artifacts)
     for stage in STAGES:
@@ -106,6 +107,8 @@ def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
             plan = _PLANS[stage](config)
             if plan is not None and not plan.finished():
                 break
+        except RecordError:
+            raise
         except InputError:
             break
         config = plan.filled_in(config) if plan else config

@@ -7,7 +7,7 @@ import logging
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from core.errors import InputError
 from core.files import require_writable
 from core.lease import publishing_store
 from core.ownership import Owner, foreign_file, refuse_others
+from core.record_forms import parse_record
 from core.store import (
     ArtifactsSection,
     Entry,
@@ -44,6 +45,9 @@ STAGE_PLACE = "folder (--output_dir, experiment.save_path or artifacts.root)"
 _PACKAGES = ("torch", "diffusers", "lpips", "prefect", "pandas", "numpy", "boto3")
 # Folders above a file that are searched for the record that vouches for it.
 _FOLDERS_ABOVE = 3
+
+# Settings whose own keys are the user's: one that is gone is a difference.
+_WHOLE = ("dataset.filters",)
 
 Inputs = Mapping[str, Location]
 
@@ -199,16 +203,24 @@ def _vouched_for(location: Location, any_name: bool = False) -> tuple[Store, str
 
 
 def difference(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> str | None:
-    """First input or setting of `made_from` in which `record` was made otherwise, in words; None if there is none."""
-    before, now = _comparable(record), _comparable(made_from)
-    for key in sorted(now):
-        if before.get(key) != now.get(key):
-            return f"{key} {before.get(key)}, now it is {now.get(key)}"
+    """First input or setting of `made_from` in which `record` was made otherwise, in words; None if there is none.
+
+    Inputs and settings that `made_from` does not have count for nothing: older records name settings without effect.
+    """
+    differences = list(_differences("", _comparable(record), _comparable(made_from)))
+    # What the record does not know may be new; what it says otherwise is sure.
+    for key, before, now in sorted(differences, key=lambda found: (found[1] is None, found[0])):
+        return f"{key} {before}, now it is {now}"
     return None
 
 
 def refuse_difference(record: Mapping[str, Any], made_from: Mapping[str, Any], location: str) -> None:
-    """Raise InputError if `record` at `location` was made from something else."""
+    """Raise InputError if `record` at `location` was made from something else, or does not say of what stage it is."""
+    if not record.get("stage"):
+        raise InputError(
+            f"record {location}/{RECORD_NAME} does not say what it was made from: choose another folder "
+            "(artifacts.root, --output_dir)"
+        )
     if (found := difference(record, made_from)) is not None:
         raise InputError(
             f"{location} holds a {record.get('stage')} made with {found}: choose another folder (artifacts.root, "
@@ -217,17 +229,9 @@ def refuse_difference(record: Mapping[str, Any], made_from: Mapping[str, Any], l
 
 
 def read_record(store: Store, name: str) -> dict[str, Any] | None:
-    """The record called `name`, None if there is none; InputError if it is damaged."""
+    """The record called `name`, None if there is none; RecordError if it is of another form."""
     there = store.read(name)
-    if there is None:
-        return None
-    try:
-        record = json.loads(there.data)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict):
-        raise InputError(f"record {store.uri}/{name} is damaged: remove what is at {store.uri} to make it again")
-    return record
+    return None if there is None else parse_record(there.data, store.uri, name)
 
 
 def create_record(record: Mapping[str, Any], store: Store, name: str) -> None:
@@ -261,15 +265,15 @@ def code_version() -> dict[str, Any]:
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat view of what a stage was made from; files count by content, not by where they lie."""
-    flat = {f"input {name}": entry["sha256"][:12] for name, entry in record.get("inputs", {}).items()}
-    _flatten("", record.get("settings", {}), flat)
-    return flat | {"stage": record.get("stage")}
+    """What a stage was made from; files count by content, not by where they lie."""
+    inputs = {f"input {name}": entry["sha256"][:12] for name, entry in record.get("inputs", {}).items()}
+    return record.get("settings", {}) | inputs | {"stage": record.get("stage")}
 
 
-def _flatten(prefix: str, value: Any, into: dict[str, Any]) -> None:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            _flatten(f"{prefix}.{key}" if prefix else key, inner, into)
-    else:
-        into[prefix] = value
+def _differences(prefix: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Key, value before and value now of everything in `now` that is otherwise in `before`."""
+    if isinstance(now, dict) and now and prefix not in _WHOLE and isinstance(before, dict | None):
+        for key, value in now.items():
+            yield from _differences(f"{prefix}.{key}" if prefix else key, (before or {}).get(key), value)
+    elif before != now:
+        yield prefix, before, now

@@ -59,7 +59,7 @@ def make_report(config: ExperimentConfig, number: int) -> Report:
     rounds = [
         {
             "number": record["round"],
-            "alarms": record["alarms"],
+            "alarms": record.get("alarms", []),
             "audit": _audit_lines(record),
             "pictures": list(_pictures(config, record)),
             "locations": _locations(record),
@@ -98,7 +98,8 @@ def _records(config: ExperimentConfig, number: int) -> list[dict[str, Any]]:
         record = read_record(open_store(location, config.artifacts), ROUND_RECORD)
         if record is None:
             raise InputError(f"{location} holds no finished round: there is nothing to report yet")
-        records.append(record)
+        # Where it lies now, should the root have been moved since.
+        records.append(record | {"location": location})
     return records
 
 
@@ -124,7 +125,7 @@ def _markdown(picture: Picture) -> str:
 
 def _audit_lines(record: Mapping[str, Any]) -> list[str]:
     """The figures of the audit after a round, with their intervals; none without an audit."""
-    audit = record["audit"]
+    audit = record.get("audit")
     if audit is None:
         return []
     shown = []

@@ -202,7 +202,7 @@ def stop_reason(config: ExperimentConfig, number: int) -> str | None:
     if config.rounds.on_regression != "stop":
         return None
     record = read_record(open_store(round_location(config, number), config.artifacts), ROUND_RECORD)
-    if record is None or not record["regression"]:
+    if record is None or not record.get("regression"):
         return None
     return f"stopped after round {number} (rounds.on_regression): {record['regression'][0]}"
 
@@ -369,7 +369,7 @@ def _steering(config: ExperimentConfig, number: int) -> Steering:
     if number == 1:
         return Steering()
     record = read_record(open_store(round_location(config, number - 1), config.artifacts), ROUND_RECORD)
-    return Steering(**record["next"]) if record and "next" in record else Steering(parent_round=number - 1)
+    return Steering(**record["next"]) if record and record.get("next") else Steering(parent_round=number - 1)
 
 
 def _started_at(opened: Round, metrics: dict[str, Any]) -> Steering:

@@ -167,7 +167,7 @@ def split_location(location: Location) -> tuple[str, str]:
 def checked_name(name: str) -> str:
     """`name` if it stays below its root; InputError otherwise, as records may come from anyone."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or str(path) != name or name in ("", "."):
+    if path.is_absolute() or ".." in path.parts or str(path) != name or name in ("", ".") or "\0" in name:
         raise InputError(f"{name!r} is no name of a file below an artefact root: the record that names it is damaged")
     return name
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.artifacts import STATE_FOLDER, is_snapshot_file, is_state_file
-from core.errors import InputError
+from core.artifacts import STATE_FOLDER, is_state_file
 from core.files import file_entry, save_tensors
 from core.lease import lease_of
 from core.ownership import MadeFiles
+from core.record_forms import is_state_name, parse_record
 from core.scratch import SCRATCH_PREFIX, scratch_folder
 from core.store import ArtifactsSection, Store, is_remote
 
@@ -200,25 +200,24 @@ class StoredWorkspace(Workspace):
         self._drop_older(snapshot.name, {f"{entry['state']}/{file}" for file, entry in files.items()})
 
     def _drop_older(self, name: str, needed: set[str]) -> None:
-        names = [file.name for file in self._store.files() if is_snapshot_file(file.name)]
-        older = [file for file in names if _state_of(file) < name]
+        states = {file.name: _state_of(file.name) for file in self._store.files()}
+        ours = {file: state for file, state in states.items() if is_state_name(f"{state}.json")}
+        older = [file for file, state in ours.items() if _position(state) < _position(name)]
         # Records first: what is named must be there.
         self._store.delete([file for file in older if "/" not in file])
         self._store.delete([file for file in older if "/" in file and file not in needed])
 
 
 def newest_state(store: Store) -> tuple[str, dict[str, Any]] | None:
-    """Name and record of the newest state in the store of a stage's states."""
-    names = [file.name for file in store.files()]
-    records = [name for name in names if "/" not in name and is_snapshot_file(name)]
-    for name in sorted(records, reverse=True):
-        there = store.read(name)
-        if there is None:
-            continue
-        try:
-            return name.removesuffix(".json"), json.loads(there.data)
-        except ValueError:
-            raise InputError(f"{store.uri}/{name} is damaged: remove it to go on from an older state") from None
+    """Name and record of the newest state in the store of a stage's states; RecordError if that is of another form.
+
+    Files of other names are not ours.
+    """
+    names = [file.name.removesuffix(".json") for file in store.files() if is_state_name(file.name)]
+    for name in sorted(names, key=_position, reverse=True):
+        there = store.read(f"{name}.json")
+        if there is not None:
+            return name, parse_record(there.data, store.uri, f"{name}.json")
     return None
 
 

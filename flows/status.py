@@ -2,21 +2,30 @@
 
 import sys
 
-from core.run_status import find_problems, status_text
+from core.errors import InputError
+from core.run_status import find_problems, read_status
 from core.store import ArtifactsSection, open_store
 from tasks.command_line import run_command, say
 
 
 def status(uri: str, verify: bool = False, endpoint_url: str | None = None) -> list[str]:
-    """Print the runs under a root, or the rounds of a run; with --verify, hash everything their records name."""
+    """Print the runs under a root, or the rounds of a run; with --verify, hash everything their records name.
+
+    What can be read is printed even if a record cannot; InputError then names that.
+    """
     open_store(uri, ArtifactsSection(endpoint_url=endpoint_url))
-    say(status_text(uri))
-    if not verify:
-        return []
-    problems = find_problems(uri)
+    shown = read_status(uri)
+    say(shown.text)
+    problems = find_problems(uri) if verify else []
     for line in problems:
         say(line)
-    say(f"verified: {len(problems)} missing or altered" if problems else "verified: everything is as recorded")
+    if verify:
+        say(f"verified: {len(problems)} missing or altered" if problems else "verified: everything is as recorded")
+    if shown.unreadable:
+        *others, last = shown.unreadable
+        for line in others:
+            say(line)
+        raise InputError(last)
     return problems
 
 

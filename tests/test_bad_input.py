@@ -675,7 +675,9 @@ def test_the_term_that_is_not_finite_is_named(refused, stage3, with_rows, rows, 
         values = {"discriminator.checkpoint": str(tmp_path / "discriminator.pt"), "discriminator.balance": None}
     else:
         checkpoint = torch.load(ready.discriminator.checkpoint, weights_only=True)
-        checkpoint["state_dict"]["patch.0.bias"] -= torch.inf
+        # Each is finite, their sum is not.
+        checkpoint["state_dict"]["patch.0.bias"] -= 3e38
+        checkpoint["state_dict"]["whole.bias"] -= 3e38
         torch.save(checkpoint, tmp_path / "discriminator.pt")
         values = {"discriminator.checkpoint": str(tmp_path / "discriminator.pt")}
     # What no step can have caused shows before the first.
@@ -839,10 +841,12 @@ def test_results_of_other_settings_are_refused_and_those_of_the_same_left_alone(
 def test_a_damaged_record_is_named(refused, retrained, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(retrained["output_dir"], folder)
-    for content in ("{", "[]"):
+    for content, cause in (("{", "no JSON"), ("[]", "valid dictionary"), ("{}", "outputs: is missing")):
         (folder / "stage.json").write_text(content)
         options = retrained | {"output_dir": folder}
-        refused(retrain_discriminator, options, folder / "stage.json", "damaged", "remove what is at")
+        # Not to remove anything: the stage may have taken days, and the record may be another program's.
+        told = refused(retrain_discriminator, options, folder / "stage.json", "damaged or another program's", cause)
+        assert "choose another folder" in told and "remove" not in told
 
 
 def test_latents_that_no_record_names_are_not_joined_by_others(refused, generate):
