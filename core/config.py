@@ -425,11 +425,12 @@ class ExperimentConfig(Section):
         return config.model_dump(
             mode="json",
             exclude={
-                "experiment": {"save_path"},
+                "experiment": {"save_path", "epochs_target"},
                 "diffusion": True,
                 "autoencoder": {"checkpoint"},
-                "discriminator": {"checkpoint"},
-                "dataset": {"manifest", "path_remap"},
+                "discriminator": {"checkpoint"} | _unused(self.discriminator),
+                # Generated layouts count by their content, as a manifest of the user's does.
+                "dataset": {"manifest", "path_remap", "return_path", "synthetic"},
                 "unet": {"gradient_checkpointing"},
                 "training": {
                     "accumulation_steps": True,
@@ -437,6 +438,7 @@ class ExperimentConfig(Section):
                     "num_workers": True,
                     "save_interval": True,
                     "latest_interval": True,
+                    "sample_interval": True,
                     "loss": {"semantic_loss": {"perceptual_loss": {"backbone": True}}},
                 },
                 "rounds": {
@@ -466,6 +468,18 @@ class ExperimentConfig(Section):
         for key, value in values.items():
             set_value(data, key, value)
         return _validated(data, self.experiment.name)
+
+
+def _unused(section: DiscriminatorSection) -> set[str]:
+    """Settings of the adversarial term that its form makes no use of."""
+    unused = set() if section.update == "online" else {"online_steps", "online_learning_rate"}
+    unused |= set() if section.form == "draft_k" else {"draft_steps"}
+    unused |= set() if section.form == "ddo" else {"ddo_alpha", "ddo_beta"}
+    if section.form in ("published", "x0_prediction"):
+        unused.add("trajectories")
+    if section.form == "published":
+        unused.add("balance")
+    return unused
 
 
 def load_config(path: Location, overrides: Sequence[str] = ()) -> ExperimentConfig:
