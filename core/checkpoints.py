@@ -196,7 +196,8 @@ _MEASURES = (
 def measured_otherwise(made_with: dict[str, Any], config: ExperimentConfig) -> str | None:
     """The first setting in which the figures of a checkpoint with these settings do not compare with the config's."""
     now = config.describing_model()
-    return next((key for key in _MEASURES if not _agree(_at(made_with, key), _at(now, key))), None)
+    used = [key for key in _MEASURES if _at(now, key) is not None]
+    return next((key for key in used if not _agree(_at(made_with, key), _at(now, key))), None)
 
 
 def _at(settings: Any, key: str) -> Any:

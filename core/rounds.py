@@ -87,8 +87,8 @@ def _require_own_folder(config: ExperimentConfig) -> None:
 def begin_run(config: ExperimentConfig, fork_from: str | None = None) -> None:
     """Note the run's config, and on its first start the round it is forked from, if it is.
 
-    `fork_from` is the address of a round's folder or record. Raises InputError if there is no such round, or the
-    run was begun from another.
+    `fork_from` is the address of a round's folder or record. Raises InputError if there is no such round, if the
+    run was begun from another, or if a finished round of it was made with other settings.
     """
     store = publishing_store(run_location(config), config.artifacts)
     parent = None
@@ -104,6 +104,7 @@ def begin_run(config: ExperimentConfig, fork_from: str | None = None) -> None:
     elif parent is not None and (begun["parent"] or {}).get("sha256") != parent["sha256"]:
         before = (begun["parent"] or {}).get("path", "no other round")
         raise InputError(f"{store.uri} was forked from {before}, not from {fork_from}: give it another experiment.name")
+    refuse_other_settings(config)
     replace(store, CONFIG_NAME, config_bytes(config))
 
 
@@ -191,6 +192,27 @@ def next_round(config: ExperimentConfig, extra: bool = False) -> int | None:
     return number if extra or number <= config.rounds.count else None
 
 
+def refuse_other_settings(config: ExperimentConfig, before: int | None = None) -> None:
+    """Raise InputError if a finished round (`before` that number) was made with other settings than the config's.
+
+    It names the round and the setting. What a round says of the next one's weight is no other setting, and neither is
+    what a person decided after one.
+    """
+    numbers = range(1, before or _last_round(config) + 1)
+    decisions = [read_decision(config, number) for number in numbers]
+    decided = any(decision and decision["discriminator_weight"] is not None for decision in decisions)
+    for number in numbers:
+        location = round_location(config, number)
+        record = read_record(open_store(location, config.artifacts), ROUND_RECORD)
+        if record is None:
+            continue
+        settings = _settings(_with_weight(config, _steering(config, number).weight_factor))
+        if decided:
+            del settings["discriminator"]["weight"]
+        made, wanted = ({"stage": "round", "settings": made} for made in (record["settings"], settings))
+        refuse_difference(made, wanted, location)
+
+
 def untold_round(config: ExperimentConfig) -> int | None:
     """Number of the last finished round if its process died before it sent the round's events, else None."""
     number = _last_round(config)
@@ -244,8 +266,10 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
 
     Bad latents of round 1 come from Stage 1, of later rounds (and the first of a forked run) from the end of the
     round before, whose epoch count, optimizer and EMA go on. Raises InputError for a missing prerequisite, for a
-    round whose files are not what its record says, or if the round was made from another config or parent.
+    round whose files are not what its record says, or if this round or an earlier one was made from another config or
+    parent.
     """
+    refuse_other_settings(config, before=number)
     config = with_prerequisites(config)
     location = round_location(config, number)
     store = publishing_store(location, config.artifacts)

@@ -125,7 +125,18 @@ def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bo
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
         return _train_stage3(with_inputs(config, paths), None, workspace, recorded)
 
-    return run_stage("stage3", location, inputs, config.describing_model(), work, config.artifacts)["metrics"]
+    return run_stage("stage3", location, inputs, _stage3_settings(config), work, config.artifacts)["metrics"]
+
+
+def _stage3_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """What Stage 3 depends on besides its inputs, which stand for how they were made."""
+    settings = config.describing_model()
+    del settings["prerequisites"]
+    for name in ("count", "epochs_per_round", "discriminator"):
+        del settings["rounds"][name]
+    for name in ("num_samples", "real_variants"):
+        del settings["rounds"]["bad_latents"][name]
+    return settings
 
 
 @contextlib.contextmanager

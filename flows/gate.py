@@ -42,18 +42,21 @@ def require_somebody_to_ask(experiment: ExperimentConfig) -> None:
 def pass_gate(experiment: ExperimentConfig, number: int, overrides: Sequence[str]) -> Sequence[str]:
     """The overrides for round `number`, with what was decided after the rounds before it; asks if nothing was yet.
 
-    Raises Stopped if the answer was to stop, or if the round before became worse and `rounds.on_regression` is stop.
+    Without a gate nobody is asked or stopped, but a weight that was decided while there was one holds: later rounds
+    were made with it. Raises Stopped if the answer was to stop, or if the round before became worse and
+    `rounds.on_regression` is stop.
     """
     if number > 1 and (reason := stop_reason(experiment, number - 1)) is not None:
         raise Stopped(reason)
-    if experiment.rounds.gate == "none":
-        return overrides
+    asks = experiment.rounds.gate == "manual"
     for finished in range(1, number):
         decision = read_decision(experiment, finished)
         if decision is None:
+            if not asks:
+                continue
             decision = _ask(experiment, finished)
             keep_decision(experiment, finished, decision)
-        if decision["answer"] == "stop":
+        if asks and decision["answer"] == "stop":
             raise Stopped(f"stopped after round {finished}, as was answered")
         if decision["discriminator_weight"] is not None:
             overrides = [*overrides, f"discriminator.weight={decision['discriminator_weight']}"]
