@@ -16,7 +16,8 @@ from core.store import checked_name
 
 # A record of hundreds of thousands of files is smaller.
 LARGEST_RECORD = 2**28
-_LARGEST_CONFIG = 2**20
+# A run's config as it is kept, with a person's lists in it; a reader of YAML is slow at more brackets than these.
+_LARGEST_CONFIG, _MOST_BRACKETS = 2**17, 1000
 _PUT_BACK = "put back a copy of it, or choose another folder (artifacts.root, experiment.name, --output_dir)"
 _MOVE = "if no process works on the run, move the file elsewhere"
 
@@ -28,7 +29,7 @@ class RecordError(InputError):
 def _below(name: str) -> str:
     try:
         return checked_name(_text(name))
-    except InputError:
+    except (InputError, ValueError):
         raise ValueError("it is no name of a file below the record's own folder") from None
 
 
@@ -235,7 +236,7 @@ def is_part_name(name: str) -> bool:
 def rounds_wanted(config: bytes, uri: str, name: str) -> int:
     """`rounds.count` of the config kept at `name` in a run's folder; RecordError if it is of another form."""
     try:
-        if len(config) > _LARGEST_CONFIG:
+        if len(config) > _LARGEST_CONFIG or config.count(b"[") + config.count(b"{") > _MOST_BRACKETS:
             raise ValueError
         count = yaml.safe_load(config)["rounds"]["count"]
         if type(count) is not int or not 1 <= count <= 10**6:
