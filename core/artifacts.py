@@ -16,6 +16,8 @@ CONFIG_NAME, DECISION_NAME, ANNOUNCED_NAME, REPORT_NAME = (
 )
 # In a stage's folder until it is finished: its resumable states, and the names of the files that it publishes.
 STATE_FOLDER, PUBLISHING_NAME = "state", "publishing.json"
+# In a folder of the user's: what a command made there.
+MADE_NAME = "made.json"
 # In the folder of states: bad latents by parts.
 PARTS_FOLDER = "parts"
 # In the run's folder: Stage 3 continued by hand, outside any round.

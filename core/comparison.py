@@ -13,7 +13,7 @@ from core.audit import LAYOUTS_NAME
 from core.bootstrap import Interval
 from core.config import ExperimentConfig
 from core.files import require_writable, whole_file
-from core.ownership import MadeFiles
+from core.made_files import MadeFiles
 from core.palette import COLORS
 from core.pictures import save_grid
 from core.records import RECORD_NAME, read_record

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from core.errors import InputError
 from core.files import require_writable, sha256, whole_file
-from core.ownership import foreign_file
+from core.made_files import foreign_file
 from core.scratch import is_scratch_name, partial_of
 from core.store import Entry
 

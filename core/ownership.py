@@ -1,13 +1,10 @@
 """Whose a file is: ours if a record of ours names it or its name is a scratch name of ours, the user's otherwise.
 
-Nothing is removed, overwritten or taken over but what is ours by this rule. `Owner` tells it of a store, for runs and
-stages; `MadeFiles` of a local folder in which a command works without a stage's record.
+Nothing is removed, overwritten or taken over but what is ours by this rule.
 """
 
-import json
-import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,33 +13,25 @@ from core.artifacts import (
     ANNOUNCED_NAME,
     CONFIG_NAME,
     DECISION_NAME,
+    MADE_NAME,
     PUBLISHING_NAME,
     RECORD_NAME,
     REPORT_NAME,
     ROUND_RECORD,
     RUN_RECORD,
-    STAGE3_FOLDER,
     STATE_FOLDER,
     is_snapshot_file,
     is_state_file,
 )
-from core.errors import InputError
-from core.files import save_json
 from core.lease import LEASE_NAME
+from core.made_files import foreign_file, matches
+from core.record_forms import RecordError, parse_record
 from core.scratch import is_abandoned, is_free_partial, is_scratch_name, partial_of
-from core.store import Location, Store, is_remote
+from core.store import Store, is_remote
+from core.workspace import newest_state
 
-# In a folder of files that no stage's record names: which of them we make there.
-MADE_NAME = "made.json"
-_MADE_BY = "adversarial-layouts"
-# A record of ours holds at least these keys.
-_FORMS = {
-    RUN_RECORD: {"experiment", "parent"},
-    ROUND_RECORD: {"round", "outputs"},
-    RECORD_NAME: {"outputs"},
-    PUBLISHING_NAME: {"outputs"},
-    LEASE_NAME: {"holder", "token", "released"},
-}
+# Records of ours, wherever they lie.
+_RECORDS = (RECORD_NAME, ROUND_RECORD, RUN_RECORD, LEASE_NAME, MADE_NAME)
 _ROUND_FOLDER = re.compile(r"round-\d{2,}")
 _PROBE = re.compile(r"\.probe-[0-9a-f]{16}")
 
@@ -103,29 +92,30 @@ class Owner:
                 return Ours("state of a stage that is finished")
             if not is_snapshot_file(state):
                 return Ours()
-            return Ours("" if state in self._needed(stage) else "state that a newer one replaced")
+            needed = self._needed(stage)
+            return Ours("" if needed is None or state in needed else "state that a newer one replaced")
         return None
 
-    def _needed(self, stage: str) -> set[str]:
-        """Names, below the stage's states, of the newest state and of what it consists of."""
+    def _needed(self, stage: str) -> set[str] | None:
+        """Names, below the stage's states, of the newest state and of what it consists of; None where it is damaged.
+
+        Then the older ones are needed too.
+        """
         if stage not in self._newest:
-            states = self._store.below(_joined(stage, STATE_FOLDER))
-            names = [file.name for file in states.files() if "/" not in file.name and is_snapshot_file(file.name)]
-            self._newest[stage] = set()
-            for name in sorted(names, reverse=True):
-                state = _parsed(states, name)
-                files = state.get("files") if state is not None else None
-                if isinstance(files, dict):
-                    entries = [(file, entry) for file, entry in files.items() if isinstance(entry, dict)]
-                    parts = {f"{entry.get('state')}/{file}" for file, entry in entries}
-                    self._newest[stage] = {name} | parts
-                    break
+            try:
+                newest = newest_state(self._store.below(_joined(stage, STATE_FOLDER)))
+            except RecordError:
+                self._newest[stage] = None
+            else:
+                name, state = newest or ("", {"files": {}})
+                parts = {f"{entry['state']}/{file}" for file, entry in state["files"].items()}
+                self._newest[stage] = {f"{name}.json"} | parts
         return self._newest[stage]
 
     def _is_fixed(self, name: str) -> bool:
         """Whether it is a record, or one of the files that a run or round of ours has."""
         folder, _, last = name.rpartition("/")
-        if last in _FORMS or last == MADE_NAME:
+        if last in _RECORDS:
             return self._record(folder, last) is not None
         run, _, round_ = folder.rpartition("/")
         in_run = last in (CONFIG_NAME, REPORT_NAME) and self.is_run(folder)
@@ -142,7 +132,7 @@ class Owner:
                 return Ours()
             if below in _outputs(self._record(_joined(folder, STATE_FOLDER), PUBLISHING_NAME)):
                 return Ours("of a try at a stage that is finished" if stage is not None else "")
-            if made is not None and _matches(below, made["files"]):
+            if made is not None and matches(below, made["files"]):
                 return Ours()
         return None
 
@@ -152,9 +142,8 @@ class Owner:
         if self._names is not None and path not in self._names:
             return None
         if path not in self._records:
-            record = _parsed(self._store, path)
-            ours = _is_made(record) if name == MADE_NAME else record is not None and _FORMS[name] <= record.keys()
-            self._records[path] = record if ours else None
+            there = self._store.read(path)
+            self._records[path] = None if there is None else _ours(there.data, self._store.uri, name)
         return self._records[path]
 
 
@@ -165,110 +154,8 @@ def refuse_others(store: Store, is_ours: Callable[[str], object], setting: str) 
             raise foreign_file(store.uri, file.name, setting)
 
 
-def foreign_file(folder: Location, name: str, setting: str) -> InputError:
-    """The error for a file of somebody else's where we would write."""
-    return InputError(f"{folder} holds {name}, which something else made: choose another {setting}, or move it away")
-
-
-class MadeFiles:
-    """The files that a command makes in a local folder, as our record `made.json` there names them.
-
-    The record is written before any of them. In its names `*` stands for digits.
-    """
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        record = _read_json(folder / MADE_NAME)
-        self._names: list[str] = record["files"] if _is_made(record) else []
-        self._is_ours = _is_made(record)
-
-    def covers(self, names: Sequence[str]) -> bool:
-        """Whether the record has all of these names."""
-        return set(names) <= set(self._names)
-
-    def declare(self, names: Sequence[str], setting: str) -> None:
-        """Write that files of these names are ours from now on; InputError as `require_free`."""
-        self.require_free(names, setting)
-        if not self.covers(names):
-            self._names, self._is_ours = sorted({*self._names, *names}), True
-            save_json({"made_by": _MADE_BY, "files": self._names}, self._folder / MADE_NAME)
-
-    def require_free(self, names: Sequence[str], setting: str) -> None:
-        """InputError if a file of these names, or a `made.json`, is there that is not ours."""
-        taken = [name for name in self.files() if _matches(name, names) and not _matches(name, self._names)]
-        if not self._is_ours and os.path.lexists(self._folder / MADE_NAME):
-            taken.insert(0, MADE_NAME)
-        if taken:
-            raise foreign_file(self._folder, taken[0], setting)
-
-    def refuse_any(self, setting: str) -> None:
-        """InputError naming the first file of the folder; what a killed process left of its record does not count."""
-        names = (name for name in self.files() if partial_of(name) != MADE_NAME)
-        # A record of other files' making says less than one of those files.
-        first = next(names, None)
-        if first == MADE_NAME:
-            first = next(names, first)
-        if first is not None:
-            raise foreign_file(self._folder, first, setting)
-
-    def remove(self, names: Sequence[str]) -> None:
-        """Remove the files of these names that the record names."""
-        for name in list(self.files()):
-            if _matches(name, names) and _matches(name, self._names):
-                (self._folder / name).unlink()
-
-    def remove_partials(self) -> None:
-        """Remove what processes that are gone left of writing a file that the record names."""
-        for name in list(self.files()):
-            folder, _, last = name.rpartition("/")
-            of = partial_of(last)
-            if of is not None and _matches(_joined(folder, of), self._names) and is_free_partial(self._folder / name):
-                (self._folder / name).unlink(missing_ok=True)
-
-    def files(self) -> Iterator[str]:
-        """Names of everything in the folder that is no folder itself, links to folders included."""
-        for folder, folders, files in os.walk(self._folder):
-            folders.sort()
-            links = [name for name in folders if Path(folder, name).is_symlink()]
-            for name in sorted(links + files):
-                yield Path(folder, name).relative_to(self._folder).as_posix()
-
-
-def stage3_files(name: str) -> list[str]:
-    """Names of what continue-stage-3 of the experiment `name` makes in its folder, `*` for digits."""
-    kinds = ("best", "latest", "epoch_*")
-    return [
-        *(f"checkpoints/{name}_checkpoint_{kind}.pt" for kind in kinds),
-        "checkpoints/trajectories.pt",
-        f"samples/{name}_epoch_*_samples.png",
-        f"samples/{name}_real.png",
-        f"samples/{name}_best_and_worst.png",
-        f"{name}_metrics.csv",
-    ]
-
-
-def is_by_hand(file: str, name: str) -> bool:
-    """Whether the file of a run's folder is one that continue-stage-3 by hand makes there for the experiment `name`."""
-    folder, _, below = file.partition("/")
-    return folder == STAGE3_FOLDER and _matches(below, stage3_files(name))
-
-
 def _outputs(record: dict[str, Any] | None) -> Collection[str]:
-    outputs = record.get("outputs") if record is not None else None
-    return outputs if isinstance(outputs, dict | list) else ()
-
-
-def _is_made(record: Any) -> bool:
-    return (
-        isinstance(record, dict)
-        and record.get("made_by") == _MADE_BY
-        and isinstance(record.get("files"), list)
-        and all(isinstance(name, str) for name in record["files"])
-    )
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name) for pattern in patterns)
+    return record["outputs"] if record is not None else ()
 
 
 def _splits(name: str, folder: str) -> Iterator[tuple[str, str]]:
@@ -283,22 +170,9 @@ def _joined(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _parsed(store: Store, name: str) -> dict[str, Any] | None:
-    there = store.read(name)
-    return None if there is None else _object(there.data)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _ours(data: bytes, uri: str, name: str) -> dict[str, Any] | None:
+    """The record; None for another program's, and for a damaged one, which says nothing of what is ours."""
     try:
-        return _object(path.read_bytes()) if path.is_file() else None
-    except OSError:
+        return parse_record(data, uri, name)
+    except RecordError:
         return None
-
-
-def _object(data: bytes) -> dict[str, Any] | None:
-    """A JSON object; None for anything else, which is not ours."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -16,6 +16,8 @@ from core.store import checked_name
 
 # A record of hundreds of thousands of files is smaller.
 LARGEST_RECORD = 2**28
+# Tells our `made.json` from that of another program.
+MADE_BY = "adversarial-layouts"
 # A run's config as it is kept, with a person's lists in it; a reader of YAML is slow at more brackets than these.
 _LARGEST_CONFIG, _MOST_BRACKETS = 2**17, 1000
 _PUT_BACK = "put back a copy of it, or choose another folder (artifacts.root, experiment.name, --output_dir)"
@@ -187,6 +189,19 @@ class _Lease(_Form):
     released: bool
 
 
+class _Publishing(_Form):
+    """What a stage is about to publish; written before the first of the files."""
+
+    outputs: list[FileName]
+
+
+class _Made(_Form):
+    """What a command makes in a folder of the user's; `*` in a name stands for digits."""
+
+    made_by: Annotated[str, Field(pattern=f"^{MADE_BY}$")]
+    files: list[FileName]
+
+
 _POSITION = re.compile(r"[0-9]{6,12}-[0-9]{6,12}\.json")
 _PART = re.compile(r"bad_latents_[0-9]{6,12}-[0-9]{6,12}\.json")
 # By the file's name: its form, and what to do where it is of another.
@@ -196,6 +211,8 @@ _FORMS: dict[str, tuple[type[_Form], str]] = {
     "run.json": (_RunRecord, _PUT_BACK),
     "lease.json": (_Lease, _MOVE),
     "decision.json": (_Decision, f"{_MOVE}, and be asked again"),
+    "publishing.json": (_Publishing, _MOVE),
+    "made.json": (_Made, _MOVE),
     "announced.json": (_Announced, f"{_MOVE}, and the round's events are sent again"),
 }
 

@@ -16,7 +16,8 @@ from core.artifacts import PUBLISHING_NAME, RECORD_NAME, STATE_FOLDER
 from core.errors import InputError
 from core.files import require_writable
 from core.lease import publishing_store
-from core.ownership import Owner, foreign_file, refuse_others
+from core.made_files import foreign_file
+from core.ownership import Owner, refuse_others
 from core.record_forms import parse_record
 from core.store import (
     ArtifactsSection,

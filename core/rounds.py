@@ -27,7 +27,8 @@ from core.bad_latents import BadLatentsRequest
 from core.config import ExperimentConfig, config_bytes
 from core.errors import InputError
 from core.lease import hold, publishing_store
-from core.ownership import Owner, is_by_hand, refuse_others
+from core.made_files import is_by_hand
+from core.ownership import Owner, refuse_others
 from core.prerequisites import with_prerequisites
 from core.records import (
     code_version,

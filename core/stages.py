@@ -33,9 +33,9 @@ from core.files import require_writable
 from core.latents import Latents
 from core.layouts import CACHE_BYTES, LayoutPictures
 from core.losses import Frozen
+from core.made_files import MadeFiles, stage3_files
 from core.manifest import read_manifest, split_by_layout
 from core.online_discriminator import OnlineDiscriminator
-from core.ownership import MadeFiles, stage3_files
 from core.perceptual import build_perceptual
 from core.pictures import save_grid, save_sample_grid
 from core.records import RECORD_NAME, local_path, read_record, run_stage

@@ -17,7 +17,7 @@ from torch import Tensor
 from core.artifacts import STATE_FOLDER, is_state_file
 from core.files import file_entry, save_tensors
 from core.lease import lease_of
-from core.ownership import MadeFiles
+from core.made_files import MadeFiles
 from core.record_forms import is_state_name, parse_record
 from core.scratch import SCRATCH_PREFIX, scratch_folder
 from core.store import ArtifactsSection, Store, is_remote

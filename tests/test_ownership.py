@@ -19,7 +19,8 @@ from core.download_cache import DownloadCache
 from core.errors import InputError, LeaseError
 from core.files import save_tensors, whole_file
 from core.garbage import find_garbage, remove_garbage
-from core.ownership import MadeFiles, Owner
+from core.made_files import MadeFiles
+from core.ownership import Owner
 from core.prerequisites import hold_prerequisites
 from core.records import read_record, run_stage
 from core.rounds import begin_run, hold_run

@@ -1,0 +1,114 @@
+"""The files that a command makes in a folder of the user's, by the record `made.json` there."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from core.artifacts import MADE_NAME, STAGE3_FOLDER
+from core.errors import InputError
+from core.files import save_json
+from core.record_forms import MADE_BY, RecordError, parse_record
+from core.scratch import is_free_partial, partial_of
+from core.store import Location
+
+
+class MadeFiles:
+    """The files that a command makes in a local folder, as our record `made.json` there names them.
+
+    The record is written before any of them. In its names `*` stands for digits.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._is_ours, self._names = False, list[str]()
+        path = folder / MADE_NAME
+        if path.is_file():
+            with contextlib.suppress(RecordError):  # another program's
+                self._names = parse_record(path.read_bytes(), str(folder), MADE_NAME)["files"]
+                self._is_ours = True
+
+    def covers(self, names: Sequence[str]) -> bool:
+        """Whether the record has all of these names."""
+        return set(names) <= set(self._names)
+
+    def declare(self, names: Sequence[str], setting: str) -> None:
+        """Write that files of these names are ours from now on; InputError as `require_free`."""
+        self.require_free(names, setting)
+        if not self.covers(names):
+            self._names, self._is_ours = sorted({*self._names, *names}), True
+            save_json({"made_by": MADE_BY, "files": self._names}, self._folder / MADE_NAME)
+
+    def require_free(self, names: Sequence[str], setting: str) -> None:
+        """InputError if a file of these names, or a `made.json`, is there that is not ours."""
+        taken = [name for name in self.files() if matches(name, names) and not matches(name, self._names)]
+        if not self._is_ours and os.path.lexists(self._folder / MADE_NAME):
+            taken.insert(0, MADE_NAME)
+        if taken:
+            raise foreign_file(self._folder, taken[0], setting)
+
+    def refuse_any(self, setting: str) -> None:
+        """InputError naming the first file of the folder; what a killed process left of its record does not count."""
+        names = (name for name in self.files() if partial_of(name) != MADE_NAME)
+        # A record of other files' making says less than one of those files.
+        first = next(names, None)
+        if first == MADE_NAME:
+            first = next(names, first)
+        if first is not None:
+            raise foreign_file(self._folder, first, setting)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove the files of these names that the record names."""
+        for name in list(self.files()):
+            if matches(name, names) and matches(name, self._names):
+                (self._folder / name).unlink()
+
+    def remove_partials(self) -> None:
+        """Remove what processes that are gone left of writing a file that the record names."""
+        for name in list(self.files()):
+            folder, _, last = name.rpartition("/")
+            of = partial_of(last)
+            if (
+                of is not None
+                and matches(f"{folder}/{of}".lstrip("/"), self._names)
+                and is_free_partial(self._folder / name)
+            ):
+                (self._folder / name).unlink(missing_ok=True)
+
+    def files(self) -> Iterator[str]:
+        """Names of everything in the folder that is no folder itself, links to folders included."""
+        for folder, folders, files in os.walk(self._folder):
+            folders.sort()
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            for name in sorted(links + files):
+                yield Path(folder, name).relative_to(self._folder).as_posix()
+
+
+def stage3_files(name: str) -> list[str]:
+    """Names of what continue-stage-3 of the experiment `name` makes in its folder, `*` for digits."""
+    kinds = ("best", "latest", "epoch_*")
+    return [
+        *(f"checkpoints/{name}_checkpoint_{kind}.pt" for kind in kinds),
+        "checkpoints/trajectories.pt",
+        f"samples/{name}_epoch_*_samples.png",
+        f"samples/{name}_real.png",
+        f"samples/{name}_best_and_worst.png",
+        f"{name}_metrics.csv",
+    ]
+
+
+def is_by_hand(file: str, name: str) -> bool:
+    """Whether the file of a run's folder is one that continue-stage-3 by hand makes there for the experiment `name`."""
+    folder, _, below = file.partition("/")
+    return folder == STAGE3_FOLDER and matches(below, stage3_files(name))
+
+
+def foreign_file(folder: Location, name: str, setting: str) -> InputError:
+    """The error for a file of somebody else's where we would write."""
+    return InputError(f"{folder} holds {name}, which something else made: choose another {setting}, or move it away")
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether `name` is one of the names; `*` in them stands for digits."""
+    return any(re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name) for pattern in patterns)
