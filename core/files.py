@@ -9,6 +9,7 @@ import pickle
 import stat
 import struct
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 
 from core.errors import InputError
 from core.scratch import open_held, remove_partials
+from core.tensor_files import plain_tensors, refused_global, require_no_bomb
 
 # What torch's restricted unpickler raises on bytes that are no pickle.
 _UNPICKLING_ERRORS = (
@@ -116,21 +118,32 @@ def save_tensors(value: Any, path: Path, on_disk: bool = True) -> None:
 
 
 def load_tensors(path: str | Path, what: str) -> object:
-    """What `torch.save` wrote at `path`, tensors and plain values only; InputError otherwise, nothing executed."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{what} {path} does not exist: give the path of an existing file") from None
-    except OSError as error:
-        raise InputError(f"{what} {path} cannot be read ({error.strerror}): replace it") from None
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "Weights only load failed" in str(error):
-            raise InputError(
-                f"{what} {path} is refused: it is no file of plain tensors written by torch.save: replace it"
-            ) from None
-        raise InputError(f"{what} {path} is damaged or no torch file: replace it") from None
-    except _UNPICKLING_ERRORS:
-        raise InputError(f"{what} {path} is damaged or no torch file: replace it") from None
+    """What `torch.save` wrote at `path`, tensors and plain values only; InputError otherwise, nothing executed.
+
+    Every tensor is dense, of real numbers, on the CPU, detached and of storage of its own, and no larger than the file
+    justifies; numpy's numbers are plain ones.
+    """
+    name = f"{what} {path}"
+    with open_input(path, what) as file:
+        size = os.fstat(file.fileno()).st_size
+        require_no_bomb(file, size, name)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of kinds of tensors that are refused below
+                value = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            found = refused_global(str(error))
+            if found is not None or "Weights only load failed" in str(error):
+                raise InputError(
+                    f"{name} is refused: it is no file of plain tensors written by torch.save"
+                    f"{f' (it holds {found})' if found else ''}: replace it"
+                ) from None
+            raise InputError(f"{name} is damaged or no torch file: replace it") from None
+        except OSError as error:
+            raise InputError(f"{name} cannot be read ({error.strerror}): replace it") from None
+        except (*_UNPICKLING_ERRORS, MemoryError):
+            raise InputError(f"{name} is damaged or no torch file: replace it") from None
+    return plain_tensors(value, size, name)
 
 
 def _canonical(value: Any) -> Any:

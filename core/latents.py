@@ -1,8 +1,5 @@
-"""Latents of a manifest's rows on disk: packed in a .npy file, or a torch file each."""
+"""Latents of a manifest's rows on disk: packed in .npy files, or a file each."""
 
-import os
-import tokenize
-import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -15,11 +12,14 @@ from tqdm import tqdm
 
 from core.errors import InputError
 from core.files import load_tensors, require_writable, whole_file
+from core.numpy_files import PACKED_SUFFIX, NumpyFile, say_converted
 from core.scratch import scratch_folder
 
 # Of a manifest: which row of the packed file, from 0, the latent of a layout is.
 ROW_COLUMN = "latent_row"
-PACKED_SUFFIX = ".npy"
+
+# Packed files that are kept open; the latents of more files are copied into one.
+_OPEN_FILES = 64
 
 # Latents of single files that are held in memory; more of them are packed and read from disk.
 HELD_BYTES = 2**28
@@ -33,24 +33,33 @@ Shape = tuple[int, int, int]
 class Latents:
     """The latents of manifest rows, each read when it is asked for.
 
-    A path that ends in `.npy` is a packed file [N, C, h, w], of which `latent_row` says the row; any other is a torch
-    file of that latent. Single files are read at once, into memory or, beyond `HELD_BYTES`, into a packed file of this
-    process's own below `scratch`. Raises InputError for what is missing, damaged or of another shape.
+    A path that ends in `.npy` is a file [N, C, h, w], of which `latent_row` says the row, or one of a single latent;
+    any other is a torch file of that latent. Single files, and packed ones where there are many, are read at once, into
+    memory or, beyond `HELD_BYTES`, into a packed file of this process's own below `scratch`. Integers count as float32.
+    Raises InputError for what is missing, damaged, no real number or of another shape.
     """
 
     def __init__(self, rows: pd.DataFrame, column: str, shape: Shape, scratch: Path):
         self._shape = shape
         self._manifest_rows = rows["manifest_row"].to_numpy()
+        self._paths = rows[column].to_numpy(object)
+        numbers = rows[ROW_COLUMN] if ROW_COLUMN in rows.columns else pd.Series(np.nan, rows.index)
+        self._numbers = pd.to_numeric(numbers, errors="coerce").to_numpy(float, copy=True)
         self._sources: list[np.ndarray | PackedLatents] = []
         self._held: Tensor | None = None
         # Of each row: the source it is in, and its row there.
         self._source = np.zeros(len(rows), np.int32)
         self._row = np.zeros(len(rows), np.int64)
-        packed = rows[column].str.endswith(PACKED_SUFFIX).to_numpy(bool)
-        for path in rows.loc[packed, column].unique():
-            self._add_packed(path, rows, (rows[column] == path).to_numpy(bool))
+        packed = rows[column].str.endswith(PACKED_SUFFIX).to_numpy(bool, copy=True)
+        if pd.unique(self._paths[packed]).size > _OPEN_FILES:
+            packed[:] = False
+        for positions in _by_path(self._paths, np.flatnonzero(packed)):
+            latents = self._open(positions[0])
+            self._check_numbers(latents, positions)
+            self._source[positions], self._row[positions] = len(self._sources), self._numbers[positions]
+            self._sources.append(latents)
         if not packed.all():
-            self._add_single(rows[~packed], column, ~packed, scratch)
+            self._add_single(np.flatnonzero(~packed), scratch)
 
     def __len__(self) -> int:
         return len(self._row)
@@ -84,34 +93,38 @@ class Latents:
         finite = np.isfinite(latents).all(axis=(1, 2, 3))
         if not finite.all():
             bad = positions[~finite][0]
+            row = f", row {self._numbers[bad]:g}," if self._paths[bad].endswith(PACKED_SUFFIX) else ""
             raise InputError(
-                f"manifest row {self._manifest_rows[bad] + 1}: latent {self._sources[self._source[bad]].path}, row "
-                f"{self._row[bad]}, holds values that are not finite: encode the layouts again"
+                f"manifest row {self._manifest_rows[bad] + 1}: latent {self._paths[bad]}{row} holds values that are "
+                "not finite, or beyond float32: encode the layouts again"
             )
         return torch.from_numpy(latents)
 
-    def _add_packed(self, path: str, rows: pd.DataFrame, here: np.ndarray) -> None:
-        numbers = rows[ROW_COLUMN] if ROW_COLUMN in rows.columns else pd.Series(np.nan, rows.index)
-        numbers = pd.to_numeric(numbers[here], errors="coerce").to_numpy(float)
-        manifest_rows = self._manifest_rows[here]
+    def _open(self, position: int) -> "PackedLatents":
         try:
-            latents = PackedLatents(Path(path), self._shape)
+            return PackedLatents(Path(self._paths[position]), self._shape)
         except InputError as error:
-            raise InputError(f"manifest row {manifest_rows[0] + 1}: {error}") from None
+            raise InputError(f"manifest row {self._manifest_rows[position] + 1}: {error}") from None
+
+    def _check_numbers(self, latents: "PackedLatents", positions: np.ndarray) -> None:
+        """InputError if the file has not the row of each of `positions`; that of a single latent need not be said."""
+        numbers = self._numbers[positions]
+        if latents.single:
+            self._numbers[positions] = numbers = np.where(np.isnan(numbers), 0, numbers)
         there = (numbers >= 0) & (numbers < len(latents)) & (numbers == np.floor(numbers))
         if not there.all():
             raise InputError(
-                f"manifest row {manifest_rows[~there][0] + 1}: {ROW_COLUMN} is {numbers[~there][0]:g} and latents "
-                f"{path} have rows 0 to {len(latents) - 1}: mend the manifest or encode the layouts again"
+                f"manifest row {self._manifest_rows[positions][~there][0] + 1}: {ROW_COLUMN} is "
+                f"{numbers[~there][0]:g} and latents {latents.path} have rows 0 to {len(latents) - 1}: mend the "
+                "manifest or encode the layouts again"
             )
-        self._source[here], self._row[here] = len(self._sources), numbers
-        self._sources.append(latents)
 
-    def _add_single(self, rows: pd.DataFrame, column: str, here: np.ndarray, scratch: Path) -> None:
-        latents = _read_single(rows, column, self._shape)
-        self._source[here], self._row[here] = len(self._sources), np.arange(len(rows))
-        if len(rows) * np.prod(self._shape) * 4 <= HELD_BYTES:
-            held = np.empty((len(rows), *self._shape), np.float32)
+    def _add_single(self, positions: np.ndarray, scratch: Path) -> None:
+        """Read the latents of the rows at `positions`, one by one."""
+        latents = self._read_single(positions)
+        self._source[positions], self._row[positions] = len(self._sources), np.arange(len(positions))
+        if len(positions) * np.prod(self._shape) * 4 <= HELD_BYTES:
+            held = np.empty((len(positions), *self._shape), np.float32)
             for position, latent in enumerate(latents):
                 held[position] = latent
             self._sources.append(held)
@@ -120,53 +133,64 @@ class Latents:
         with scratch_folder(scratch) as folder:
             path = folder / f"latents{PACKED_SUFFIX}"
             with whole_file(path, on_disk=False) as file:
-                write_packed(latents, len(rows), self._shape, file)
+                write_packed(latents, len(positions), self._shape, file)
             # It stays readable while it is open, and is gone with this process however that ends.
             self._sources.append(PackedLatents(path, self._shape))
 
+    def _read_single(self, positions: np.ndarray) -> Iterator[np.ndarray]:
+        """The latent of each row in turn; InputError names the row and path of a bad one."""
+        packed: PackedLatents | None = None
+        for position in tqdm(positions, "reading latents", disable=None):
+            path = self._paths[position]
+            if path.endswith(PACKED_SUFFIX):
+                if packed is None or str(packed.path) != path:  # rows of one file mostly follow each other
+                    packed = self._open(position)
+                self._check_numbers(packed, positions=np.array([position]))
+                yield packed[self._numbers[[position]].astype(int)][0]
+                continue
+            try:
+                yield read_latent(path, self._shape).numpy()
+            except InputError as error:
+                raise InputError(f"manifest row {self._manifest_rows[position] + 1}: {error}") from None
+
+
+def _by_path(paths: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
+    """`positions` in groups of equal `paths`."""
+    codes, _ = pd.factorize(paths[positions])
+    order = np.argsort(codes, kind="stable")
+    return np.split(positions[order], np.flatnonzero(np.diff(codes[order])) + 1) if len(positions) else []
+
 
 class PackedLatents:
-    """The .npy file of latents [N, C, h, w] at `path`, of which rows are read by index.
+    """The .npy file at `path` of latents [N, C, h, w], or [C, h, w] if it is a single one, read by index.
 
-    InputError if it is missing, is cut short, or holds something else. What is in it is left to the system's page
-    cache rather than mapped into memory: a map of it would count as this process's, and a file cut short meanwhile
-    would end the process.
+    InputError if it is missing, is cut short, or holds something else.
     """
 
     def __init__(self, path: Path, shape: Shape):
-        self.path = path
-        array = _mapped(path)
-        if array.dtype.kind != "f" or array.shape[1:] != tuple(shape) or not array.flags.c_contiguous:
+        self.path, self._shape = path, shape
+        self._file = NumpyFile(path)
+        there = self._file.shape if len(self._file.shape) != len(shape) else (1, *self._file.shape)
+        if there[1:] != tuple(shape):
             raise InputError(
-                f"latents {path} have shape {list(array.shape)} {array.dtype.name}, the model takes "
+                f"latents {path} have shape {list(self._file.shape)} {self._file.dtype.name}, the model takes "
                 f"{['N', *shape]} float32: encode the layouts with this config's autoencoder".replace("'", "")
             )
-        self._length, self._shape, self._dtype, self._offset = len(array), array.shape[1:], array.dtype, array.offset
-        self._file = path.open("rb", buffering=0)
-        weakref.finalize(self, self._file.close)
+        if self._file.dtype.kind != "f":
+            say_converted(self._file.dtype.name, f"latents {path}")
+        self._length = there[0]
 
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def single(self) -> bool:
+        """Whether it is one latent."""
+        return self._length == 1
+
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Latents [B, C, h, w] at the indices `rows` [B]."""
-        latents = np.empty((len(rows), *self._shape), self._dtype)
-        for latent, row in zip(latents, rows.tolist(), strict=True):
-            start = self._offset + row * latent.nbytes
-            if os.preadv(self._file.fileno(), [latent.data.cast("B")], start) != latent.nbytes:
-                raise InputError(f"latents {self.path} were cut short while they were read: encode the layouts again")
-        return latents
-
-
-def _mapped(path: Path) -> np.memmap:
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise InputError(f"latents {path} do not exist: give the path of an existing file") from None
-    except OSError as error:
-        raise InputError(f"latents {path} cannot be read ({error.strerror}): replace the file") from None
-    except (ValueError, TypeError, OverflowError, tokenize.TokenError):
-        raise InputError(f"latents {path} are damaged, cut short or no .npy file: encode the layouts again") from None
+        """Latents [B, C, h, w] float32 at the indices `rows` [B]."""
+        return self._file.read(rows.tolist(), self._shape)
 
 
 def write_packed(latents: Iterable[np.ndarray], count: int, shape: Shape, file: IO[bytes]) -> None:
@@ -189,17 +213,34 @@ def read_latent(path: str | Path, shape: Shape) -> Tensor:
             f"latent {path} has shape {list(latent.shape)}, the model takes {list(shape)}: "
             "encode the layouts with this config's autoencoder"
         )
-    if not torch.isfinite(latent).all():
-        raise InputError(f"latent {path} holds values that are not finite: encode the layouts again")
-    # A file may hold the storage of the whole batch the latent was cut from.
-    return latent.float().clone()
+    return as_latents(latent, f"latent {path}").clone()  # a file may hold the storage of the batch it was cut from
 
 
-def _read_single(rows: pd.DataFrame, column: str, shape: Shape) -> Iterator[np.ndarray]:
-    """The latent of each row from its file; InputError names the row and path of a bad one."""
-    bar = tqdm(rows[[column, "manifest_row"]].itertuples(index=False), "reading latents", len(rows), disable=None)
-    for path, manifest_row in bar:
-        try:
-            yield read_latent(path, shape).numpy()
-        except InputError as error:
-            raise InputError(f"manifest row {manifest_row + 1}: {error}") from None
+def as_latents(values: Tensor, name: str) -> Tensor:
+    """`values` as float32, integers too; InputError, beginning with `name`, for truth values and what is not finite."""
+    if values.dtype == torch.bool:
+        raise InputError(f"{name} holds truth values, not numbers: encode the layouts again")
+    if not values.is_floating_point():
+        say_converted(str(values.dtype).removeprefix("torch."), name)
+    converted = values.float()
+    if not torch.isfinite(converted).all():
+        beyond = torch.isfinite(values).all() if values.is_floating_point() else False
+        raise InputError(
+            f"{name} holds values that are {'beyond float32' if beyond else 'not finite'}: encode the layouts again"
+        )
+    return converted
+
+
+def read_pool(path: Path) -> Tensor:
+    """Latents [N, C, h, w] float32 of a torch or .npy file, stored so or as one [C, h, w]."""
+    if path.suffix == PACKED_SUFFIX:
+        file = NumpyFile(path)
+        shape = file.shape if len(file.shape) == 4 else (1, *file.shape)
+        value: object = torch.from_numpy(file.read(list(range(shape[0])), shape[1:])).reshape(file.shape)
+        if file.dtype.kind != "f":
+            say_converted(file.dtype.name, f"latents {path}")
+    else:
+        value = load_tensors(path, "latents")
+    if not isinstance(value, Tensor) or value.dim() not in (3, 4):
+        raise InputError(f"latents {path} hold no [N, C, h, w] or [C, h, w] tensor: generate them again")
+    return as_latents(value if value.dim() == 4 else value[None], f"latents {path}")

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from core.floor_survey import pixels_per_metre
-from core.layouts import read_picture
 from core.palette import classes_from_rgb
+from core.picture_files import read_picture
 
 # Of a manifest: the scale of each picture at the size that latents were encoded at, noted while it can be measured.
 SCALE_COLUMN = "pixels_per_metre"

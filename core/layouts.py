@@ -1,6 +1,5 @@
 """Layout pictures on disk, as tensors."""
 
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,15 +10,17 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError
+from core.layout_colours import POOLED, SINGLE, Colours, count_colours, fault_of
 from core.palette import BACKGROUND, COLORS, NUM_CLASSES, WALL, classes_from_rgb, rgb_from_classes
+from core.picture_files import decode_picture, read_picture
 from core.variants import variant
 
 # Of pictures kept in memory; those beyond it are read again from their files.
 CACHE_BYTES = 2 * 2**30
 
-# A picture this large would not fit; a warning would not name the file. Set once: filters are the whole process's, and
-# pictures are read by threads.
-warnings.simplefilter("error", Image.DecompressionBombWarning)
+# Pictures whose colours are judged together before any work: so many, spread over the rows, or fewer that have so many
+# pixels together, but some in any case.
+_SAMPLE, _SAMPLED_PIXELS, _FEWEST = 32, 2**24, 4
 
 _CPU = torch.device("cpu")
 
@@ -35,9 +36,10 @@ class Pictures(NamedTuple):
 
 
 class LayoutPictures:
-    """The pictures of manifest rows at the working size, read when first asked for; InputError if one is missing.
+    """The pictures of manifest rows at the working size, read when first asked for.
 
-    Up to `cache_bytes` of them are kept in memory.
+    Up to `cache_bytes` of them are kept in memory. Raises InputError, which names the row, if a picture is missing or
+    if the colours of those looked at are not the palette's.
     """
 
     def __init__(self, rows: pd.DataFrame, column: str, size: int, cache_bytes: int = CACHE_BYTES):
@@ -55,6 +57,7 @@ class LayoutPictures:
                     f"manifest row {row + 1}: picture {path} does not exist: mend the manifest or "
                     "set dataset.path_remap"
                 )
+        self._require_palette()
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -64,7 +67,33 @@ class LayoutPictures:
         try:
             return read_layout(self._paths[index], self._size)
         except InputError as error:
-            raise InputError(f"manifest row {self._manifest_rows[index] + 1}: {error}") from None
+            raise self._of_row(index, error) from None
+
+    def _require_palette(self) -> None:
+        """InputError if a sample of the pictures, together or one of them alone, is not in the palette's colours."""
+        if not len(self):
+            return
+        colours: dict[int, Colours] = {}
+        drawn = np.random.default_rng(0).permutation(len(self))[:_SAMPLE]
+        for index in dict.fromkeys([0, *drawn.tolist()]):
+            if len(colours) >= _FEWEST and sum(found.pixels for found in colours.values()) >= _SAMPLED_PIXELS:
+                break
+            try:
+                colours[index] = count_colours(decode_picture(self._paths[index]))
+            except InputError as error:
+                raise self._of_row(index, error) from None
+        found = sorted(colours)
+        fault = fault_of([colours[index] for index in found], POOLED)
+        worst = max(found, key=lambda index: colours[index].unlabelled / colours[index].pixels)
+        if fault is not None:
+            raise self._of_row(worst, f"picture {self._paths[worst]}, and {len(found)} looked at together: {fault}")
+        for index in found:
+            fault = fault_of([colours[index]], SINGLE)
+            if fault is not None:
+                raise self._of_row(index, f"picture {self._paths[index]}: {fault}")
+
+    def _of_row(self, index: int, error: InputError | str) -> InputError:
+        return InputError(f"manifest row {self._manifest_rows[index] + 1}: {error}")
 
     def rgb(self, index: int) -> np.ndarray:
         """The same, from memory if it is there."""
@@ -122,21 +151,8 @@ def scaled(rgb: Tensor) -> Tensor:
 
 
 def read_layout(path: str | Path, size: int) -> np.ndarray:
-    """uint8 RGB [size, size, 3] of the picture at `path`; InputError if it is missing, too large or no picture."""
+    """uint8 RGB [size, size, 3] of the picture at `path`; InputError as `read_picture` raises it."""
     return resize_layout(read_picture(path), size)
-
-
-def read_picture(path: str | Path) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of the picture at `path` as it is; InputError if it is missing, too large or no picture."""
-    try:
-        with Image.open(path) as image:
-            # Squared: `resize_layout` works on a square that holds the picture.
-            if max(image.size) ** 2 > Image.MAX_IMAGE_PIXELS:
-                raise InputError(f"picture {path} is {image.width}x{image.height}, too large: replace the file")
-            rgb = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"picture {path} cannot be read ({error}): replace the file") from None
-    return rgb
 
 
 def resize_layout(rgb: np.ndarray, size: int) -> np.ndarray:

@@ -20,6 +20,8 @@ from core.diffusion import add_noise
 from core.discriminator import ADAM_BETAS, LatentDiscriminator, LossOfDiscriminator, draw_noise_levels
 from core.errors import InputError, require_positive
 from core.files import load_tensors, whole_file
+from core.latents import read_pool
+from core.numpy_files import PACKED_SUFFIX
 from core.progress import EpochProgress
 from core.records import recorded_names, run_stage
 from core.seeding import derive_seed, generator
@@ -28,6 +30,8 @@ from core.state_form import Source, are_weights, checked_optimizer, checked_weig
 from core.store import ArtifactsSection, Location, is_remote, join, open_store
 from core.workspace import Workspace
 
+# Of files of latents.
+_SUFFIXES = (".pt", PACKED_SUFFIX)
 _LATEST_NAME = "discriminator_latest.pt"
 _STATE = ("state_dict", "optimizer_state", "training_history", "best")
 
@@ -83,10 +87,7 @@ def read_latent_pool(files: Sequence[Path], path: Location) -> Tensor:
     """Latents [N, C, h, w] of the files found at `path`, each with one or more."""
     parts = []
     for file in files:
-        value = load_tensors(file, "latents")
-        if not isinstance(value, Tensor) or value.dim() not in (3, 4):
-            raise InputError(f"latents {file} hold no [N, C, h, w] or [C, h, w] tensor: generate them again")
-        parts.append(value.float() if value.dim() == 4 else value.float()[None])
+        parts.append(read_pool(file))
         if parts[-1].shape[1:] != parts[0].shape[1:]:
             raise InputError(
                 f"latents {file} have shape {list(parts[-1].shape[1:])}, others {list(parts[0].shape[1:])}: "
@@ -101,23 +102,21 @@ def read_latent_pool(files: Sequence[Path], path: Location) -> Tensor:
     pool = torch.cat(parts)
     if len(pool) < 2:
         raise InputError(f"latents {path} hold {len(pool)} latent: training and validation need at least two")
-    if not torch.isfinite(pool).all():
-        raise InputError(f"latents {path} hold values that are not finite: generate them again")
     return pool
 
 
 def _input_files(kind: str, location: Location) -> dict[str, Location]:
-    """Inputs of the stage: the `.pt` file at `location`, or each of those in the folder there."""
+    """Inputs of the stage: the `.pt` or `.npy` file at `location`, or each of those in the folder there."""
     if not is_remote(location) and not Path(location).exists():
-        raise InputError(f"latents {location} do not exist: give a .pt file or a folder of them")
-    if str(location).endswith(".pt"):
+        raise InputError(f"latents {location} do not exist: give a .pt or .npy file, or a folder of them")
+    if str(location).endswith(_SUFFIXES):
         return {kind: location}
     names = recorded_names(location)
     if names is None:
         names = [file.name for file in open_store(location).files() if "/" not in file.name]
-    names = [name for name in names if name.endswith(".pt")]
+    names = [name for name in names if name.endswith(_SUFFIXES)]
     if not names:
-        raise InputError(f"folder {location} holds no .pt file: give a file or folder of latents")
+        raise InputError(f"folder {location} holds no .pt or .npy file: give a file or folder of latents")
     return {f"{kind} {name}": join(location, name) for name in names}
 
 
