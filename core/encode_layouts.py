@@ -20,9 +20,10 @@ from core.device import pick_device
 from core.errors import InputError
 from core.files import whole_file
 from core.latents import ROW_COLUMN, write_packed
+from core.layout_groups import VARIANTS
 from core.layout_scale import SCALE_COLUMN, picture_scale
 from core.layouts import LayoutPictures, scaled
-from core.manifest import VARIANTS, is_augmented, read_manifest
+from core.manifest import is_augmented, read_manifest
 from core.progress import each
 from core.variants import COUNT, variant
 from core.workspace import Workspace
@@ -46,7 +47,8 @@ def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, 
     """
     rgb = config.dataset.outputs.rgb
     rows = read_manifest(config.dataset.manifest, [rgb], config.dataset)
-    _refuse_equal_names(rows)
+    _refuse_equal_names(rows, rgb)
+    pictures = LayoutPictures(rows, rgb, config.dataset.image_size)
     if SCALE_COLUMN not in rows.columns:
         scale = partial(picture_scale, size=config.dataset.image_size)
         rows[SCALE_COLUMN] = list(work_ahead(scale, rows[rgb], config.training.num_workers))
@@ -54,7 +56,7 @@ def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, 
     entries = _entries(rows, augment, config)
     device = pick_device(config.training.device)
     autoencoder = load_autoencoder(config.autoencoder.checkpoint, config).to(device)
-    parts = _encode(rows, COUNT if augment else 1, autoencoder, config, workspace)
+    parts = _encode(rows, pictures, COUNT if augment else 1, autoencoder, config, workspace)
     workspace.settle()
     with whole_file(workspace.folder / LATENTS_NAME) as file:
         write_packed((np.load(part) for part in parts), len(entries), config.latent_shape, file)
@@ -64,10 +66,17 @@ def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, 
     return {"latents": len(entries), "layouts": int(rows["group"].nunique())}
 
 
-def _refuse_equal_names(rows: pd.DataFrame) -> None:
-    if rows["stem"].duplicated().any():
-        name = rows["stem"][rows["stem"].duplicated()].iloc[0]
-        raise InputError(f"two layouts of the manifest are called {name}: their files would be the same; rename one")
+def _refuse_equal_names(rows: pd.DataFrame, column: str) -> None:
+    """InputError if two rows name one picture, or a layout and its variant have the same name in different folders."""
+    first: dict[str, int] = {}
+    for row, (stem, path) in enumerate(zip(rows["stem"], rows[column], strict=True)):
+        before = first.setdefault(stem, row)
+        if before == row:
+            continue
+        numbers = f"manifest rows {rows['manifest_row'][before] + 1} and {rows['manifest_row'][row] + 1}"
+        if path == rows[column][before]:
+            raise InputError(f"{numbers} name the same picture {path}: remove one")
+        raise InputError(f"{numbers} are both called {stem}: their files would be the same; rename one")
 
 
 def _entries(rows: pd.DataFrame, augment: bool, config: ExperimentConfig) -> pd.DataFrame:
@@ -85,18 +94,29 @@ def _entries(rows: pd.DataFrame, augment: bool, config: ExperimentConfig) -> pd.
             "is_augmented": variants > 0,
             "augmentation_id": variants,
             "augmentation_type": [VARIANTS[index - 1] if index else None for index in variants],
-            "original_path": [Path(path).name for path in entries[outputs.rgb]],
+            "original_path": [
+                _original_name(stem, path) for stem, path in zip(entries["stem"], entries[outputs.rgb], strict=True)
+            ],
         }
+    elif "original_path" in entries.columns:
+        # Of layouts that got longer names than their files', the originals' names are the longer ones too.
+        renamed = [stem != Path(path).stem for stem, path in zip(entries["stem"], entries[outputs.rgb], strict=True)]
+        renamed = renamed & entries["original_path"].notna()
+        entries["original_path"] = entries["original_path"].where(~renamed, entries["group"] + ".png")
     names = [_picture_name(stem, index) for stem, index in zip(entries["stem"], variants, strict=True)]
     places = {outputs.latent: LATENTS_NAME, ROW_COLUMN: np.arange(len(entries)), outputs.rgb: names}
     return entries.assign(**places, **(kinds if augment else {}))
 
 
 def _encode(
-    rows: pd.DataFrame, variants: int, autoencoder: Autoencoder, config: ExperimentConfig, workspace: Workspace
+    rows: pd.DataFrame,
+    pictures: LayoutPictures,
+    variants: int,
+    autoencoder: Autoencoder,
+    config: ExperimentConfig,
+    workspace: Workspace,
 ) -> list[Path]:
     """Files [n, C, h, w] of all latents, in order, those that are not there yet now encoded with their pictures."""
-    pictures = LayoutPictures(rows, config.dataset.outputs.rgb, config.dataset.image_size)
     size, device = _PART // variants, next(autoencoder.parameters()).device
     layouts = {
         workspace.folder / _PARTS / f"latents_{start:06d}.npy": range(start, min(start + size, len(rows)))
@@ -130,6 +150,11 @@ def _encode(
 
 def _batches(rows: range) -> Iterator[range]:
     return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+
+
+def _original_name(stem: str, path: str) -> str:
+    """The name of an original's picture: that of its file, unless it got a longer one."""
+    return Path(path).name if Path(path).stem == stem else f"{stem}.png"
 
 
 def _picture_name(stem: str, index: int) -> str:

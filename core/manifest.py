@@ -1,6 +1,5 @@
 """Manifest CSV files: which layouts there are, where their files lie, which belong together."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,23 +9,25 @@ import pandas as pd
 
 from core.config import DatasetSection
 from core.errors import InputError
+from core.flags import flag, is_empty_cell
+from core.layout_groups import is_variant_name, named_layouts
+from core.manifest_paths import resolve_paths
+from core.table_files import read_table
 
-VARIANTS = ("rot90", "rot180", "rot270", "mirror", "mirror_rot90", "mirror_rot180", "mirror_rot270")
-_VARIANT_SUFFIX = re.compile(r"_(?:orig|aug\d+|(?:mirror_)?rot(?:90|180|270)|mirror)$", re.IGNORECASE)
-# Cells that mean a flag, as `_as_text` has them.
-_TRUE, _FALSE = ("true", "1"), ("false", "0")
+# Text, whatever it looks like: a scene may be called 0001 or NA.
+_NAMES = ("room_id", "scene_id", "augmentation_type", "original_path")
 _COMPARISONS = {"__lt": "lt", "__gt": "gt", "__le": "le", "__ge": "ge", "__ne": "ne"}
 
 
 def read_manifest(path: str | Path, columns: Sequence[str], dataset: DatasetSection) -> pd.DataFrame:
     """Rows of the manifest at `path` that have every one of `columns` and pass the dataset's filters.
 
-    Text in `columns` becomes absolute paths; `stem` is the name of a row's file, `group` that of the layout it is a
-    variant of. Unknown columns are kept. Raises InputError for a missing or empty file, a missing column, or no row
-    left.
+    Text in `columns` becomes absolute paths; `stem` is the name of a row's picture, `group` that of the layout it is a
+    variant of. Unknown columns are kept. Raises InputError for a missing or empty file, a missing column, a flag that
+    may mean yes or no, or no row left.
     """
     path = Path(path)
-    rows = _read_csv(path)
+    rows = read_rows(path, dataset)
     missing = [column for column in columns if column not in rows.columns]
     if missing:
         raise InputError(
@@ -37,67 +38,57 @@ def read_manifest(path: str | Path, columns: Sequence[str], dataset: DatasetSect
     if rows.empty:
         raise InputError(f"manifest {path}: no row is left after dataset.filters {dataset.filters}: relax the filters")
     rows = rows.reset_index(names="manifest_row")
+    named = rows[dataset.outputs.rgb if dataset.outputs.rgb in rows.columns else dataset.outputs.latent]
+    sources = rows["original_path"] if "original_path" in rows.columns else pd.Series(None, rows.index, dtype=object)
+    augmented = _flags(rows, "is_augmented", f"manifest {path}: row")
+    rows["stem"], rows["group"] = named_layouts(named, sources, augmented, rows["manifest_row"])
     for column in dict.fromkeys(columns):
         # Once each: the latents of all rows may be in one file.
-        resolved = {text: str(resolve_path(str(text), path, dataset.path_remap)) for text in rows[column].unique()}
-        rows[column] = rows[column].map(resolved)
-    names = rows[dataset.outputs.rgb if dataset.outputs.rgb in rows.columns else dataset.outputs.latent]
-    rows["stem"] = [Path(str(name)).stem for name in names]
-    originals = rows["original_path"] if "original_path" in rows.columns else pd.Series(None, rows.index, dtype=str)
-    stems = originals.dropna().map(lambda original: Path(str(original)).stem)
-    rows["group"] = rows["stem"].where(originals.isna(), stems).map(layout_group)
+        found = resolve_paths(rows[column].unique(), path, dataset.path_remap)
+        rows[column] = rows[column].map({text: str(place) for text, place in found.items()})
     return rows
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        rows = pd.read_csv(path, dtype={"room_id": str, "scene_id": str, "augmentation_type": str})
-    except FileNotFoundError:
-        raise InputError(f"manifest {path} does not exist: set dataset.manifest or --manifest") from None
-    except pd.errors.EmptyDataError:
-        raise InputError(f"manifest {path} is empty: it needs a header and at least one row") from None
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(
-            f"manifest {path} is no readable CSV file ({str(error).splitlines()[0]}): replace it"
-        ) from None
-    if rows.empty:
-        raise InputError(f"manifest {path} has no rows: it needs at least one layout")
-    return rows
-
-
-def resolve_path(text: str, manifest: Path, remap: Mapping[str, str]) -> Path:
-    """File that `text` in `manifest` means: absolute, beside the manifest, or beside the manifest's parent.
-
-    Published manifests hold paths relative to the parent of the augmented folder, and others with that folder
-    doubled (`augmented/augmented/...`); `remap` replaces a leading prefix first. If no candidate exists, the
-    first is returned, so that the reader's error names it.
-    """
-    for prefix, replacement in remap.items():
-        if text.startswith(prefix):
-            text = replacement + text[len(prefix) :]
-            break
-    folder = manifest.resolve().parent
-    parts = Path(text).parts
-    single = Path(*[part for part, before in zip(parts, (None, *parts[:-1]), strict=True) if part != before])
-    candidates = [folder / text, folder.parent / text, folder / single, folder.parent / single]
-    return next((path for path in candidates if path.exists()), candidates[0])
-
-
-def layout_group(stem: str) -> str:
-    """Name shared by a layout and its rotated and mirrored variants: the file's stem without variant suffixes."""
-    while (shorter := _VARIANT_SUFFIX.sub("", stem)) != stem:
-        stem = shorter
-    return stem
+def read_rows(path: Path, dataset: DatasetSection) -> pd.DataFrame:
+    """Every row of the manifest at `path`, as it stands there; InputError if it is no table or has no rows."""
+    if not path.exists():
+        raise InputError(f"manifest {path} does not exist: set dataset.manifest or --manifest")
+    outputs = dataset.outputs
+    return read_table(path, "manifest", (*_NAMES, outputs.rgb, outputs.latent))
 
 
 def is_augmented(rows: pd.DataFrame) -> pd.Series:
     """True for each row that is a variant of another layout: the column `is_augmented`, else the file's name.
 
-    Only the name counts, not the folder: originals live under folders called `augmented` too.
+    Only the name counts, not the folder: originals live under folders called `augmented` too. Raises InputError for a
+    cell that may mean yes or no.
     """
-    if "is_augmented" in rows.columns:
-        return rows["is_augmented"].map(_as_text).isin(_TRUE)
-    return rows["stem"].str.contains(_VARIANT_SUFFIX) & ~rows["stem"].str.lower().str.endswith("_orig")
+    augmented = _flags(rows, "is_augmented", "manifest row")
+    return is_variant_name(rows["stem"]) if augmented is None else augmented
+
+
+def _flags(rows: pd.DataFrame, column: str, row_called: str) -> pd.Series | None:
+    """The column as truth values; None if it is not there or all of it is empty. InputError names an unsure cell."""
+    if column not in rows.columns or _all_empty(rows[column]):
+        return None
+    numbers = rows["manifest_row"] if "manifest_row" in rows.columns else pd.Series(rows.index, rows.index)
+    return _meanings(rows[column], numbers, row_called)
+
+
+def _meanings(cells: pd.Series, numbers: pd.Series, row_called: str) -> pd.Series:
+    """`cells` as truth values; InputError names the first that may mean yes or no, by its row of `numbers`."""
+    meaning = {cell: flag(cell) for cell in cells.unique()}
+    for cell, number in zip(cells, numbers, strict=True):
+        if meaning.get(cell) is None:
+            said = "is empty" if is_empty_cell(cell) else f"is {str(cell)!r}"
+            raise InputError(
+                f"{row_called} {number + 1}: {cells.name} {said}, which is not surely yes or no: write true or false"
+            )
+    return cells.map(meaning).astype(bool)
+
+
+def _all_empty(cells: pd.Series) -> bool:
+    return bool(cells.map(is_empty_cell).all())
 
 
 def split_by_layout(rows: pd.DataFrame, train_split: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -152,17 +143,17 @@ def _filtered(rows: pd.DataFrame, filters: Mapping[str, Any], path: Path) -> pd.
                 ) from None
         else:
             values = wanted if isinstance(wanted, list | tuple) else [wanted]
-            keep = rows[column].map(_as_text).isin([text for value in values for text in _texts(value)])
+            flags = [value for value in values if isinstance(value, bool)]
+            keep = rows[column].map(_as_text).isin([_as_text(value) for value in values if not isinstance(value, bool)])
+            if flags and column == "is_empty" and _all_empty(rows[column]):
+                continue  # says as little as no column
+            if flags:
+                others = rows.loc[~keep, column]
+                meanings = _meanings(others, pd.Series(others.index, others.index), f"manifest {path}: row")
+                keep |= meanings.isin(flags).reindex(rows.index, fill_value=False)
             keep = ~keep if suffix else keep
         rows = rows[keep]
     return rows
-
-
-def _texts(wanted: Any) -> tuple[str, ...]:
-    """Forms of cells that mean the wanted value: a flag is written as a word or as a number."""
-    if isinstance(wanted, bool):
-        return _TRUE if wanted else _FALSE
-    return (_as_text(wanted),)
 
 
 def _as_text(value: Any) -> str:

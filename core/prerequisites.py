@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from core.artifacts import prerequisites_location
 from core.config import ExperimentConfig
 from core.encode_layouts import encode_layouts
 from core.errors import InputError
 from core.layout_generator import write_layouts
 from core.lease import hold
+from core.manifest import read_rows
 from core.ownership import Owner, refuse_others
 from core.record_forms import RecordError
 from core.records import RECORD_NAME, describe_inputs, difference, local_path, read_record, run_stage
@@ -229,9 +228,10 @@ def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
 
 def _has_latents(config: ExperimentConfig) -> bool:
     """Whether the manifest names a latent for some layout; an unreadable one is reported by its reader."""
+    path = local_path(config.required("dataset.manifest"))
     try:
-        rows = pd.read_csv(local_path(config.required("dataset.manifest")))
-    except (OSError, ValueError):
+        rows = read_rows(path, config.dataset)
+    except InputError:
         return False
     column = config.dataset.outputs.latent
     return column in rows.columns and bool(rows[column].notna().any())

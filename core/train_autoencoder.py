@@ -16,8 +16,9 @@ from core.config import AutoencoderTrainingSection, ExperimentConfig
 from core.device import pick_device
 from core.errors import InputError
 from core.files import save_tensors, whole_file
+from core.layout_groups import VARIANTS
 from core.layouts import LayoutPictures, Pictures
-from core.manifest import VARIANTS, read_manifest, split_by_layout
+from core.manifest import read_manifest, split_by_layout
 from core.palette import BACKGROUND, UNLABELLED
 from core.progress import EpochProgress
 from core.seeding import derive_seed, generator

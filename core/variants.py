@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.manifest import VARIANTS
+from core.layout_groups import VARIANTS
 
 COUNT = len(VARIANTS) + 1
 

@@ -11,17 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.config import DatasetSection
+from core.layout_groups import VARIANTS, layout_group
 from core.layouts import LayoutPictures, pictures_from_rgb, resize_layout
-from core.manifest import (
-    VARIANTS,
-    choose_rows,
-    is_augmented,
-    layout_group,
-    originals,
-    read_manifest,
-    resolve_path,
-    split_by_layout,
-)
+from core.manifest import choose_rows, is_augmented, originals, read_manifest, split_by_layout
+from core.manifest_paths import resolve_path
 from core.palette import BACKGROUND, COLORS, NUM_CLASSES, UNLABELLED, WALL, classes_from_rgb, rgb_from_classes
 
 
