@@ -19,7 +19,7 @@ from core.pictures import save_grid
 from core.records import RECORD_NAME, read_record
 from core.rounds import AUDIT, ROUND_RECORD
 from core.seeding import derive_seed
-from core.store import join, open_store
+from core.store import Location, join, open_store
 
 START, FIRST_AUDIT, FINAL_AUDIT = "stage2", "first_audit", "final_audit"
 _RESAMPLES = 2000
@@ -80,7 +80,7 @@ def start_arm(config: ExperimentConfig) -> Arm:
     return Arm(START, config.training.seed, config.with_values(values), config.required("comparison").num_samples)
 
 
-def write_results(config: ExperimentConfig, output_dir: str) -> str:
+def write_results(config: ExperimentConfig, output_dir: Location) -> str:
     """The table, after writing it, every figure and a picture as `{name}.md`, `{name}.csv` and `{name}.png`."""
     rows, folder, name = result_rows(config), Path(output_dir), config.experiment.name
     MadeFiles(folder).declare(_result_names(config), "--output_dir")

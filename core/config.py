@@ -1,55 +1,96 @@
 """One YAML file = one experiment: frozen, validated, with every default in one place."""
 
+import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from core.config_keys import first_problem, set_value
 from core.errors import InputError
+from core.files import open_input
+from core.places import Location, Place, expanded, is_remote
 from core.published_losses import with_one_loss_form
-from core.section import Section
-from core.store import ArtifactsSection, Location, is_remote, open_store, split_location
+from core.section import (
+    NUMBER,
+    Batch,
+    Channels,
+    Epochs,
+    Factor,
+    Few,
+    Halvings,
+    LearningRate,
+    Level,
+    Name,
+    Rounds,
+    Samples,
+    Section,
+    Seed,
+    Share,
+    ShareOrAll,
+    ShareOrNone,
+    Side,
+    Steps,
+    UpdateSteps,
+    Weight,
+    plain,
+)
+from core.store import ArtifactsSection, open_store, split_location
+from core.yaml_text import LARGEST_FILE, read_yaml, write_yaml
 
-Positive = Annotated[int, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+# Widest level of a UNet: a convolution of more channels has billions of weights.
+_WIDEST = 16_384
+# Names below an artefact root that are no runs'.
+_TAKEN_NAMES = ("prerequisites",)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+_LONGEST_NAME = 64
+
+
+def _run_name(name: str) -> str:
+    """`name` if a run's folder and files may be called so."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no name of an experiment: use letters, digits, '.', '_' and '-', a letter or digit first"
+        )
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"{name!r} has {len(name)} characters: use at most {_LONGEST_NAME}")
+    if name.lower() in _TAKEN_NAMES:
+        raise ValueError(f"{name} is the folder of what all experiments of a root share: choose another name")
+    return name
 
 
 class ExperimentSection(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    save_path: str | None = Field(
+    name: Annotated[str, AfterValidator(_run_name)]
+    save_path: Place | None = Field(
         None, description="folder of continue-stage-3; {artifacts.root}/{name}/stage3 if empty"
     )
     phase: Literal["diffusion_stage1", "diffusion_stage2", "diffusion_stage3"] = "diffusion_stage3"
-    epochs_target: Positive | None = Field(None, description="accepted for old files, without effect")
+    epochs_target: Epochs | None = Field(None, description="accepted for old files, without effect")
 
 
 class DiffusionSection(Section):
-    stage1_checkpoint: str | None = None
-    stage2_checkpoint: str | None = None
-    stage3_checkpoint: str | None = Field(
+    stage1_checkpoint: Place | None = None
+    stage2_checkpoint: Place | None = None
+    stage3_checkpoint: Place | None = Field(
         None, description="full Stage 3 state (optimizer, EMA, epoch) to go on from instead of Stage 2 weights"
     )
 
 
 class AutoencoderSection(Section):
-    checkpoint: str | None = None
+    checkpoint: Place | None = None
     frozen: Literal[True] = True
-    latent_channels: Positive = 16
-    base_channels: Positive = 32
-    downsampling_steps: Positive = 4
-    max_channels: Positive = 256
+    latent_channels: Channels = 16
+    base_channels: Channels = 32
+    downsampling_steps: Halvings = 4
+    max_channels: Channels = 256
 
 
 class TrajectorySection(Section):
-    num_samples: Positive = Field(1024, description="trajectories cached at the start of a round")
-    states: Positive = Field(4, description="random states kept of each")
-    num_steps: Positive = 50
-    t_min: float = Field(0.02, ge=0, lt=1, description="earliest kept state, as a share of the schedule")
-    t_max: float = Field(0.8, gt=0, le=1)
+    num_samples: Samples = Field(1024, description="trajectories cached at the start of a round")
+    states: Steps = Field(4, description="random states kept of each")
+    num_steps: Steps = 50
+    t_min: ShareOrNone = Field(0.02, description="earliest kept state, as a share of the schedule")
+    t_max: ShareOrAll = 0.8
 
     @model_validator(mode="after")
     def _keeps_a_state(self) -> "TrajectorySection":
@@ -59,21 +100,21 @@ class TrajectorySection(Section):
 
 
 class DiscriminatorSection(Section):
-    checkpoint: str | None = None
+    checkpoint: Place | None = None
     weight: Weight = Field(0.1, description="weight of the adversarial term; the cap of the balanced weight")
-    balance: Annotated[float, Field(gt=0)] | None = Field(
+    balance: Factor | None = Field(
         0.5, description="adversarial over noise gradient norm that the weight aims at; null: the weight is fixed"
     )
     form: Literal["renoise", "x0_prediction", "draft_k", "ddo", "published"] = "renoise"
-    draft_steps: Positive = Field(1, description="K of draft_k: last DDIM steps that carry gradient")
-    ddo_beta: Annotated[float, Field(gt=0)] = Field(0.05, description="beta of ddo, on squared errors summed")
-    ddo_alpha: Annotated[float, Field(ge=0)] = Field(1.0, description="alpha of ddo: weight of the bad latents")
+    draft_steps: Steps = Field(1, description="K of draft_k: last DDIM steps that carry gradient")
+    ddo_beta: Factor = Field(0.05, description="beta of ddo, on squared errors summed")
+    ddo_alpha: Weight = Field(1.0, description="alpha of ddo: weight of the bad latents")
     update: Literal["frozen", "online"] = Field(
         "frozen", description="online: a copy of the discriminator learns along and is the one that the model meets"
     )
-    online_steps: Positive = Field(1, description="discriminator steps a step of the model, if online")
-    online_learning_rate: Annotated[float, Field(gt=0)] = 0.0002
-    batch_fraction: float = Field(0.25, gt=0, le=1, description="adversarial sub-batch, as a share of the batch")
+    online_steps: Few = Field(1, description="discriminator steps a step of the model, if online")
+    online_learning_rate: LearningRate = 0.0002
+    batch_fraction: ShareOrAll = Field(0.25, description="adversarial sub-batch, as a share of the batch")
     trajectories: TrajectorySection = TrajectorySection()
 
     @model_validator(mode="after")
@@ -84,9 +125,9 @@ class DiscriminatorSection(Section):
 
 
 class OutputsSection(Section):
-    latent: str = "latent_path"
-    rgb: str = "layout_path"
-    segmentation: str = "layout_path"
+    latent: Name = "latent_path"
+    rgb: Name = "layout_path"
+    segmentation: Name = "layout_path"
 
     @model_validator(mode="after")
     def _one_picture(self) -> "OutputsSection":
@@ -98,12 +139,15 @@ class OutputsSection(Section):
         return self
 
 
+RoomCount = Annotated[int, NUMBER, Field(ge=1, le=6)]
+
+
 class SyntheticSection(Section):
     """Generated layouts instead of a manifest of the user's."""
 
-    count: Positive = 1000
-    seed: int = 0
-    rooms: tuple[Annotated[int, Field(ge=1, le=6)], Annotated[int, Field(ge=1, le=6)]] = (1, 6)
+    count: Samples = 1000
+    seed: Seed = 0
+    rooms: tuple[RoomCount, RoomCount] = (1, 6)
 
     @model_validator(mode="after")
     def _rooms_ascend(self) -> "SyntheticSection":
@@ -113,27 +157,33 @@ class SyntheticSection(Section):
 
 
 class DatasetSection(Section):
-    manifest: str | None = None
+    manifest: Place | None = None
     synthetic: SyntheticSection | None = None
     outputs: OutputsSection = OutputsSection()
-    filters: dict[str, Any] = Field(default_factory=lambda: {"is_empty": [False]})
+    filters: Annotated[dict[str, Any], AfterValidator(plain)] = Field(default_factory=lambda: {"is_empty": [False]})
     return_path: bool = False
-    image_size: Positive = 512
+    image_size: Side = 512
     augment: bool = Field(False, description="encode all eight rotations and mirrors of every original")
     path_remap: dict[str, str] = Field(default_factory=dict, description="path prefix -> the prefix here")
+
+    @field_validator("path_remap")
+    @classmethod
+    def _prefixes_here(cls, remap: dict[str, str]) -> dict[str, str]:
+        # What a path begins with is text of another machine; an empty prefix here makes a path relative.
+        return {prefix: here and expanded(here) for prefix, here in remap.items()}
 
 
 class UNetSection(Section):
     type: Literal["UNet2DModel"] = "UNet2DModel"
-    in_channels: Positive = 16
-    out_channels: Positive = 16
-    base_channels: Positive = 128
-    depth: Positive = 4
-    num_res_blocks: Positive = 2
-    time_dim: Positive | None = None
-    norm_groups: Positive = 8
-    dropout: float = Field(0.2, ge=0, lt=1)
-    attention_at: tuple[int, ...] = Field((), description="levels (0 = finest) with self-attention")
+    in_channels: Channels = 16
+    out_channels: Channels = 16
+    base_channels: Channels = 128
+    depth: Halvings = 4
+    num_res_blocks: Few = 2
+    time_dim: Channels | None = None
+    norm_groups: Channels = 8
+    dropout: ShareOrNone = 0.2
+    attention_at: tuple[Level, ...] = Field((), description="levels (0 = finest) with self-attention")
     mid_attention: bool = False
     gradient_checkpointing: bool = Field(False, description="compute inner values again instead of keeping them")
     cond_channels: Literal[0] = 0
@@ -145,12 +195,14 @@ class UNetSection(Section):
             raise ValueError(f"in_channels {self.in_channels} and out_channels {self.out_channels} must be equal")
         if self.base_channels % self.norm_groups:
             raise ValueError(f"base_channels {self.base_channels} must be a multiple of norm_groups {self.norm_groups}")
+        if self.attention_at and max(self.attention_at) >= self.depth:
+            raise ValueError(f"attention_at {list(self.attention_at)}: levels are 0 to {self.depth - 1} (depth - 1)")
         return self
 
 
 class SchedulerSection(Section):
     type: Literal["CosineScheduler", "LinearScheduler"] = "CosineScheduler"
-    num_steps: Annotated[int, Field(ge=2)] = 500
+    num_steps: Annotated[int, NUMBER, Field(ge=2, le=10_000)] = 500
     prediction_type: Literal["epsilon", "v_prediction"] = Field(
         "epsilon", description="what the UNet puts out; every loss and sampler sees the noise it implies"
     )
@@ -176,15 +228,15 @@ class PerceptualLossSection(Section):
     target: Literal["rgb"] = "rgb"
     weight: Weight = 0.05
     net: Literal["alex", "vgg", "squeeze"] = "alex"
-    backbone: str | None = Field(None, description="file with the trunk's weights; torchvision's own if empty")
+    backbone: Place | None = Field(None, description="file with the trunk's weights; torchvision's own if empty")
 
 
 class SemanticLossSection(Section):
     type: Literal["SemanticLoss"] = "SemanticLoss"
     segmentation_loss: SegmentationLossSection = SegmentationLossSection()
     perceptual_loss: PerceptualLossSection = PerceptualLossSection()
-    max_t: float = Field(0.4, gt=0, le=1, description="highest noise level decoded, as a share of the schedule")
-    batch_fraction: float = Field(0.125, gt=0, le=1, description="decoded sub-batch, as a share of the batch")
+    max_t: ShareOrAll = Field(0.4, description="highest noise level decoded, as a share of the schedule")
+    batch_fraction: ShareOrAll = Field(0.125, description="decoded sub-batch, as a share of the batch")
 
 
 class LossSection(Section):
@@ -224,37 +276,45 @@ class DecaySection(Section):
 class OptimizationSection(Section):
     """What every diffusion stage is trained with."""
 
-    epochs: Positive = 50
-    batch_size: Positive = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 0.00003
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    epochs: Epochs = 50
+    batch_size: Batch = 64
+    learning_rate: LearningRate = 0.00003
+    warmup_steps: UpdateSteps = 0
     scheduler: DecaySection | None = Field(None, description="cosine: the learning rate falls to 0 over `epochs`")
     optimizer: Literal["AdamW"] = "AdamW"
     weight_decay: Weight = 0.1
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 0.5
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    eval_interval: Positive = 5
-    sample_interval: Positive = 10
+    max_grad_norm: Factor | None = 0.5
+    ema_decay: ShareOrNone = 0.999
+    eval_interval: Epochs = 5
+    sample_interval: Epochs = 10
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name.lower()):
+        raise ValueError(f"{name!r} is no device: write auto, cpu, cuda or cuda:NUMBER")
+    return name.lower()
 
 
 class TrainingSection(OptimizationSection):
-    seed: int = 42
+    seed: Seed = 42
     train_split: Share = 0.8
-    split_seed: int = 42
-    num_workers: int = Field(8, ge=0, description="threads that read pictures ahead of the encoder; 0: none")
+    split_seed: Seed = 42
+    num_workers: Annotated[int, NUMBER, Field(ge=0, le=256)] = Field(
+        8, description="threads that read pictures ahead of the encoder; 0: none"
+    )
     shuffle: bool = True
-    save_interval: Positive = Field(99999, description="epochs between kept epoch_NNN checkpoints")
-    latest_interval: Positive = Field(1, description="epochs between writes of the resumable checkpoint")
-    accumulation_steps: Positive = Field(1, description="parts that each process computes its share of a batch in")
+    save_interval: Epochs = Field(99999, description="epochs between kept epoch_NNN checkpoints")
+    latest_interval: Epochs = Field(1, description="epochs between writes of the resumable checkpoint")
+    accumulation_steps: Few = Field(1, description="parts that each process computes its share of a batch in")
     use_amp: bool = True
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     loss: LossSection = LossSection()
 
 
 class AutoencoderTrainingSection(Section):
-    epochs: Positive = 50
-    batch_size: Positive = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 0.0001
+    epochs: Epochs = 50
+    batch_size: Batch = 16
+    learning_rate: LearningRate = 0.0001
     weight_decay: Weight = 0.01
     segmentation_weight: Weight = 0.2
     latent_noise: Weight = Field(0.1, description="std of the noise on the latent while the autoencoder learns")
@@ -263,46 +323,51 @@ class AutoencoderTrainingSection(Section):
 class PrerequisitesSection(Section):
     """How to make what Stage 3 starts from, where the config names no checkpoints."""
 
-    seed: int = 42
+    seed: Seed = 42
     loss: LossSection = LossSection()
     autoencoder: AutoencoderTrainingSection | None = AutoencoderTrainingSection()
     stage1: OptimizationSection | None = OptimizationSection(epochs=500, learning_rate=0.0002)
     stage2: OptimizationSection | None = OptimizationSection(epochs=100, learning_rate=0.00005)
 
 
+def _scheduler(text: str) -> str:
+    host = re.fullmatch(r"(?:tcp|tls)://[^:/@\s]{1,255}:([0-9]{1,5})", text)
+    if host is None or not 0 < int(host[1]) < 65_536:
+        raise ValueError("is no address of a Dask scheduler: write tcp://HOST:PORT, without user or password")
+    return text
+
+
 class BadLatentsSection(Section):
-    num_samples: Positive = 5000
-    batch_size: Positive = 32
-    num_steps: Positive = 100
+    num_samples: Samples = 5000
+    batch_size: Batch = 32
+    num_steps: Steps = 100
     real_variants: bool = Field(
         False, description="real latents of rotated and mirrored layouts too, where originals are few"
     )
-    shards: Positive = Field(1, description="bad latents of a round are sampled in so many Dask tasks, if above 1")
-    dask_address: str | None = Field(
-        None,
-        pattern=r"^(tcp|tls)://[^:/]+:\d+$",
-        description="scheduler of the Dask cluster that samples; one of this machine's processes if empty",
+    shards: Few = Field(1, description="bad latents of a round are sampled in so many Dask tasks, if above 1")
+    dask_address: Annotated[str, AfterValidator(_scheduler)] | None = Field(
+        None, description="scheduler of the Dask cluster that samples; one of this machine's processes if empty"
     )
 
 
 class DiscriminatorTrainingSection(Section):
-    epochs: Positive = 50
-    batch_size: Positive = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 0.0002
+    epochs: Epochs = 50
+    batch_size: Batch = 64
+    learning_rate: LearningRate = 0.0002
 
 
 class AdvanceWhenSection(Section):
     viability_score: Share = 0.8
-    evaluations: Positive = 3
+    evaluations: Epochs = 3
 
 
 class RoundsSection(Section):
-    count: Positive = 3
-    epochs_per_round: Positive = 25
+    count: Rounds = 3
+    epochs_per_round: Epochs = 25
     bad_latents: BadLatentsSection = BadLatentsSection()
     discriminator: DiscriminatorTrainingSection = DiscriminatorTrainingSection()
     advance_when: AdvanceWhenSection | None = None
-    viability_samples: Positive = Field(256, description="held-out seeds that viability is measured on")
+    viability_samples: Samples = Field(256, description="held-out seeds that viability is measured on")
     on_regression: Literal["stop", "keep_best", "halve_weight"] | None = Field(
         None, description="what to do after a round whose audit is worse; null: only say so"
     )
@@ -317,10 +382,10 @@ class RoundsSection(Section):
 class AuditSection(Section):
     """How a model is judged by what no gradient ever saw."""
 
-    num_samples: Positive = Field(1000, description="layouts generated from held-out seeds")
-    seed: int = 7
+    num_samples: Samples = Field(1000, description="layouts generated from held-out seeds")
+    seed: Seed = 7
     pass_share: Share = Field(0.97, description="share of real layouts that the calibrated rules let pass")
-    pixels_per_metre: Annotated[float, Field(gt=0)] | None = Field(
+    pixels_per_metre: Annotated[float, NUMBER, Field(gt=0, le=16_384)] | None = Field(
         None, description="of the pictures at dataset.image_size; from the thickness of their walls if empty"
     )
 
@@ -328,16 +393,20 @@ class AuditSection(Section):
 class ArmSection(Section):
     """One way to continue Stage 3: what it changes in the config, and with which seeds it is trained."""
 
-    settings: dict[str, Any] = Field(default_factory=dict, description="dotted keys and their values")
-    seeds: tuple[int, ...] | None = Field(None, description="those of the comparison if empty")
+    settings: Annotated[dict[str, Any], AfterValidator(plain)] = Field(
+        default_factory=dict, description="dotted keys and their values"
+    )
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = Field(
+        None, description="those of the comparison if empty"
+    )
 
 
 class ComparisonSection(Section):
     """Arms that start from the same Stage 2 checkpoint and are trained for equal steps."""
 
-    seeds: tuple[int, ...] = (1, 2, 3)
-    num_samples: Positive = Field(2000, description="layouts that the end of each arm is audited on")
-    control: str = Field("control", description="the arm that the others are compared with")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1, 2, 3)
+    num_samples: Samples = Field(2000, description="layouts that the end of each arm is audited on")
+    control: Name = Field("control", description="the arm that the others are compared with")
     arms: dict[str, ArmSection]
 
     @model_validator(mode="after")
@@ -376,11 +445,22 @@ class ExperimentConfig(Section):
                 f"unet.in_channels {self.unet.in_channels} must equal "
                 f"autoencoder.latent_channels {self.autoencoder.latent_channels}"
             )
+        if self.latent_size < 1:
+            raise ValueError(
+                f"autoencoder.downsampling_steps {self.autoencoder.downsampling_steps} halves a picture of "
+                f"dataset.image_size {self.dataset.image_size} to nothing: set fewer, or larger pictures"
+            )
         if self.latent_size % 2 ** (self.unet.depth - 1):
             raise ValueError(
                 f"unet.depth {self.unet.depth} halves a {self.latent_size}x{self.latent_size} latent too often "
                 f"(dataset.image_size {self.dataset.image_size}, "
                 f"autoencoder.downsampling_steps {self.autoencoder.downsampling_steps})"
+            )
+        widest = self.unet.base_channels * 2 ** (self.unet.depth - 1)
+        if widest > _WIDEST:
+            raise ValueError(
+                f"unet.base_channels {self.unet.base_channels}, doubled from level to level of unet.depth "
+                f"{self.unet.depth}, come to {widest}: at most {_WIDEST} can be trained"
             )
         return self
 
@@ -489,34 +569,29 @@ def load_config(path: Location, overrides: Sequence[str] = ()) -> ExperimentConf
     one) or a value of the wrong type or range.
     """
     try:
-        data = yaml.safe_load(_config_text(path))
-    except OSError as error:
-        raise InputError(f"config {path} cannot be read ({error.strerror}): give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise InputError(f"config {path} is not valid YAML{line}: mend the file") from None
+        path = expanded(path)
+    except ValueError as error:
+        raise InputError(f"config {error}") from None
+    data = read_yaml(_config_text(path), f"config {path}", "mend the file")
     if not isinstance(data, dict):
         raise InputError(f"config {path} holds no mapping of sections: see configs/demo.yaml")
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise InputError(f"--set {override}: write it as key.path=value")
-        try:
-            set_value(data, key.strip(), yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise InputError(f"--set {override}: the value is not valid YAML") from None
+        set_value(data, key.strip(), read_yaml(value, f"--set {override}: the value", "mend the value"))
     return _validated(data, str(path))
 
 
 def config_bytes(config: ExperimentConfig) -> bytes:
     """The file of a config that `load_config` reads back equal."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()
+    return write_yaml(config.model_dump(mode="json"))
 
 
 def _config_text(path: Location) -> bytes:
     if not is_remote(path):
-        return Path(path).read_bytes()
+        with open_input(path, "config") as file:
+            return file.read(LARGEST_FILE + 1)
     folder, name = split_location(path)
     there = open_store(folder).read(name)
     if there is None:

@@ -1,11 +1,38 @@
-"""The exceptions for what a user can cause and mend, and the form in which their text is shown."""
+"""The exceptions for what a user can cause and mend, and the form in which text from outside is shown."""
 
+import errno
 import math
+import os
 import re
 
 # Longer messages are cut in their middle: the start names the thing, the end says what to do.
 LONGEST_LINE = 500
-_USER_INFO = re.compile(r"(?<=://)[^\s/@]+@")
+# No message that a person reads is longer; patterns are not run over more.
+_LONGEST_TEXT = 20_000
+HIDDEN = "***"
+
+# `user:password@` of an address, also where the password holds "/" or "@"; `host:9000/` is no user's. Bounded, so that
+# no text takes long.
+_USER_INFO = re.compile(
+    r"(?<=://)(?![^\s/:@]{1,255}:\d+/)[^\s/@:]{0,255}:\S{0,255}@|(?<=://)[^\s/@]{1,255}@"
+    r"|(?<![\w/.+-])[\w.+-]{1,255}:[^\s@/:]{1,255}@(?=[\w\[])"
+)
+_SECRET_NAME = (
+    r"x-amz-(?:signature|security-token|credential)|x-goog-(?:signature|credential)|signature|sig|awsaccesskeyid|"
+    r"(?:access_?|auth_?|id_?|refresh_?|session_?|security_?)?token|(?:client_?|secret_?)?(?:secret|password|passwd|pwd)|"
+    r"(?:aws_?)?(?:secret_?)?access_?key(?:_?id)?|api_?key|secret_?key"
+)
+# `name=value` where the name says that the value is a secret, as in a signed URL.
+_NAMED_SECRET = re.compile(rf"(?i)(?<![A-Za-z0-9])({_SECRET_NAME})(=|%3D)(?!\*\*\*)[^\s&'\"#;,)]+")
+_BEARER = re.compile(
+    r"(?i)\b(bearer\s{1,9}|authorization:\s{0,9}\w{1,20}\s{1,9})(?!\*\*\*)(?:(?=\S{0,255}\d)[A-Za-z0-9._~+/=-]{8,}"
+    r"|[A-Za-z0-9._~+/=-]{20,})"
+)
+# What keys of AWS, Prefect, GitHub, GitLab and Hugging Face, and signed web tokens, begin with.
+_KEY = re.compile(
+    r"\b(?:(AKIA|ASIA)[A-Z0-9]{12,}|(pn[ub]_|gh[opsu]_|github_pat_|glpat-|hf_)[A-Za-z0-9_-]{16,}"
+    r"|(eyJ)[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)"
+)
 
 
 class InputError(Exception):
@@ -18,16 +45,31 @@ class InputError(Exception):
 
 
 def one_line(text: str) -> str:
-    """`text` as one printable line of at most `LONGEST_LINE` characters, without the password of any address in it.
-
-    Control characters, line separators, surrogates and characters that change the direction of writing are escaped.
-    """
-    text = _USER_INFO.sub("***@", text)
-    text = "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else _escaped(c) for c in text)
+    """`printable` text of at most `LONGEST_LINE` characters: the form of error lines and log lines."""
+    text = printable(text)
     if len(text) <= LONGEST_LINE:
         return text
     end = LONGEST_LINE * 2 // 5
     return f"{text[: LONGEST_LINE - end - 5]} ... {text[-end:]}"
+
+
+def printable(text: str) -> str:
+    """`text` without secrets, as one line that a terminal shows as it is.
+
+    Control characters, line separators, surrogates and characters that change the direction of writing are escaped.
+    """
+    text = without_secrets(text)
+    return "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else _escaped(c) for c in text)
+
+
+def without_secrets(text: str) -> str:
+    """`text` with `***` for passwords in addresses, signatures and tokens of signed URLs, and keys."""
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[: _LONGEST_TEXT // 2]} ... {text[-_LONGEST_TEXT // 2 :]}"
+    text = _USER_INFO.sub(f"{HIDDEN}@", text)
+    text = _NAMED_SECRET.sub(rf"\1\2{HIDDEN}", text)
+    text = _BEARER.sub(rf"\1{HIDDEN}", text)
+    return _KEY.sub(lambda found: f"{''.join(filter(None, found.groups()))}{HIDDEN}", text)
 
 
 def _escaped(character: str) -> str:
@@ -49,3 +91,35 @@ def require_positive(**options: float) -> None:
     for name, value in options.items():
         if not 0 < value < math.inf:
             raise InputError(f"--{name} {value}: it must be above 0")
+
+
+# What helps against an error of the operating system.
+_REMEDIES = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space, or have the quota raised, and run the same command again",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f) and run the same command again",
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.EROFS: "choose another place, which can be written to",
+    errno.ENOENT: "see that it exists",
+    errno.ENOTDIR: "give a place whose parent is a folder",
+    errno.EISDIR: "give the path of a file",
+    errno.ENAMETOOLONG: "choose shorter names",
+    errno.EMFILE: "raise the limit on open files (ulimit -n) and run the same command again",
+    errno.ENFILE: "close other programs' files and run the same command again",
+    errno.ENOMEM: "free some memory and run the same command again",
+    errno.EIO: "the disk fails: see the system's log, and choose another place",
+    errno.ESTALE: "mount the file system again and run the same command again",
+    errno.EADDRINUSE: "end the program that listens there",
+}
+
+
+def system_line(error: OSError) -> str:
+    """One line for an error of the operating system: the file if it is known, the cause, and what helps."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    cause = error.strerror or str(error) or type(error).__name__
+    if isinstance(error, ConnectionError | TimeoutError):
+        remedy = "see that the server is there and run the same command again"
+    else:
+        remedy = _REMEDIES.get(error.errno, "it is the operating system's answer: see its log")
+    return one_line(f"{': '.join([*dict.fromkeys(names), cause])}: {remedy}")

@@ -5,15 +5,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Protocol, TypedDict
+from typing import Annotated, Any, Protocol, TypedDict
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from core.config_keys import first_problem
 from core.errors import InputError
-from core.section import Section
-
-# A path of this machine, or an s3:// address.
-Location = str | Path
+from core.places import Address, Location, Place, expanded, is_remote
+from core.section import NUMBER, Minutes, Section
 
 Guard = Callable[[], AbstractContextManager[None]]
 
@@ -21,16 +20,20 @@ Guard = Callable[[], AbstractContextManager[None]]
 class ArtifactsSection(Section):
     """Where artefacts are kept, and how patiently."""
 
-    root: str = "artifacts"
-    endpoint_url: str | None = Field(None, description="of an S3 server that is not AWS; AWS_ENDPOINT_URL if empty")
+    root: Place = "artifacts"
+    endpoint_url: Address | None = Field(None, description="of an S3 server that is not AWS; AWS_ENDPOINT_URL if empty")
     single_writer: bool = Field(
         False, description="use a store that ignores conditional writes; you promise to run one process at a time"
     )
-    lease_seconds: float = Field(60, ge=1, description="a run whose holder is silent for so long may be taken over")
-    state_minutes: float = Field(1, ge=0, description="least time between two uploads of a stage's resumable state")
-    patience_minutes: float = Field(10, gt=0, description="how long a store that does not answer is waited for")
-    cache: str | None = Field(None, description="folder of downloads; ~/.cache/adversarial-layouts if empty")
-    cache_gb: Annotated[float, Field(gt=0)] = 50
+    lease_seconds: Annotated[float, NUMBER, Field(ge=1, le=86_400)] = Field(
+        60, description="a run whose holder is silent for so long may be taken over"
+    )
+    state_minutes: Minutes = Field(1, description="least time between two uploads of a stage's resumable state")
+    patience_minutes: Annotated[float, NUMBER, Field(gt=0, le=10_080)] = Field(
+        10, description="how long a store that does not answer is waited for"
+    )
+    cache: Place | None = Field(None, description="folder of downloads; ~/.cache/adversarial-layouts if empty")
+    cache_gb: Annotated[float, NUMBER, Field(gt=0, le=1_000_000)] = 50
 
 
 class Entry(TypedDict):
@@ -118,10 +121,8 @@ def open_store(location: Location, artifacts: ArtifactsSection | None = None) ->
 
     A bucket once opened with settings (endpoint, cache, patience) is opened with them again where none are given.
     """
-    uri = str(location)
+    uri = place(location, "artefact folder")
     if not is_remote(uri):
-        if "://" in uri:
-            raise InputError(f"{uri} is neither a local path nor an s3:// address: write s3://BUCKET/PREFIX")
         from core.local_store import LocalStore
 
         return LocalStore(Path(uri))
@@ -130,11 +131,27 @@ def open_store(location: Location, artifacts: ArtifactsSection | None = None) ->
     return open_bucket(uri, artifacts)
 
 
+def place(location: Location, what: str) -> str:
+    """`location` with `~` and variables filled in; an InputError begins with `what` it is."""
+    try:
+        return expanded(location)
+    except ValueError as error:
+        raise InputError(f"{what} {error}") from None
+
+
+def artifacts_of_options(**options: Any) -> ArtifactsSection:
+    """How a command without a config reaches its artefacts; InputError names the option that is wrong."""
+    try:
+        return ArtifactsSection(**options)
+    except ValidationError as error:
+        raise InputError(f"--{first_problem(error, ArtifactsSection)}") from None
+
+
 def cache_folder(artifacts: ArtifactsSection) -> Path:
     """Folder of downloads and of what is being made for a bucket: `artifacts.cache`, or the user's cache folder."""
     if artifacts.cache is not None:
         return Path(artifacts.cache)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adversarial-layouts"
+    return Path(place(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cache folder")) / "adversarial-layouts"
 
 
 def replace(store: Store, name: str, data: bytes) -> None:
@@ -143,11 +160,6 @@ def replace(store: Store, name: str, data: bytes) -> None:
         there = store.read(name)
         if there is not None and (there.data == data or store.swap(name, data, there.version) is not None):
             return
-
-
-def is_remote(location: Location) -> bool:
-    """Whether `location` is an s3:// address rather than a path of this machine."""
-    return str(location).startswith("s3://")
 
 
 def join(location: Location, *names: str) -> str:

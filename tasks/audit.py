@@ -8,6 +8,7 @@ from core.audit import audit_checkpoint, audit_manifest, audit_stage
 from core.config import load_config
 from core.errors import InputError
 from core.prerequisites import with_prerequisites
+from core.section import Samples, Seed
 from core.store import Location
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task
@@ -18,8 +19,8 @@ def audit(
     config: Location,
     checkpoint: Location,
     output_dir: Location,
-    num_samples: int = 1000,
-    seed: int = 7,
+    num_samples: Samples = 1000,
+    seed: Seed = 7,
 ) -> dict[str, Any]:
     """Generate layouts with a checkpoint from held-out seeds, judge them, and write the figures to `output_dir`."""
     record = audit_stage(load_config(config), checkpoint, output_dir, num_samples, seed)
@@ -30,8 +31,8 @@ def audit_now(
     config: Location,
     checkpoint: Location | None = None,
     layouts: Location | None = None,
-    num_samples: int | None = None,
-    seed: int | None = None,
+    num_samples: Samples | None = None,
+    seed: Seed | None = None,
     json: bool = False,
     overrides: Sequence[str] = (),
 ) -> str:

@@ -5,17 +5,24 @@ import inspect
 import logging
 import sys
 import time
+import types
+import typing
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from core.distributed import is_first
-from core.errors import InputError
+from core.errors import InputError, system_line
 from core.progress import log_to_stderr
-from core.store import Location
+from core.store import place
+from tasks.standard_streams import flush_streams, prepare_streams, put, put_error
 
 _POSITIONAL = {"config": "YAML file of the experiment", "uri": "folder or s3:// address of artefacts"}
 INPUT_ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
 _SECONDS_FOR_THE_FIRST = 10
+_FINITE = ConfigDict(allow_inf_nan=False)
 INTERRUPTED_LINE = "interrupted; run the same command again to go on from the last checkpoint"
 
 
@@ -26,28 +33,27 @@ def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = 
     required options, those with one optional; `bool` is a switch, `bool | None` gives `--name/--no-name`;
     `Sequence[str]` is `--set`, which may be repeated. Option names take underscores or dashes. Parameters after `*` are
     not for the command line. Exits with 2 and one line for what the user can mend, with 3 where another process works
-    on the run, with 130 when
-    interrupted.
+    on the run, with 130 when interrupted.
     """
-    parser = _parser(function)
-    values = vars(parser.parse_args(arguments))
+    prepare_streams()
     log_to_stderr()
     try:
-        return function(**values)
+        values = vars(_parser(function).parse_args(arguments))
+        return function(**_checked(function, values))
     except InputError as error:
         _leave(f"error: {error}", error.exit_status)
     except KeyboardInterrupt:
         _leave(INTERRUPTED_LINE, INTERRUPTED_STATUS)
     except OSError as error:
-        _leave(
-            f"error: {error.filename or 'file'}: {error.strerror or error}; mend it and run again", INPUT_ERROR_STATUS
-        )
+        _leave(f"error: {system_line(error)}", INPUT_ERROR_STATUS)
+    finally:
+        flush_streams()
 
 
 def say(text: str) -> None:
-    """One result line on stdout, of the first process."""
+    """One result on stdout, of the first process."""
     if is_first():
-        sys.stdout.write(f"{text}\n")
+        put(text)
 
 
 def _leave(line: str, status: int) -> None:
@@ -55,13 +61,48 @@ def _leave(line: str, status: int) -> None:
     if not is_first():
         # What stops every process is said once: torchrun ends the others as soon as the first has left.
         time.sleep(_SECONDS_FOR_THE_FIRST)
-    sys.stderr.write(f"\n{line}\n" if sys.stderr.isatty() else f"{line}\n")
+    put_error(f"\n{line}" if sys.stderr.isatty() else line)
     sys.exit(status)
+
+
+def _checked(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The command line's values, places filled in and numbers within the bounds of their types."""
+    checked = dict(values)
+    for name, parameter in inspect.signature(function).parameters.items():
+        given, shown = values.get(name), name if name in _POSITIONAL else f"--{name}"
+        if given is None:
+            continue
+        if name in _POSITIONAL or _kind(parameter.annotation) is Path:
+            checked[name] = place(given, shown)
+        elif isinstance(given, int | float):
+            try:
+                checked[name] = TypeAdapter(parameter.annotation, config=_FINITE).validate_python(given)
+            except ValidationError as error:
+                right = error.errors()[0]["msg"].removeprefix("Input should ")
+                raise InputError(f"{shown} {given}: it must {right}") from None
+    return checked
+
+
+def _kind(annotation: Any) -> type:
+    """What an option's text is made: the type within `| None` and bounds; Path for a `Location`."""
+    if typing.get_origin(annotation) is Annotated:
+        return _kind(typing.get_args(annotation)[0])
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        kinds = {_kind(option) for option in typing.get_args(annotation)} - {type(None)}
+        return Path if Path in kinds else kinds.pop()
+    return annotation
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line as everything else that a user can mend is said."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise InputError(f"{message}; --help lists the options")
 
 
 def _parser(function: Callable[..., Any]) -> argparse.ArgumentParser:
     description = (inspect.getdoc(function) or "").split("\n\n")[0]
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = _Parser(description=description, allow_abbrev=False)
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             continue
@@ -76,7 +117,8 @@ def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Paramete
         group.add_argument(name, nargs="?", default=argparse.SUPPRESS, metavar=name.upper(), help=_POSITIONAL[name])
         group.add_argument(f"--{name}", dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return
-    annotation = {Location: str, Location | None: str, str | None: str, int | None: int}.get(annotation, annotation)
+    if annotation not in (bool, bool | None):
+        annotation = {Path: str}.get(_kind(annotation), _kind(annotation))
     flags = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
     if annotation == bool | None:
         parser.add_argument(*flags, action=argparse.BooleanOptionalAction, default=parameter.default)

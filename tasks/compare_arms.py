@@ -21,7 +21,7 @@ from tasks.retrain_discriminator import retrain_discriminator
 log = logging.getLogger("core.comparison")
 
 
-def compare_arms(config: Location, output_dir: str = "docs/evidence", overrides: Sequence[str] = ()) -> str:
+def compare_arms(config: Location, output_dir: Location = "docs/evidence", overrides: Sequence[str] = ()) -> str:
     """Train and audit every arm of a config's comparison that is not finished; the table of what they came to.
 
     Started several times at once, the processes share the arms. Writes {name}.csv, {name}.md and {name}.png to

@@ -5,6 +5,7 @@ from typing import Any
 from core.bad_latents import BadLatentsRequest
 from core.bad_latents import generate_bad_latents as generate
 from core.config import load_config
+from core.section import Batch, Samples, Seed, Steps
 from core.store import Location
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task
@@ -17,10 +18,10 @@ def generate_bad_latents(
     diffusion_checkpoint: Location,
     diffusion_config: Location,
     output_dir: Location,
-    num_samples: int = 5000,
-    batch_size: int = 32,
-    num_steps: int = 100,
-    seed: int = 42,
+    num_samples: Samples = 5000,
+    batch_size: Batch = 32,
+    num_steps: Steps = 100,
+    seed: Seed = 42,
     device: str = "auto",
     *,
     held_out: bool = True,

@@ -7,12 +7,13 @@ from prefect.context import TaskRunContext
 
 from core.config import load_config
 from core.report import keep_report, make_report
+from core.section import Rounds
 from core.store import Location
 from tasks.command_line import run_command, say
 
 
 @task(name="report-round", cache_policy=NO_CACHE)
-def report_round(config: Location, number: int) -> str:
+def report_round(config: Location, number: Rounds) -> str:
     """Write `report.html` of a run up to a finished round, and a Markdown artefact of the round; the page's address.
 
     `config` is that of a round, as it lies in the round's folder.

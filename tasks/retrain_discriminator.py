@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from core.section import Batch, Epochs, LearningRate, Seed
 from core.store import ArtifactsSection, Location
 from core.train_discriminator import DiscriminatorRequest, train_discriminator
 from tasks.command_line import run_command, say
@@ -13,10 +14,10 @@ def retrain_discriminator(
     real_latents: Location,
     fake_latents: Location,
     output_dir: Location,
-    epochs: int = 50,
-    batch_size: int = 64,
-    learning_rate: float = 0.0002,
-    seed: int = 42,
+    epochs: Epochs = 50,
+    batch_size: Batch = 64,
+    learning_rate: LearningRate = 0.0002,
+    seed: Seed = 42,
     device: str = "auto",
     use_amp: bool | None = None,
     *,
