@@ -23,6 +23,7 @@ from core.rounds import (
     round_table,
     untold_round,
 )
+from core.section import Rounds
 from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask
 from flows.gpu_slot import gpu_slot
@@ -45,7 +46,7 @@ log = logging.getLogger("core.flows")
 @flow(name="adversarial-round")
 def adversarial_round(
     config: ConfigLocation,
-    number: int | None = None,
+    number: Rounds | None = None,
     overrides: Sequence[Override] = (),
     extra: bool = False,
     *,

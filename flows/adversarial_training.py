@@ -11,7 +11,7 @@ from core.rounds import begin_run, hold_run, round_table
 from flows.adversarial_round import adversarial_round
 from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask
-from flows.parameters import ConfigLocation, Override
+from flows.parameters import ConfigLocation, Override, RoundLocation
 from flows.prerequisites import prerequisites
 from flows.restarts import Restarts, require_few_restarts
 from flows.run_labels import label_run
@@ -26,7 +26,7 @@ def adversarial_training(
     config: ConfigLocation,
     overrides: Sequence[Override] = (),
     wait: bool = False,
-    fork_from: str | None = None,
+    fork_from: RoundLocation | None = None,
     *,
     restarts: Restarts = 0,
 ) -> list[dict[str, Any]]:

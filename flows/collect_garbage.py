@@ -1,14 +1,15 @@
 """Remove what this project left in the runs under an artefact root and nothing needs."""
 
 from core.garbage import find_garbage, remove_garbage
-from core.store import ArtifactsSection, open_store
+from core.section import Hours
+from core.store import artifacts_of_options, open_store
 from tasks.command_line import run_command, say
 
 
 def collect_garbage(
     uri: str,
     delete: bool = False,
-    grace_hours: float = 24.0,
+    grace_hours: Hours = 24.0,
     endpoint_url: str | None = None,
     single_writer: bool = False,
 ) -> None:
@@ -17,7 +18,7 @@ def collect_garbage(
     Those are resumable states of finished stages or replaced by newer ones, and what killed processes left under
     scratch names. Other files are the user's.
     """
-    artifacts = ArtifactsSection(endpoint_url=endpoint_url, single_writer=single_writer)
+    artifacts = artifacts_of_options(endpoint_url=endpoint_url, single_writer=single_writer)
     open_store(uri, artifacts)
     for garbage in find_garbage(uri, grace_hours):
         if garbage.busy:

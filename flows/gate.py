@@ -11,6 +11,7 @@ from core.config import ExperimentConfig
 from core.errors import InputError
 from core.report import round_summary
 from core.rounds import keep_decision, read_decision, stop_reason
+from core.section import Weight
 from flows.prefect_api import configured_server
 
 # Prefect wants a bound; a run that is not answered fails then, and asks again when it is started again.
@@ -22,8 +23,8 @@ class Decision(RunInput):
     """A person's answer."""
 
     answer: Literal["go on", "stop"] = Field("go on", description="whether to do the next round")
-    discriminator_weight: float | None = Field(
-        None, ge=0, description="discriminator.weight from the next round on; empty: as it is"
+    discriminator_weight: Weight | None = Field(
+        None, description="discriminator.weight from the next round on; empty: as it is"
     )
 
 

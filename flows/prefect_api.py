@@ -8,13 +8,17 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from core.errors import InputError
+from core.places import require_plain_address
 
 _SECONDS = 20.0
 
 
 def configured_server() -> str | None:
     """Address of the server's API that is configured; None where Prefect would start a temporary one."""
-    return get_current_settings().api.url
+    url = get_current_settings().api.url
+    if url is not None:
+        require_plain_address(url, "PREFECT_API_URL")
+    return url
 
 
 def require_server(url: str) -> None:

@@ -5,11 +5,12 @@ from typing import Annotated
 from pydantic import Field
 
 from core.errors import InputError
+from core.section import NUMBER
 
 # What ends this many runs in a row, such as too little memory, ends the next one too.
 MOST_RESTARTS = 5
 
-Restarts = Annotated[int, Field(ge=0)]
+Restarts = Annotated[int, NUMBER, Field(ge=0, le=1000)]
 
 
 def require_few_restarts(restarts: int) -> None:

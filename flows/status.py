@@ -4,7 +4,7 @@ import sys
 
 from core.errors import InputError
 from core.run_status import find_problems, read_status
-from core.store import ArtifactsSection, open_store
+from core.store import artifacts_of_options, open_store
 from tasks.command_line import run_command, say
 
 
@@ -13,7 +13,7 @@ def status(uri: str, verify: bool = False, endpoint_url: str | None = None) -> l
 
     What can be read is printed even if a record cannot; InputError then names that.
     """
-    open_store(uri, ArtifactsSection(endpoint_url=endpoint_url))
+    open_store(uri, artifacts_of_options(endpoint_url=endpoint_url))
     shown = read_status(uri)
     say(shown.text)
     problems = find_problems(uri) if verify else []
