@@ -17,6 +17,7 @@ from botocore.client import BaseClient
 from botocore.config import Config
 
 from core.errors import InputError, UnavailableError
+from core.places import require_plain_address
 from core.s3_errors import S3_ERRORS, is_passing, is_passing_answer, refusal
 from core.store import ArtifactsSection, Guard
 
@@ -196,6 +197,7 @@ def _client(bucket: str, artifacts: ArtifactsSection) -> BaseClient:
         # A session is not safe for threads, so it is this connection's own.
         session = boto3.session.Session()
         client = session.client("s3", endpoint_url=artifacts.endpoint_url, config=_config({}))
+        require_plain_address(client.meta.endpoint_url, "AWS_ENDPOINT_URL, or endpoint_url of the AWS file")
         if ".amazonaws.com" in client.meta.endpoint_url:
             return client
         # Servers other than AWS know buckets as folders only, and often none of the newer checksums.
