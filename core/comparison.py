@@ -19,6 +19,7 @@ from core.pictures import save_grid
 from core.records import RECORD_NAME, read_record
 from core.rounds import AUDIT, ROUND_RECORD
 from core.seeding import derive_seed
+from core.shown import write_csv
 from core.store import Location, join, open_store
 
 START, FIRST_AUDIT, FINAL_AUDIT = "stage2", "first_audit", "final_audit"
@@ -86,7 +87,7 @@ def write_results(config: ExperimentConfig, output_dir: Location) -> str:
     MadeFiles(folder).declare(_result_names(config), "--output_dir")
     text = compare(config).to_string(index=False, float_format="{:.4f}".format, na_rep="")
     with whole_file(folder / f"{name}.csv") as file:
-        rows.to_csv(file, index=False, float_format="%.6g")
+        write_csv(rows, file, float_format="%.6g")
     with whole_file(folder / f"{name}.md") as file:
         file.write(f"```\n{text}\n```\n".encode())
     save_grid(_pictures(config), folder / f"{name}.png", _COLUMNS)

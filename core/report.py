@@ -14,10 +14,11 @@ from PIL import Image
 from core.artifacts import REPORT_NAME, round_location, run_location
 from core.config import ExperimentConfig
 from core.curves import draw_curves
-from core.errors import InputError
+from core.errors import InputError, one_line
 from core.lease import publishing_store
 from core.records import RECORD_NAME, read_record
 from core.rounds import METRIC_TITLES, ROUND_RECORD
+from core.shown import markdown_code, markdown_text
 from core.stages import extremes_name, real_layouts_name
 from core.store import Store, join, open_store, replace
 from core.train_diffusion import samples_name
@@ -59,7 +60,7 @@ def make_report(config: ExperimentConfig, number: int) -> Report:
     rounds = [
         {
             "number": record["round"],
-            "alarms": record.get("alarms", []),
+            "alarms": [one_line(alarm) for alarm in record.get("alarms", [])],
             "audit": _audit_lines(record),
             "pictures": list(_pictures(config, record)),
             "locations": _locations(record),
@@ -68,12 +69,14 @@ def make_report(config: ExperimentConfig, number: int) -> Report:
     ]
     rows = [_row(record) for record in records]
     html = _TEMPLATE.render(name=config.experiment.name, header=_HEADER, rows=rows, curves=curves, rounds=rounds)
-    parts = [f"# {config.experiment.name} · round {number}", _markdown_table(records)]
-    parts += [f"**Alarm:** {alarm}" for alarm in rounds[0]["alarms"]]
+    parts = [f"# {markdown_text(config.experiment.name)} · round {number}", _markdown_table(records)]
+    parts += [f"**Alarm:** {markdown_text(alarm)}" for alarm in rounds[0]["alarms"]]
     if rounds[0]["audit"]:
-        parts.append("\n".join(["## Audit\n", *(f"- {line}" for line in rounds[0]["audit"])]))
+        parts.append("\n".join(["## Audit\n", *(f"- {markdown_text(line)}" for line in rounds[0]["audit"])]))
     parts += [_markdown(picture) for picture in [curves, *rounds[0]["pictures"]]]
-    parts.append("\n".join(["## Artefacts\n", *(f"- {name}: `{place}`" for name, place in rounds[0]["locations"])]))
+    parts.append(
+        "\n".join(["## Artefacts\n", *(f"- {name}: {markdown_code(place)}" for name, place in rounds[0]["locations"])])
+    )
     return Report("\n\n".join(parts) + "\n", html)
 
 
@@ -120,7 +123,8 @@ def _markdown_table(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _markdown(picture: Picture) -> str:
-    return f"**{picture.caption}**\n\n![{picture.caption}]({picture.uri})"
+    caption = markdown_text(picture.caption)
+    return f"**{caption}**\n\n![{caption}]({picture.uri})"
 
 
 def _audit_lines(record: Mapping[str, Any]) -> list[str]:
@@ -136,9 +140,10 @@ def _audit_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def _locations(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [("round", record["location"])] + [
-        (title, join(record["location"], folder)) for folder, title in _STAGE_TITLES.items()
-    ]
+    places = {"round": record["location"]} | {
+        title: join(record["location"], folder) for folder, title in _STAGE_TITLES.items()
+    }
+    return [(title, one_line(place)) for title, place in places.items()]
 
 
 def _curves(config: ExperimentConfig, records: Sequence[Mapping[str, Any]]) -> Picture:

@@ -9,6 +9,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 
 from core.progress import Progress
+from core.shown import markdown_text
 
 # Two calls to Prefect's server are at least so far apart: one takes tens of milliseconds.
 SECONDS_BETWEEN = 5.0
@@ -31,9 +32,10 @@ class ProgressArtifact:
             return
         self._told = now
         percent = 100 * progress.done / max(progress.total, 1)
-        text = f"{progress.stage}: {progress.done}/{progress.total} {progress.unit}, {progress.per_second:.2f} a second"
+        rate = f"{progress.done}/{progress.total} {progress.unit}, {progress.per_second:.2f} a second"
+        text = markdown_text(f"{progress.stage}: {rate}")
         if progress.epoch:
-            text += f"\n\n{progress.epoch}"
+            text += f"\n\n{markdown_text(progress.epoch)}"
         with contextlib.suppress(httpx.HTTPError, PrefectException):
             if progress.stage in self._artifacts:
                 update_progress_artifact(self._artifacts[progress.stage], percent, text)

@@ -8,6 +8,7 @@ from prefect.context import TaskRunContext
 from core.config import load_config
 from core.report import keep_report, make_report
 from core.section import Rounds
+from core.shown import markdown_text
 from core.store import Location
 from tasks.command_line import run_command, say
 
@@ -23,7 +24,7 @@ def report_round(config: Location, number: Rounds) -> str:
     page = keep_report(experiment, report.html)
     if TaskRunContext.get() is not None:
         key = f"{experiment.experiment.name}-round-{number:02d}".lower().replace("_", "-").replace(".", "-")
-        create_markdown_artifact(report.markdown, key, f"Round {number} of {experiment.experiment.name}")
+        create_markdown_artifact(report.markdown, key, f"Round {number} of {markdown_text(experiment.experiment.name)}")
     return page
 
 
