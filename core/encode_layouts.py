@@ -25,6 +25,7 @@ from core.layout_scale import SCALE_COLUMN, picture_scale
 from core.layouts import LayoutPictures, scaled
 from core.manifest import is_augmented, read_manifest
 from core.progress import each
+from core.shown import write_csv
 from core.variants import COUNT, variant
 from core.workspace import Workspace
 
@@ -62,7 +63,10 @@ def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, 
         write_packed((np.load(part) for part in parts), len(entries), config.latent_shape, file)
     shutil.rmtree(workspace.folder / _PARTS)
     with whole_file(workspace.folder / "manifest.csv") as file:
-        entries.drop(columns=["manifest_row", "stem", "group"]).to_csv(file, index=False)
+        # What is read again here, and what filters compare with.
+        filtered = [part for name in config.dataset.filters for part in (name, name.rpartition("__")[0])]
+        kept = (*config.dataset.outputs.model_dump().values(), *filtered)
+        write_csv(entries.drop(columns=["manifest_row", "stem", "group"]), file, kept)
     return {"latents": len(entries), "layouts": int(rows["group"].nunique())}
 
 
