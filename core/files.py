@@ -89,6 +89,10 @@ def whole_file(path: Path, on_disk: bool = True) -> Iterator[IO[bytes]]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(f"no space left for {path}: free some and run the same command again") from None
+        if error.errno == errno.EFBIG:
+            raise InputError(
+                f"{path} is larger than files may be here: raise the limit (ulimit -f) and run the same command again"
+            ) from None
         raise
     finally:
         partial.unlink(missing_ok=True)
