@@ -2,5 +2,9 @@
 
 import logging
 
+from flows.prefect_settings import apply_settings
+
+# Before any module of this package imports Prefect.
+apply_settings()
 # What core says is part of a run's logs; Prefect sends it there but leaves its level alone.
 logging.getLogger("core").setLevel(logging.INFO)

@@ -12,6 +12,7 @@ from core.errors import InputError
 from core.report import round_summary
 from core.rounds import keep_decision, read_decision, stop_reason
 from core.section import Weight
+from core.shown import markdown_text
 from flows.prefect_api import configured_server
 
 # Prefect wants a bound; a run that is not answered fails then, and asks again when it is started again.
@@ -65,7 +66,7 @@ def pass_gate(experiment: ExperimentConfig, number: int, overrides: Sequence[str
 
 
 def _ask(experiment: ExperimentConfig, number: int) -> dict[str, Any]:
-    question = f"Round {number} of {experiment.experiment.name} is finished. Go on?\n\n"
+    question = f"Round {number} of {markdown_text(experiment.experiment.name)} is finished. Go on?\n\n"
     asked = Decision.with_initial_data(description=question + round_summary(experiment, number))
     answer = pause_flow_run(
         wait_for_input=asked, timeout=_WAIT_SECONDS, poll_interval=_POLL_SECONDS, key=f"after-round-{number}"
