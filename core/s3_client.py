@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import boto3
 from boto3.s3.transfer import TransferConfig
-from botocore.client import BaseClient
-from botocore.config import Config
+from botocore.exceptions import ClientError
+from botocore.model import OperationModel
 
-from core.errors import InputError, UnavailableError
-from core.places import require_plain_address
-from core.s3_errors import S3_ERRORS, is_passing, is_passing_answer, refusal
+from core.errors import UnavailableError
+from core.s3_answers import answer_of, other_protocol
+from core.s3_errors import S3_ERRORS, is_passing, is_passing_answer, refusal, silence
+from core.s3_setup import endpoint_setting, make_client
 from core.store import ArtifactsSection, Guard
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ FIRST_ANSWER_SECONDS = 30.0
 _LONGEST_PAUSE = 10.0
 # A few failures within a second are no news.
 _FAILURES_TOLD = 5
-_CONNECT_SECONDS, _READ_SECONDS = 5, 60
 
 _CHANGES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "DeleteObject")
 
@@ -56,11 +55,14 @@ class Connection:
 
     def __init__(self, bucket: str, artifacts: ArtifactsSection, guard: Guard):
         self.bucket = bucket
-        self.client = _client(bucket, artifacts)
+        self.client = make_client(bucket, artifacts, SMALL_FILES_AT_ONCE + PARTS_AT_ONCE + 8)
         self.endpoint = self.client.meta.endpoint_url
-        self._patience = Patience(_server(self.endpoint), 60 * artifacts.patience_minutes)
+        self._setting = endpoint_setting(self.client, artifacts)
+        server = _server(self.endpoint)
+        self._patience = Patience(server, 60 * artifacts.patience_minutes)
         events = self.client.meta.events
         # Inside botocore, where every request passes: those of s3transfer's threads and the repeated ones too.
+        events.register("before-parse.s3", server.take_answer)
         events.register("needs-retry.s3", self._patience.before_repeating)
         for operation in _CHANGES:
             events.register_first(f"before-send.s3.{operation}", functools.partial(_ask, guard))
@@ -73,8 +75,8 @@ class Connection:
         except S3_ERRORS as error:
             cause = getattr(error, "last_exception", error)
             if not is_passing(cause):
-                raise refusal(cause, self.bucket, self.endpoint) from None
-            raise UnavailableError(self._patience.lost(self.bucket)) from None
+                raise refusal(cause, self.bucket, self.endpoint, self._setting) from None
+            raise UnavailableError(self._lost(cause)) from None
 
     def whole_answer(self, request: Callable[[], Answer]) -> Answer:
         """What `request` returns, made again while the connection breaks off in the middle of its answer."""
@@ -89,9 +91,12 @@ class Connection:
                 failed_at = failed_at or now
                 pause = self._patience.pause(attempt, now - failed_at)
                 if pause is None:
-                    raise UnavailableError(self._patience.lost(self.bucket)) from None
+                    raise UnavailableError(self._lost(error)) from None
                 time.sleep(pause)
         raise AssertionError("unreachable")
+
+    def _lost(self, error: Exception) -> str:
+        return f"bucket {self.bucket} at {self.endpoint}: {self._patience.lost(error, self._setting)}"
 
 
 class Patience:
@@ -111,11 +116,12 @@ class Patience:
     ) -> float | None:
         """botocore's `needs-retry`: the pause before the request is sent again, or None to let it be."""
         if response is not None:
-            status, code = response[0].status_code, str(response[1].get("Error", {}).get("Code", ""))
-            failed = is_passing_answer(status, code)
-            self._server.answered = True
+            status = response[1]["ResponseMetadata"]["HTTPStatusCode"]
+            failed = is_passing_answer(status, str(response[1].get("Error", {}).get("Code", "")))
         else:
             failed = caught_exception is not None and is_passing(caught_exception)
+            if failed and attempts == 1:
+                self._server.take_silence()
         if not failed:
             if response is not None:
                 self._server.tell_answer()
@@ -135,14 +141,12 @@ class Patience:
         longest = min(_LONGEST_PAUSE, 0.05 * 2 ** min(failures, 10))
         return min(longest * random.uniform(0.5, 1), limit - waited)
 
-    def lost(self, bucket: str) -> str:
-        """The sentence for a server that was given up."""
-        where = f"bucket {bucket} at {self._server.endpoint}"
+    def lost(self, error: Exception, setting: str | None) -> str:
+        """The sentence for a server that was given up with this error; `setting` names its endpoint."""
         if not self._server.answered:
-            told = "no S3 server answers there: check artifacts.endpoint_url (or AWS_ENDPOINT_URL) and the network"
-            return f"{where}: {told}"
+            return silence(error, setting)
         waited = f"for {self._seconds / 60:g} min (artifacts.patience_minutes)"
-        return f"{where}: the server failed {waited}: run the same command again when it works"
+        return f"the server failed {waited}: run the same command again when it works"
 
     def _limit(self) -> float:
         return self._seconds if self._server.answered else min(FIRST_ANSWER_SECONDS, self._seconds)
@@ -153,8 +157,32 @@ class Server:
 
     def __init__(self, endpoint: str):
         self.endpoint, self.answered = endpoint, False
+        self._is_known = False  # to be one of S3's
         self._waiting_since: float | None = None
         self._lock = threading.Lock()
+
+    def take_answer(self, operation_model: OperationModel, response_dict: dict[str, Any], **_: Any) -> None:
+        """botocore's `before-parse`, for every answer. NotS3Error for one of something else than an S3 server.
+
+        From where S3 answered before, such an answer becomes one that may pass: a proxy's page while S3 is away.
+        """
+        answer = answer_of(operation_model.name, response_dict)
+        if answer.operation == "HeadBucket" and answer.redirects:
+            # boto3 asks so which region a redirect is to, and would ask again for this one, without end.
+            raise ClientError({"Error": {"Code": "PermanentRedirect"}, "ResponseMetadata": {"HTTPHeaders": {}}}, "")
+        if answer.is_from_s3:
+            self.answered = self._is_known = True
+        elif answer.is_from_s3 is None:
+            self.answered |= answer.is_of_a_gateway
+        elif self._is_known:
+            response_dict["status_code"], response_dict["body"] = 503, b""
+        else:
+            raise (other_protocol(self.endpoint) if answer.status == 400 else None) or answer.error()
+
+    def take_silence(self) -> None:
+        """NotS3Error if a first request found no silence, but something that speaks another protocol."""
+        if not self._is_known and (error := other_protocol(self.endpoint)) is not None:
+            raise error
 
     def tell_waiting(self, seconds: float) -> None:
         """Log that the server is waited for, once."""
@@ -189,44 +217,6 @@ def transfer_config() -> TransferConfig:
         max_io_queue=100,
         io_chunksize=256 * 2**10,
         preferred_transfer_client="classic",
-    )
-
-
-def _client(bucket: str, artifacts: ArtifactsSection) -> BaseClient:
-    try:
-        # A session is not safe for threads, so it is this connection's own.
-        session = boto3.session.Session()
-        client = session.client("s3", endpoint_url=artifacts.endpoint_url, config=_config({}))
-        require_plain_address(client.meta.endpoint_url, "AWS_ENDPOINT_URL, or endpoint_url of the AWS file")
-        if ".amazonaws.com" in client.meta.endpoint_url:
-            return client
-        # Servers other than AWS know buckets as folders only, and often none of the newer checksums.
-        elsewhere = {
-            "s3": {"addressing_style": "path"},
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-        }
-        region = session.region_name or "us-east-1"
-        return session.client("s3", region, endpoint_url=artifacts.endpoint_url, config=_config(elsewhere))
-    except ValueError:
-        raise InputError(
-            f"artifacts.endpoint_url {artifacts.endpoint_url!r} (or AWS_ENDPOINT_URL) is no address of a server: "
-            "write https://HOST:PORT"
-        ) from None
-    except S3_ERRORS as error:
-        raise refusal(error, bucket, artifacts.endpoint_url or "AWS") from None
-
-
-def _config(options: dict[str, Any]) -> Config:
-    return Config(
-        signature_version="s3v4",
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_READ_SECONDS,
-        # Repeating is `Patience`'s business.
-        retries={"mode": "standard", "total_max_attempts": 1},
-        max_pool_connections=SMALL_FILES_AT_ONCE + PARTS_AT_ONCE + 8,
-        tcp_keepalive=True,
-        **options,
     )
 
 

@@ -1,9 +1,13 @@
 """What went wrong between this process and an S3 server: whether it may pass by itself, and a sentence for a person."""
 
+import re
+
 from botocore.exceptions import (
     BotoCoreError,
     ChecksumError,
     ClientError,
+    ConfigNotFound,
+    ConfigParseError,
     CredentialRetrievalError,
     FlexibleChecksumError,
     HTTPClientError,
@@ -14,8 +18,10 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    ProxyConnectionError,
     SSLError,
     SSOError,
+    TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
@@ -23,12 +29,14 @@ from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S
 from urllib3.exceptions import HTTPError
 
 from core.errors import InputError
+from core.s3_answers import NotS3Error
 
 # Everything that boto3, s3transfer and urllib3 raise of their own.
 S3_ERRORS = (
     BotoCoreError,
     ClientError,
     HTTPError,
+    NotS3Error,
     ResponseParserError,
     RetriesExceededError,
     S3DownloadFailedError,
@@ -65,14 +73,13 @@ _PASSING_CODES = {
     "XAmzContentChecksumMismatch",
     "XAmzContentSHA256Mismatch",
 }
-_NO_TLS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "hostname")
+# Of a TLS connection that broke off; every other error of TLS stays what it is.
+_BROKEN_OFF = re.compile("EOF|timed out|reset|closed", re.IGNORECASE)
 _NO_CREDENTIALS = (
-    CredentialRetrievalError,
     NoAuthTokenError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
-    SSOError,
 )
 _REGION_CODES = {
     "301",
@@ -82,13 +89,21 @@ _REGION_CODES = {
     "TemporaryRedirect",
 }
 _CREDENTIAL_CODES = {
-    "ExpiredToken",
     "InvalidAccessKeyId",
+    "InvalidClientTokenId",
     "InvalidToken",
     "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
     "UnrecognizedClientException",
 }
+# ExpiredToken, ExpiredTokenException, RequestExpired, TokenRefreshRequired
+_SESSION_ENDED = re.compile("expired|refreshrequired", re.IGNORECASE)
+_SESSION_ERRORS = (SSOError, TokenRetrievalError)
+# QuotaExceeded, XMinioStorageFull, XMinioAdminBucketQuotaExceeded, InsufficientStorage, ServiceQuotaExceededException
+_FULL = re.compile(
+    "quota|storage_?full|disk_?full|insufficient_?(storage|capacity)|(storage|capacity)_?(cap|limit)|no_?space",
+    re.IGNORECASE,
+)
+_FULL_STATUS = 507
 
 
 def code_of(error: BaseException) -> str:
@@ -101,8 +116,10 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return is_passing_answer(status, code_of(error))
-    if isinstance(error, SSLError) and any(word in str(error) for word in _NO_TLS):
-        return False
+    if isinstance(error, SSLError):
+        return bool(_BROKEN_OFF.search(str(error)))
+    if isinstance(error, HTTPClientError) and isinstance(error.kwargs.get("error"), ValueError):
+        return False  # what is sent, or came, is no HTTP
     if isinstance(error, AttributeError):
         # botocore stumbles over its own checksum of the body of a 5xx answer.
         return "StreamingChecksumBody" in str(error)
@@ -111,21 +128,61 @@ def is_passing(error: BaseException) -> bool:
 
 def is_passing_answer(status: int, code: str) -> bool:
     """Whether an answer with this HTTP status and S3 error code may be another one a little later."""
+    if _FULL.search(code):
+        return False  # whatever its status: somebody has to free space
     return status in _PASSING_STATUS or code in _PASSING_CODES
 
 
-def refusal(error: Exception, bucket: str, endpoint: str) -> InputError:
-    """A sentence for an error that does not pass by itself. No word of the server's is in it: it may hold keys."""
+def refusal(error: Exception, bucket: str, endpoint: str, setting: str | None = None) -> InputError:
+    """A sentence for an error that does not pass by itself. No word of the server's is in it: it may hold keys.
+
+    `setting` is what names the endpoint, such as artifacts.endpoint_url; None for AWS.
+    """
     where, code = f"bucket {bucket} at {endpoint}", code_of(error)
+    if isinstance(error, NotS3Error):
+        mend = f"set {setting} to {error.advice}" if setting else "check the network, and any proxy"
+        return InputError(f"{where}: no S3 server is there, {error}: {mend}")
+    if isinstance(error, ConfigParseError | ConfigNotFound):
+        return InputError(f"{error.kwargs['path']} is no valid AWS configuration file: mend or remove it")
+    if isinstance(error, _SESSION_ERRORS) or _SESSION_ENDED.search(code):
+        told = "the session of the credentials has ended: set a new AWS_SESSION_TOKEN with its keys, or log in again"
+        return InputError(f"{where}: {told} ({code or 'aws sso login'})")
     if isinstance(error, _NO_CREDENTIALS):
         told = "no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a valid AWS_PROFILE"
         return InputError(f"{where}: {told}")
+    if isinstance(error, CredentialRetrievalError):
+        provider = error.kwargs["provider"]  # without what it wrote, which may be keys
+        return InputError(f"{where}: the AWS configuration's {provider} gives no credentials: mend it and run again")
     if isinstance(error, SSLError):
-        return InputError(f"{where}: no trusted TLS connection: check http or https in its address, and AWS_CA_BUNDLE")
+        return InputError(f"{where}: {_no_tls(str(error))}")
     if isinstance(error, NoRegionError):
         return InputError(f"{where}: no region is set: set AWS_DEFAULT_REGION to the bucket's")
     if isinstance(error, ParamValidationError) or code == "InvalidBucketName":
         return InputError(f"{bucket!r} is no valid bucket name, or a name in it is too long: correct the s3:// address")
+    if isinstance(error, ClientError):
+        return _refused_request(error, where)
+    if isinstance(error, HTTPClientError):
+        return InputError(f"{where}: no S3 server is there, its answer is no HTTP: check {setting or 'the network'}")
+    if isinstance(error, BotoCoreError):
+        # No request was made. What botocore says of a setting is its name and value; keys are none of these.
+        return InputError(f"the AWS settings of this machine are refused ({error}): mend the AWS_ variable or file")
+    return InputError(f"{where}: a request failed with {type(error).__name__}: check the address and the network")
+
+
+def silence(error: Exception, setting: str | None) -> str:
+    """Why no S3 server answers where none ever did, and what to check."""
+    check = f"check {setting} and the network" if setting else "check the network"
+    if isinstance(error, ProxyConnectionError):
+        return "the proxy before it does not answer: check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
+    if re.search("resolve|getaddrinfo|not known", str(getattr(error, "kwargs", {}).get("error", ""))):
+        return f"no S3 server answers there, its host's name is not known: {check}"
+    return f"no S3 server answers there: {check}"
+
+
+def _refused_request(error: ClientError, where: str) -> InputError:
+    code, status = code_of(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if _FULL.search(code) or status == _FULL_STATUS:
+        return InputError(f"{where}: its space or quota is used up: free some, or raise the quota ({code})")
     if code == "NoSuchBucket":
         return InputError(f"{where}: there is no such bucket: make it, or correct the s3:// address")
     if code in _CREDENTIAL_CODES:
@@ -135,16 +192,19 @@ def refusal(error: Exception, bucket: str, endpoint: str) -> InputError:
         return InputError(f"{where}: the bucket is in another region: set AWS_DEFAULT_REGION to its own ({code})")
     if code == "RequestTimeTooSkewed":
         return InputError(f"{where}: the clock of this machine is wrong: set it ({code})")
-    if isinstance(error, ClientError):
-        return _refused_request(error, where)
-    return InputError(f"{where}: a request failed with {type(error).__name__}: check the address and the network")
-
-
-def _refused_request(error: ClientError, where: str) -> InputError:
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if status == 403:
         return InputError(
             f"{where}: access denied to {error.operation_name}: allow these credentials to list the bucket and to get, "
             "put and delete objects"
         )
-    return InputError(f"{where}: the server refuses {error.operation_name} with {code_of(error)} (HTTP {status})")
+    return InputError(f"{where}: the server refuses {error.operation_name} with {code} (HTTP {status})")
+
+
+def _no_tls(error: str) -> str:
+    if "hostname" in error.lower() or "ip address mismatch" in error.lower():
+        return "its TLS certificate is of another host: write the name that the certificate has"
+    if "expired" in error or "not yet valid" in error:
+        return "its TLS certificate is not valid today: renew it, or set this machine's clock"
+    if "CERTIFICATE_VERIFY_FAILED" in error:
+        return "no trusted TLS connection: set AWS_CA_BUNDLE to the file of the authority that signed its certificate"
+    return "no TLS connection: if the server speaks http, write http:// in its address"

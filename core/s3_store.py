@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -39,8 +40,9 @@ _NEXT = {
     "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
     "list_multipart_uploads": {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"},
 }
-# How often an upload meets another process's file, or loses its own, before it gives up.
+# How often an upload meets another process's file, or loses its own, or wrong bytes come, before it is given up.
 _ATTEMPTS = 3
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 # Tasks are given addresses only: what the flow said of a bucket holds for the whole process.
 _settings: dict[str, ArtifactsSection] = {}
@@ -130,12 +132,24 @@ class S3Store:
         return self._read_through(name, Path(os.devnull))
 
     def read(self, name: str) -> Versioned | None:
-        def read() -> Versioned:
+        def read() -> Versioned | None:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._key(name))
             with contextlib.closing(answer["Body"]) as body:
-                return Versioned(body.read(), answer["ETag"], _age(answer, answer["LastModified"]))
+                data = body.read()
+            if not _is_what_was_stored(data, answer):
+                return None
+            return Versioned(data, answer["ETag"], _age(answer, answer["LastModified"]))
 
-        return self._unless_missing(lambda: self._connection.whole_answer(read))
+        def read_again() -> Versioned:
+            for _ in range(_ATTEMPTS):
+                if (there := self._connection.whole_answer(read)) is not None:
+                    return there
+            raise InputError(
+                f"{self.uri}/{name}: the server at {self._connection.endpoint} gave {_ATTEMPTS} times other bytes than "
+                "were stored: run the same command again, and check the server, and any proxy before it"
+            )
+
+        return self._unless_missing(read_again)
 
     def create(self, name: str, data: bytes) -> bool:
         if self._artifacts.single_writer:
@@ -382,6 +396,17 @@ def _for_each(action: Callable[[str], None], names: Iterable[str]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.result()
+
+
+def _is_what_was_stored(data: bytes, answer: Mapping[str, Any]) -> bool:
+    """Whether these are all bytes of the object, as far as its length and the digest that we keep with it say so.
+
+    Who else wrote the object may have kept no digest.
+    """
+    kept = {key.lower(): value for key, value in answer.get("Metadata", {}).items()}.get("sha256", "")
+    if len(data) != answer.get("ContentLength", len(data)):
+        return False
+    return not _SHA256.fullmatch(kept) or hashlib.sha256(data).hexdigest() == kept
 
 
 def _age(answer: Mapping[str, Any], written: datetime) -> float:

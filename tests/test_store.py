@@ -692,10 +692,12 @@ def test_patience_ends(moto_place):
         ((404, "NoSuchBucket"), "there is no such bucket"),
         ((403, "InvalidAccessKeyId"), "refuses the credentials"),
         ((403, "SignatureDoesNotMatch"), "refuses the credentials"),
-        ((400, "ExpiredToken"), "refuses the credentials"),
+        ((400, "ExpiredToken"), "the session of the credentials has ended: set a new AWS_SESSION_TOKEN"),
         ((400, "AuthorizationHeaderMalformed"), "in another region"),
         ((403, "RequestTimeTooSkewed"), "the clock of this machine is wrong"),
-        ((400, "QuotaExceeded"), "the server refuses PutObject with QuotaExceeded"),
+        ((400, "QuotaExceeded"), "its space or quota is used up: free some"),
+        ((503, "XMinioStorageFull"), "its space or quota is used up: free some"),
+        ((400, "MalformedXML"), "the server refuses PutObject with MalformedXML"),
     ],
     ids=str,
 )
@@ -767,7 +769,7 @@ def test_a_mistyped_endpoint_is_given_up_early(credentials, monkeypatch):
     ):
         store.read("a")
     assert time.monotonic() - began < 10
-    with pytest.raises(InputError, match=r"'127\.0\.0\.1' .* is no address of a server"):
+    with pytest.raises(InputError, match=r"artifacts\.endpoint_url '127\.0\.0\.1' is no address of a server"):
         open_store("s3://mistyped/run", ArtifactsSection(endpoint_url="127.0.0.1")).read("a")
 
 

@@ -1,0 +1,151 @@
+"""Whether what came back is an answer of an S3 server: a page, a proxy or another service answers just as readily."""
+
+import http.client
+import re
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+# The outermost element of the answers that are documents.
+_DOCUMENTS = {
+    "CompleteMultipartUpload": "CompleteMultipartUploadResult",
+    "CreateMultipartUpload": "InitiateMultipartUploadResult",
+    "ListMultipartUploads": "ListMultipartUploadsResult",
+    "ListObjectsV2": "ListBucketResult",
+}
+_WITH_ETAG = {"GetObject", "HeadObject", "PutObject", "UploadPart"}
+# Headers that S3 servers send with every answer, or with an object of ours.
+_SIGNS = ("x-amz-request-id", "x-amz-id-2", "x-amz-meta-", "x-goog-")
+_REDIRECTS = {301, 302, 303, 307, 308}
+_GATEWAY_STATUS = {408, 429, 502, 503, 504}
+_SECONDS_TO_ASK = 3.0
+_FIRST_ELEMENT = re.compile(rb"^\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*)*<(?:[\w.-]+:)?([\w.-]+)", re.DOTALL)
+_MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+")
+
+
+class NotS3Error(Exception):
+    """What answers at an endpoint is no S3 server.
+
+    The message says what came instead, in no word of that server's; `advice` completes 'set the endpoint to ...'.
+    """
+
+    def __init__(self, message: str, advice: str = "the address of its S3 port"):
+        super().__init__(message)
+        self.advice = advice
+
+
+class Answer(NamedTuple):
+    """An answer to the S3 operation of that name; `body` is None where it is not read yet."""
+
+    operation: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | None
+
+    @property
+    def is_from_s3(self) -> bool | None:
+        """Whether an S3 server gave it; None if it could have come from anything, S3 included."""
+        is_page = self.media_type.endswith("html")
+        if self.status < 300:
+            if self.operation in _DOCUMENTS:
+                return self._is_document(_DOCUMENTS[self.operation])
+            if self.operation in _WITH_ETAG:
+                return "etag" in self.headers and (not is_page or self._is_signed)
+            return False if is_page else self._is_signed or None
+        if self._is_document("Error") or self._is_signed:
+            return not is_page
+        if self.is_of_a_gateway:
+            return None  # the server behind it may be one of S3's
+        if self.operation.startswith("Head") or self.status == 500:
+            # Nothing can be read in the first; the second may be a proxy's, and is botocore's for a document cut off.
+            may_be = {"", "application/xml", "text/xml"} | ({"text/plain"} if self.status == 500 else set())
+            return None if self.media_type in may_be and not self.redirects else False
+        return False
+
+    @property
+    def redirects(self) -> bool:
+        """Whether it names another address, and does not say as S3 does which region that is of."""
+        return self.status in _REDIRECTS and "x-amz-bucket-region" not in self.headers
+
+    @property
+    def is_of_a_gateway(self) -> bool:
+        """Whether it says that the server behind it is away or busy."""
+        return self.status in _GATEWAY_STATUS
+
+    @property
+    def media_type(self) -> str:
+        """The content type; empty where there is none."""
+        found = _MEDIA_TYPE.match(self.headers.get("content-type", ""))
+        return found.group().lower() if found else ""
+
+    def error(self) -> NotS3Error:
+        """What to say of an answer that is no S3 server's."""
+        if self.redirects:
+            target = _origin(self.headers.get("location", ""))
+            return NotS3Error(f"it redirects to {target or 'another address'}", "where the S3 server itself is")
+        is_empty = self.body == b"" and not self.operation.startswith("Head")
+        content = "an empty page" if is_empty else self.media_type or "no document of S3's"
+        # botocore makes a 500 of a 200 that it cannot read.
+        return NotS3Error(f"it answers {'' if self.status == 500 else f'HTTP {self.status} '}with {content}")
+
+    @property
+    def _is_signed(self) -> bool:
+        return any(name.lower().startswith(_SIGNS) for name in self.headers)
+
+    def _is_document(self, root: str) -> bool:
+        found = _FIRST_ELEMENT.match((self.body or b"")[:4000].removeprefix(b"\xef\xbb\xbf"))
+        return found is not None and found.group(1).decode() == root
+
+
+def _origin(address: str) -> str:
+    """Scheme, host and port of an address, without whatever else it holds; empty if it is none."""
+    try:
+        parts = urlsplit(address)
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.hostname}{port}" if parts.scheme and parts.hostname else ""
+
+
+def answer_of(operation: str, response: Mapping[str, Any]) -> Answer:
+    """The answer in botocore's `before-parse`; the body of an object is left to be read by who wants it."""
+    body = response["body"]
+    return Answer(operation, response["status_code"], response["headers"], body if isinstance(body, bytes) else None)
+
+
+def other_protocol(endpoint: str) -> NotS3Error | None:
+    """What to say if the server at an http:// address, asked plainly, speaks https or something else; None if not."""
+    address = urlsplit(endpoint)
+    if address.scheme != "http":
+        return None
+    host, port = address.hostname or "", address.port or 80
+    if _speaks_tls(host, port):
+        return NotS3Error("it speaks https, not http", "an address that begins with https://")
+    connection = http.client.HTTPConnection(host, port, timeout=_SECONDS_TO_ASK)
+    try:
+        connection.request("HEAD", "/")
+        connection.getresponse()
+    except http.client.RemoteDisconnected:
+        return None
+    except http.client.HTTPException:
+        return NotS3Error("it speaks no HTTP")
+    except OSError:
+        return None
+    finally:
+        connection.close()
+    return None
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection((host, port), timeout=_SECONDS_TO_ASK) as plain:
+            context.wrap_socket(plain, server_hostname=host).close()
+    except ssl.SSLError as error:
+        return "ALERT" in (error.reason or "")  # a refusal in TLS
+    except (OSError, ValueError):
+        return False
+    return True
