@@ -63,7 +63,7 @@ def actions(tmp_path):
         ((500, HTML, PAGE), "with text/html"),
         ((301, {"Location": "https://other.example:9/b?key=secret"}, b""), "it redirects to https://other.example:9:"),
         ((302, HTML | {"Location": "/login"}, PAGE), "it redirects to another address"),
-        ((308, HTML | {"Location": "https://[bad"}, PAGE), "it redirects to another address"),
+        ((308, HTML | {"Location": "https://[bad"}, PAGE), "its answer is no HTTP"),
     ],
     ids=lambda value: str(value)[:40],
 )
