@@ -17,13 +17,13 @@ from core.distributed import is_first
 from core.errors import InputError, system_line
 from core.progress import log_to_stderr
 from core.store import place
+from tasks.interruption import INTERRUPTED_LINE, Interrupted, interruptible
 from tasks.standard_streams import flush_streams, prepare_streams, put, put_error
 
 _POSITIONAL = {"config": "YAML file of the experiment", "uri": "folder or s3:// address of artefacts"}
 INPUT_ERROR_STATUS, INTERRUPTED_STATUS = 2, 130
 _SECONDS_FOR_THE_FIRST = 10
 _FINITE = ConfigDict(allow_inf_nan=False)
-INTERRUPTED_LINE = "interrupted; run the same command again to go on from the last checkpoint"
 
 
 def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = None) -> Any:
@@ -33,17 +33,18 @@ def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = 
     required options, those with one optional; `bool` is a switch, `bool | None` gives `--name/--no-name`;
     `Sequence[str]` is `--set`, which may be repeated. Option names take underscores or dashes. Parameters after `*` are
     not for the command line. Exits with 2 and one line for what the user can mend, with 3 where another process works
-    on the run, with 130 when interrupted.
+    on the run, with 130, 143 or 129 when interrupted by Ctrl-C, SIGTERM or SIGHUP.
     """
     prepare_streams()
     log_to_stderr()
     try:
         values = vars(_parser(function).parse_args(arguments))
-        return function(**_checked(function, values))
+        with interruptible():
+            return function(**_checked(function, values))
     except InputError as error:
         _leave(f"error: {error}", error.exit_status)
-    except KeyboardInterrupt:
-        _leave(INTERRUPTED_LINE, INTERRUPTED_STATUS)
+    except KeyboardInterrupt as error:
+        _leave(INTERRUPTED_LINE, error.status if isinstance(error, Interrupted) else INTERRUPTED_STATUS)
     except OSError as error:
         _leave(f"error: {system_line(error)}", INPUT_ERROR_STATUS)
     finally:
