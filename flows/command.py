@@ -2,11 +2,10 @@
 
 import functools
 import logging
-import os
-import signal
+import subprocess
 import threading
+import time
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any
 
 from prefect import Flow
@@ -14,36 +13,40 @@ from prefect.logging.configuration import setup_logging
 
 from core.config import load_config
 from core.store import Location
-from flows.prefect_api import configured_server, require_server
-from tasks.command_line import INTERRUPTED_LINE, INTERRUPTED_STATUS, run_command, say
+from flows.prefect_api import configured_server, require_server, server_errors
+from tasks.command_line import run_command, say
+from tasks.interruption import Leaving, interruptible
 
 __all__ = ["run_flow", "say"]
 
-# Ctrl-C stops Prefect's temporary server as well; the engine must not wait for it for minutes.
-_SECONDS_TO_REPORT_AN_INTERRUPT = 3
+# Seconds for the engine to end a run. A terminal's signal ends Prefect's temporary server too, for which the engine
+# would wait for minutes; one to this process alone leaves it alive, and a state may be on its way to a bucket.
+_SECONDS_WITHOUT_SERVER, _SECONDS_WITH_SERVER = 3, 8
+_SECONDS_FOR_THE_SERVER = 2
 
 
 def run_flow(flow: Flow[..., Any]) -> Any:
     """Result of the flow called with the command line's arguments, as `run_command` does with a function.
 
     Progress bars and results are on the terminal already, and a failure ends the command itself; Prefect's
-    records of both go to its server alone.
+    records of both go to its server alone. A temporary server ends with the command, however that ends.
     """
     setup_logging()
     for name in ("", *logging.root.manager.loggerDict):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.addFilter(_not_of_the_engine)
-    signal.signal(signal.SIGINT, _interrupt)
 
     @functools.wraps(flow.fn)
     def checked(config: Location, overrides: Sequence[str] = (), **options: Any) -> Any:
         load_config(config, overrides)  # a mistake is said before a server is started
         if (url := configured_server()) is not None:
             require_server(url)
-        return flow(config=config, overrides=overrides, **options)
+        with server_errors():
+            return flow(config=config, overrides=overrides, **options)
 
-    return run_command(checked)
+    with interruptible(_leave_soon, _end_temporary_server):
+        return run_command(checked)
 
 
 def _not_of_the_engine(record: logging.LogRecord) -> bool:
@@ -52,16 +55,34 @@ def _not_of_the_engine(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR and not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
 
 
-def _interrupt(*_: int | FrameType | None) -> None:
-    """Stop the run; leave for good if the engine has not ended it soon."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_soon(leaving: Leaving) -> None:
+    """Have the process left for good if the engine has not ended the run soon."""
     logging.disable()
-    leave = threading.Timer(_SECONDS_TO_REPORT_AN_INTERRUPT, _leave)
-    leave.daemon = True
-    leave.start()
-    raise KeyboardInterrupt
+
+    def watch() -> None:
+        began, server = time.monotonic(), _temporary_server()
+        while (waited := time.monotonic() - began) < _SECONDS_WITH_SERVER:
+            if server is not None and server.poll() is not None and waited >= _SECONDS_WITHOUT_SERVER:
+                break
+            time.sleep(0.1)
+        leaving.leave()
+
+    threading.Thread(target=watch, name="leave", daemon=True).start()
 
 
-def _leave() -> None:
-    os.write(2, f"{INTERRUPTED_LINE}\n".encode())
-    os._exit(INTERRUPTED_STATUS)
+def _end_temporary_server() -> None:
+    """What Prefect does at the end of the interpreter, for a process that does not come so far."""
+    server = _temporary_server()
+    if server is None:
+        return
+    server.terminate()
+    try:
+        server.wait(_SECONDS_FOR_THE_SERVER)
+    except subprocess.TimeoutExpired:
+        server.kill()
+
+
+def _temporary_server() -> subprocess.Popen[Any] | None:
+    from prefect.server.api.server import SubprocessASGIServer
+
+    return SubprocessASGIServer().server_process

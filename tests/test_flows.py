@@ -39,6 +39,7 @@ from flows.round_events import (
 )
 from flows.watch_data import watch_data
 from tests.commands import run
+from tests.processes import descendants
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -366,10 +367,22 @@ def test_a_config_without_prerequisites_finds_them_made(finished):
     assert record["inputs"]["stage2"]["sha256"] == sha256(made / "stage2/checkpoints/stage2_checkpoint_best.pt")
 
 
-@pytest.mark.parametrize("module", ["flows.adversarial_training", "tasks.continue_stage3"])
-def test_ctrl_c_leaves_a_resumable_state_and_one_line(experiment, finished, module):
+@pytest.mark.parametrize(
+    ("module", "number", "send"),
+    [
+        ("flows.adversarial_training", signal.SIGINT, os.killpg),  # as a terminal does
+        ("flows.adversarial_training", signal.SIGTERM, os.kill),  # as a scheduler or container does
+        ("tasks.continue_stage3", signal.SIGINT, os.killpg),
+        ("tasks.continue_stage3", signal.SIGHUP, os.kill),  # of a terminal that was closed
+    ],
+)
+def test_an_interruption_leaves_a_resumable_state_one_line_and_no_process(experiment, finished, module, number, send):
     judge = finished[1] / "round-01" / "discriminator" / "discriminator_best.pt"
     settings = ["rounds.epochs_per_round=100000", "training.epochs=100000", f"discriminator.checkpoint={judge}"]
+
+    def as_in_a_terminal():
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
     process = subprocess.Popen(
         [sys.executable, "-m", module, experiment, *[part for value in settings for part in ("--set", value)]],
         stdout=subprocess.PIPE,
@@ -377,19 +390,24 @@ def test_ctrl_c_leaves_a_resumable_state_and_one_line(experiment, finished, modu
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as in a terminal
+        preexec_fn=as_in_a_terminal,
     )
     for line in process.stderr:
         if "tiny epoch 2/" in line:
             break
-    os.killpg(process.pid, signal.SIGINT)
+    started = descendants(process.pid)
+    assert bool(started) == module.startswith("flows")
+    send(process.pid, number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
+    assert not [pid for pid in started if os.path.exists(f"/proc/{pid}")]
     last = errors.splitlines()[-1]
     assert last == "interrupted; run the same command again to go on from the last checkpoint"
     assert all(re.match(r"tiny epoch \d+/100000 ", line) for line in errors.splitlines()[:-1])
-    latest = next((experiment.parent / "artifacts" / "tiny").rglob("tiny_checkpoint_latest.pt"))
+    artifacts = experiment.parent / "artifacts"
+    latest = next((artifacts / "tiny").rglob("tiny_checkpoint_latest.pt"))
     assert load_checkpoint(latest, "checkpoint")["epoch"] >= 2
+    assert not list(artifacts.rglob("*.partial"))
 
 
 def test_the_command_prints_the_table_and_does_nothing_twice(finished, monkeypatch):
