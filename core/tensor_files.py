@@ -93,31 +93,32 @@ class _Reading:
         self._storages: set[int] = set()
         self._seen: set[int] = set()
 
-    def plain(self, value: Any) -> Any:
+    def plain(self, value: Any, *at: object) -> Any:
+        """`value`, which lies at these keys of the file's."""
         if isinstance(value, Tensor):
-            return self._tensor(value)
+            return self._tensor(value, ".".join(map(str, at)))
         if isinstance(value, dict | list):
             if id(value) not in self._seen:  # a list may hold itself
                 self._seen.add(id(value))
                 for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
-                    value[key] = self.plain(inner)
+                    value[key] = self.plain(inner, *at, key)
         elif isinstance(value, tuple):
-            return tuple(self.plain(inner) for inner in value)
+            return tuple(self.plain(inner, *at, index) for index, inner in enumerate(value))
         return value
 
-    def _tensor(self, tensor: Tensor) -> Tensor:
-        kind = _odd_kind(tensor)
+    def _tensor(self, tensor: Tensor, at: str) -> Tensor:
+        kind, where = _odd_kind(tensor), f" ({at})" if at else ""
         if kind is not None:
             raise InputError(
-                f"{self._name} is refused: it holds a {kind} tensor, only dense ones of real numbers are read: save it "
-                "as such"
+                f"{self._name} is refused: it holds a {kind} tensor{where}, only dense ones of real numbers are read: "
+                "save it as such"
             )
         bytes_, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
         self._held += bytes_
         if storage.nbytes() > self._size or self._held > max(_SHARED * self._size, _SMALL):
             raise InputError(
-                f"{self._name} is refused: it holds a tensor of shape {list(tensor.shape)}, more than its {self._size} "
-                "bytes can: save a copy of the tensor (.contiguous())"
+                f"{self._name} is refused: it holds a tensor of shape {list(tensor.shape)}{where}, more than its "
+                f"{self._size} bytes can: save a copy of the tensor (.contiguous())"
             )
         tensor = tensor.detach().resolve_neg()
         # Two tensors in one place would change together; of one that repeats itself no part can be changed.
