@@ -37,6 +37,8 @@ FIGURES_NAME, LAYOUTS_NAME, PICTURE_NAME = "audit.json", "layouts.npz", "layouts
 
 # Statistics of fewer layouts mean nothing.
 FEWEST = 10
+# Pictures in which walls and doors can be told, and that fit into memory by the hundred.
+_SIZES = (16, 1024)
 
 # By what they were made from.
 _references: dict[str, "Reference"] = {}
@@ -98,12 +100,25 @@ def audit_checkpoint(config: ExperimentConfig, checkpoint: Location, num_samples
     return _audit_model(config, paths, num_samples, seed)
 
 
-def audit_manifest(config: ExperimentConfig, manifest: Location, seed: int) -> Audit:
-    """Audit of the original layout pictures of a manifest, the config's filters applied."""
-    paths = {name: local_path(path) for name, path in _inputs(config).items()}
+def at_image_size(config: ExperimentConfig, image_size: int | None) -> ExperimentConfig:
+    """`config` for pictures of another working size, whatever its models take; itself without one."""
+    if image_size is None:
+        return config
+    if not _SIZES[0] <= image_size <= _SIZES[1]:
+        raise InputError(f"--image_size {image_size}: it must be from {_SIZES[0]} to {_SIZES[1]} pixels")
+    dataset = config.dataset.model_copy(update={"image_size": image_size})
+    return config.model_copy(update={"dataset": dataset})
+
+
+def audit_manifest(config: ExperimentConfig, manifest: Location, seed: int, real: Location | None = None) -> Audit:
+    """Audit of the original layout pictures of a manifest against those of another, the config's filters applied.
+
+    The other is `real`, or the config's. No model is needed.
+    """
+    real = config.required("dataset.manifest") if real is None else real
     rows = read_manifest(local_path(manifest), [config.dataset.outputs.rgb], config.dataset)
     layouts = read_maps(config, originals(rows))
-    return judge(layouts, make_reference(config, paths), seed)
+    return judge(layouts, make_reference(config, {"manifest": local_path(real)}), seed)
 
 
 def audit_stage(
@@ -136,11 +151,12 @@ def audit_stage(
 def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Reference:
     """What layouts of the config are judged against, from the manifest and the autoencoder at `paths`.
 
-    Made once in a process for the same files and settings.
+    Without an autoencoder it is for layouts in pictures, whose colours are judged by those of the real pictures. Made
+    once in a process for the same files and settings.
     """
     made_from = [config.audit, config.dataset, config.autoencoder, config.training.loss.perceptual]
     made_from += [config.training.train_split, config.training.split_seed, config.training.device]
-    made_from += [sha256(paths[name]) for name in ("manifest", "autoencoder")]
+    made_from += [(name, sha256(path)) for name, path in sorted(paths.items())]
     key = repr(made_from)
     if key not in _references:
         _references[key] = _make_reference(config, paths)
@@ -158,11 +174,13 @@ def _make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Refe
         )
     section = config.audit
     scale = section.pixels_per_metre or typical_scale(training, config.dataset.outputs.rgb, config.dataset.image_size)
-    autoencoder = load_autoencoder(paths["autoencoder"], config).to(pick_device(config.training.device))
     real = read_maps(config, training)
-    # Generated layouts come through the decoder, whose colours are not those of a palette to the last digit.
-    drawn = _reconstructed(config, training, autoencoder)
-    rules = calibrate(real.classes, drawn.off_palette, scale, section.pass_share)
+    shown = real
+    if "autoencoder" in paths:
+        # Generated layouts come through the decoder, whose colours are not those of a palette to the last digit.
+        autoencoder = load_autoencoder(paths["autoencoder"], config).to(pick_device(config.training.device))
+        shown = _reconstructed(config, training, autoencoder)
+    rules = calibrate(real.classes, shown.off_palette, scale, section.pass_share)
     features = FeatureSpace.fit(real.classes, config.training.loss.perceptual)
     return Reference(rules, real, read_maps(config, held_out), features)
 

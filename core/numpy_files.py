@@ -35,9 +35,7 @@ class NumpyFile:
         except OSError as error:
             raise InputError(f"{self._name} cannot be read ({error.strerror}): replace the file") from None
         if self.dtype.kind not in "fiu":
-            raise InputError(
-                f"{self._name} hold {_kind(self.dtype)}, not real numbers: write the latents as an array of float32"
-            )
+            raise InputError(f"{self._name} hold {_kind(self.dtype)}, not real numbers: write an array of float32")
         if fortran and len(self.shape) > 1:
             raise InputError(f"{self._name} is stored column by column: write it with numpy.ascontiguousarray")
         self._offset = self._file.tell()
@@ -93,4 +91,6 @@ def _header(file: object) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _kind(dtype: np.dtype) -> str:
-    return {"O": "Python objects", "c": "complex numbers", "b": "truth values"}.get(dtype.kind, f"{dtype.name} values")
+    return {"O": "Python objects", "c": "complex numbers", "b": "truth values"}.get(
+        dtype.kind, f"values of type {dtype.name}"
+    )

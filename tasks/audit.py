@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from json import dumps
 from typing import Any
 
-from core.audit import audit_checkpoint, audit_manifest, audit_stage
+from core.audit import at_image_size, audit_checkpoint, audit_manifest, audit_stage
 from core.config import load_config
 from core.errors import InputError
 from core.prerequisites import with_prerequisites
-from core.section import Samples, Seed
+from core.section import Samples, Seed, Side
 from core.store import Location
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task
@@ -31,21 +31,32 @@ def audit_now(
     config: Location,
     checkpoint: Location | None = None,
     layouts: Location | None = None,
+    real: Location | None = None,
+    image_size: Side | None = None,
     num_samples: Samples | None = None,
     seed: Seed | None = None,
     json: bool = False,
     overrides: Sequence[str] = (),
 ) -> str:
-    """Audit what a checkpoint draws, or the layout pictures of a manifest; nothing is written."""
-    experiment = with_prerequisites(load_config(config, overrides))
+    """Audit what a checkpoint draws, or the layout pictures of a manifest; nothing is written.
+
+    Pictures need no model: the real ones are those of `real`, or of the config's manifest, at `image_size` or the
+    config's.
+    """
     if (checkpoint is None) == (layouts is None):
         raise InputError("give either --checkpoint, a model to audit, or --layouts, a manifest of pictures")
+    if checkpoint is not None and (real is not None or image_size is not None):
+        raise InputError("--real and --image_size go with --layouts: a checkpoint is judged as its config says")
+    experiment = load_config(config, overrides)
     section = experiment.required("audit")
     seed = section.seed if seed is None else seed
     if checkpoint is not None:
+        experiment = with_prerequisites(experiment)
         found = audit_checkpoint(experiment, checkpoint, num_samples or section.num_samples, seed)
     else:
-        found = audit_manifest(experiment, layouts, seed)
+        if real is None and experiment.dataset.manifest is None:
+            experiment = with_prerequisites(experiment)
+        found = audit_manifest(at_image_size(experiment, image_size), layouts, seed, real)
     figures = found.as_json()
     return dumps(figures) if json else _table(figures)
 

@@ -56,6 +56,34 @@ def test_layouts_in_files_are_audited_too(audited, manifest):
     assert "viable" in audit_now(audited, layouts=manifest)
 
 
+@pytest.fixture
+def without_models(tmp_path):
+    """A config that names no model, no artefacts and no manifest."""
+    path = tmp_path / "bare.yaml"
+    path.write_text(
+        f"experiment: {{name: bare}}\naudit: {{pass_share: 0.5}}\nartifacts: {{root: {tmp_path / 'none'}}}\n"
+    )
+    return path
+
+
+def test_layouts_in_files_need_no_model(without_models, manifest):
+    said = json.loads(audit_now(without_models, layouts=manifest, real=manifest, image_size=32, json=True))
+    assert said["layouts"] == 12 and said["viable"] >= 0.5
+    assert said["rules"]["bounds"]["off_palette"] == [None, 0.0]  # of the pictures themselves
+    own = [f"dataset.manifest={manifest}"]
+    assert json.loads(audit_now(without_models, layouts=manifest, image_size=32, json=True, overrides=own)) == said
+    assert not (without_models.parent / "none").exists()
+
+
+def test_what_layouts_are_judged_against_is_asked_for(without_models, manifest):
+    with pytest.raises(InputError, match=r"dataset\.manifest is missing"):
+        audit_now(without_models, layouts=manifest)
+    with pytest.raises(InputError, match="--image_size 5: it must be from 16"):
+        audit_now(without_models, layouts=manifest, real=manifest, image_size=5)
+    with pytest.raises(InputError, match="--real and --image_size go with --layouts"):
+        audit_now(without_models, checkpoint="a.pt", real=manifest)
+
+
 def test_the_same_seed_draws_the_same_layouts_and_another_others(audited, stage2):
     config = with_prerequisites(load_config(audited))
     first, again, other = (audit_checkpoint(config, stage2, 10, seed) for seed in (7, 7, 8))

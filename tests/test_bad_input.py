@@ -210,7 +210,7 @@ def test_a_missing_manifest_is_named(refused, generate, stage3, tmp_path):
     [
         ("", "is empty: it needs a header"),
         ("layout_path,latent_path,is_empty\n", "has no rows: it needs at least one layout"),
-        ("\x00\x01\x02\n\x03", "has no column"),
+        ("a,b\n\x00\x01\x02\n\x03", "holds a NUL character in line 2"),
         ('a,b\n"1,2\n3,4,5,6\n', "is no readable CSV file"),
     ],
     ids=["0 bytes", "header only", "binary", "torn quotes"],
@@ -335,8 +335,8 @@ def test_stage3_refuses_packed_latents_that_are_not_whole_before_it_starts(refus
         refused(continue_stage3, options, "manifest row ", path, "damaged, cut short or no .npy file")
     packed(path, whole[..., :7])
     refused(continue_stage3, options, "manifest row ", path, "[96, 4, 8, 7]", "takes [N, 4, 8, 8]", "autoencoder")
-    packed(path, whole.astype(np.int32))
-    refused(continue_stage3, options, "manifest row ", path, "int32", "float32")
+    packed(path, whole.astype(np.complex64))
+    refused(continue_stage3, options, "manifest row ", path, "hold complex numbers, not real numbers")
     assert files_below(tmp_path / "out") == []
 
 
@@ -385,7 +385,7 @@ def test_retrain_names_latents_it_cannot_read(refused, retrain, tmp_path):
     refused(retrain_discriminator, options, folder, "do not exist: give")
     folder.mkdir()
     (folder / "notes.txt").write_text("no latents")
-    refused(retrain_discriminator, options, folder, "no .pt file", "give a file or folder of latents")
+    refused(retrain_discriminator, options, folder, "no .pt or .npy file", "give a file or folder of latents")
     one = folder / "one.pt"
     torch.save(torch.zeros(4, 8, 8), one)
     refused(retrain_discriminator, options, folder, "hold 1 latent", "at least two")
