@@ -213,21 +213,21 @@ def read_latent(path: str | Path, shape: Shape) -> Tensor:
             f"latent {path} has shape {list(latent.shape)}, the model takes {list(shape)}: "
             "encode the layouts with this config's autoencoder"
         )
-    return as_latents(latent, f"latent {path}").clone()  # a file may hold the storage of the batch it was cut from
+    return as_latents(
+        latent, f"latent {path}", "encode the layouts again"
+    ).clone()  # a file may hold the storage of the batch it was cut from
 
 
-def as_latents(values: Tensor, name: str) -> Tensor:
-    """`values` as float32, integers too; InputError, beginning with `name`, for truth values and what is not finite."""
+def as_latents(values: Tensor, name: str, remedy: str) -> Tensor:
+    """`values`, integers too, as float32; InputError with `name` and `remedy` if any is no finite number."""
     if values.dtype == torch.bool:
-        raise InputError(f"{name} holds truth values, not numbers: encode the layouts again")
+        raise InputError(f"{name} holds truth values, not numbers: {remedy}")
     if not values.is_floating_point():
         say_converted(str(values.dtype).removeprefix("torch."), name)
     converted = values.float()
     if not torch.isfinite(converted).all():
         beyond = torch.isfinite(values).all() if values.is_floating_point() else False
-        raise InputError(
-            f"{name} holds values that are {'beyond float32' if beyond else 'not finite'}: encode the layouts again"
-        )
+        raise InputError(f"{name} holds values that are {'beyond float32' if beyond else 'not finite'}: {remedy}")
     return converted
 
 
@@ -243,4 +243,4 @@ def read_pool(path: Path) -> Tensor:
         value = load_tensors(path, "latents")
     if not isinstance(value, Tensor) or value.dim() not in (3, 4):
         raise InputError(f"latents {path} hold no [N, C, h, w] or [C, h, w] tensor: generate them again")
-    return as_latents(value if value.dim() == 4 else value[None], f"latents {path}")
+    return as_latents(value if value.dim() == 4 else value[None], f"latents {path}", "generate them again")

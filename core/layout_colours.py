@@ -65,15 +65,17 @@ def count_colours(rgb: np.ndarray) -> Colours:
         return Colours(pixels, 0, 0, 0, 0, (0,) * len(_EXCHANGES), 0, True, (0, ()))
     unlabelled = classes_from_rgb(rgb) == UNLABELLED
     odd = rgb[unlabelled]
-    colours, counts = np.unique(rgb[unlabelled & _flat(rgb)], axis=0, return_counts=True)
-    structure = (colours[:, None] == _STRUCTURE).all(-1).any(1)
-    commonest = max(zip(counts.tolist(), map(tuple, colours.tolist()), strict=True), default=(0, ()))
+    packed = _packed(rgb)
+    numbers, counts = np.unique(packed[unlabelled & _flat(packed)], return_counts=True)
+    foreign = int(counts[~np.isin(numbers, _packed(_STRUCTURE))].sum())
+    most = int(counts.argmax()) if len(counts) else 0
+    colour = tuple(int(numbers[most]) >> shift & 255 for shift in (16, 8, 0)) if len(counts) else ()
+    commonest = (int(counts[most]) if len(counts) else 0, colour)
     far, *exchanged = (
         round(off_palette(look[..., order]).mean() * pixels) for order in ([0, 1, 2], *_EXCHANGES.values())
     )
     grey = bool((odd == odd[:, :1]).all())
-    flat, foreign = int(counts.sum()), int(counts[~structure].sum())
-    return Colours(pixels, len(odd), far, flat, foreign, tuple(exchanged), int(odd.max()), grey, commonest)
+    return Colours(pixels, len(odd), far, int(counts.sum()), foreign, tuple(exchanged), int(odd.max()), grey, commonest)
 
 
 def fault_of(pictures: Sequence[Colours], bounds: Bounds) -> str | None:
@@ -95,9 +97,14 @@ def fault_of(pictures: Sequence[Colours], bounds: Bounds) -> str | None:
     return f"{share}; they seem to be {kind}{most}: write each class in its colour of core/palette.py"
 
 
-def _flat(rgb: np.ndarray) -> np.ndarray:
+def _packed(rgb: np.ndarray) -> np.ndarray:
+    """The colours [..., 3] as one number each, int32 [...]."""
+    red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def _flat(packed: np.ndarray) -> np.ndarray:
     """Which pixels have the same colour as their neighbours above, to the left and between, bool [H, W]."""
-    packed = rgb[..., 0].astype(np.int32) << 16 | rgb[..., 1].astype(np.int32) << 8 | rgb[..., 2]
     flat = np.zeros(packed.shape, bool)
     here = packed[1:, 1:]
     flat[1:, 1:] = (here == packed[:-1, 1:]) & (here == packed[1:, :-1]) & (here == packed[:-1, :-1])

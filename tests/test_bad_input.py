@@ -329,7 +329,7 @@ def test_stage3_refuses_packed_latents_that_are_not_whole_before_it_starts(refus
     path = tmp_path / "packed.npy"
     manifest = with_rows(rows.assign(latent_path=str(path)))
     options = stage3(**{"dataset.manifest": str(manifest)})
-    refused(continue_stage3, options, "manifest row ", path, "do not exist: give")
+    refused(continue_stage3, options, "manifest row ", path, "does not exist: give")
     for size in (0, 60, whole.nbytes):
         packed(path, whole, size)
         refused(continue_stage3, options, "manifest row ", path, "damaged, cut short or no .npy file")

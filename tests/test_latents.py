@@ -1,6 +1,7 @@
 """Latents and pictures as training reads them: packed or a file each, held or read again, always the same."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -15,12 +16,14 @@ from PIL import Image
 
 from core import encode_layouts as encode_layouts_module
 from core import latents as latents_module
+from core import numpy_files
 from core.ahead import work_ahead
 from core.autoencoder import Autoencoder
 from core.encode_layouts import encode_layouts
 from core.errors import InputError
-from core.latents import Latents, PackedLatents, read_latent, write_packed
+from core.latents import Latents, PackedLatents, read_latent, read_pool, write_packed
 from core.layouts import LayoutPictures, as_classes, as_rgb, pictures_from_rgb
+from core.manifest import read_manifest, split_by_layout
 from core.palette import COLORS, NUM_CLASSES
 from core.records import run_stage
 from core.variants import COUNT, variant
@@ -103,6 +106,41 @@ def test_one_manifest_may_have_packed_files_and_single_ones(tmp_path, values):
     paths = [tmp_path / "a.npy"] * 8 + [tmp_path / "b.npy"] * 8 + single_files(tmp_path, values)[16:]
     rows = manifest_rows(paths, [*range(8), *range(8), *[None] * 8])
     check_every_order(Latents(rows, "latent_path", SHAPE, tmp_path), values)
+
+
+@pytest.mark.parametrize("held_bytes", [2**28, 0])
+@pytest.mark.parametrize("rows_a_file", [1, 3])
+def test_many_packed_files_take_few_open_ones(tmp_path, values, monkeypatch, held_bytes, rows_a_file):
+    monkeypatch.setattr(latents_module, "HELD_BYTES", held_bytes)
+    monkeypatch.setattr(latents_module, "_OPEN_FILES", 5)
+    paths = [tmp_path / f"{number // rows_a_file}.npy" for number in range(24)]
+    for start in range(0, 24, rows_a_file):
+        np.save(paths[start], values[start : start + rows_a_file].numpy())
+    before = len(os.listdir("/proc/self/fd"))
+    latents = Latents(manifest_rows(paths, np.arange(24) % rows_a_file), "latent_path", SHAPE, tmp_path / "scratch")
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    check_every_order(latents, values)
+    with pytest.raises(InputError, match=r"manifest row 24: latent_row is 7 and latents .* have rows 0 to"):
+        rows = manifest_rows(paths, [*(np.arange(23) % rows_a_file), 7])
+        Latents(rows, "latent_path", SHAPE, tmp_path / "scratch")
+
+
+def test_a_numpy_file_of_one_latent_needs_no_row(tmp_path, values):
+    for number, latent in enumerate(values):
+        np.save(tmp_path / f"{number}.npy", latent.numpy())
+    paths = [tmp_path / f"{number}.npy" for number in range(24)]
+    check_every_order(Latents(manifest_rows(paths), "latent_path", SHAPE, tmp_path), values)
+
+
+def test_integers_are_latents_and_that_is_said_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(numpy_files, "_said_of", set())
+    whole = torch.arange(4 * 64).reshape(SHAPE).to(torch.int16)
+    for name in ("a", "b"):
+        torch.save(whole, tmp_path / f"{name}.pt")
+        assert torch.equal(read_latent(tmp_path / f"{name}.pt", SHAPE), whole.float())
+    np.save(tmp_path / "pool.npy", whole[None].numpy())
+    assert torch.equal(read_pool(tmp_path / "pool.npy"), whole[None].float())
+    assert caplog.text.count("int16 numbers, which are read as float32") == 1
 
 
 def test_single_latents_may_have_a_batch_axis_and_share_storage(tmp_path, values):
@@ -279,6 +317,37 @@ def test_the_manifest_names_the_row_of_each_picture(encoding, config, tmp_path):
         rgb = np.asarray(Image.open(tmp_path / rows["layout_path"][row]))
         latent = autoencoder.encode(pictures_from_rgb(rgb[None].copy()).rgb)[0]
         assert torch.allclose(latent, torch.from_numpy(packed[row].copy()), atol=1e-4)
+
+
+def test_scenes_of_equal_names_keep_their_split_when_they_are_encoded(encoding, manifest, tmp_path):
+    rows = pd.read_csv(manifest)
+    for number, path in enumerate(rows["layout_path"]):
+        folder = tmp_path / f"scene_{number:02d}"
+        folder.mkdir()
+        shutil.copy(manifest.parent / path, folder / "layout.png")
+    rows["layout_path"] = [f"scene_{number:02d}/layout.png" for number in range(12)]
+    rows.to_csv(tmp_path / "manifest.csv", index=False)
+    (tmp_path / "out").mkdir()
+    made = encode(encoding, tmp_path / "out", **{"dataset.manifest": str(tmp_path / "manifest.csv")})
+    assert made == {"latents": 96, "layouts": 12}
+    splits = [
+        [
+            set(side["group"])
+            for side in split_by_layout(read_manifest(path, ["layout_path"], encoding.dataset), 0.8, 42)
+        ]
+        for path in (tmp_path / "manifest.csv", tmp_path / "out/manifest.csv")
+    ]
+    assert splits[0] == splits[1] and len(splits[0][1]) == 3
+    assert (tmp_path / "out/images/scene_03_layout_mirror.png").exists()
+
+
+def test_a_picture_named_twice_is_not_encoded(encoding, manifest, tmp_path):
+    rows = pd.read_csv(manifest)
+    rows["layout_path"] = [str(manifest.parent / path) for path in rows["layout_path"]]
+    rows.loc[5, "layout_path"] = rows["layout_path"][2]
+    rows.to_csv(tmp_path / "manifest.csv", index=False)
+    with pytest.raises(InputError, match="manifest rows 3 and 6 name the same picture"):
+        encode(encoding, tmp_path / "out", **{"dataset.manifest": str(tmp_path / "manifest.csv")})
 
 
 class Killed(BaseException):

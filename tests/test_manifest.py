@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from core.config import DatasetSection
+from core.errors import InputError
+from core.flags import flag
 from core.layout_groups import VARIANTS, layout_group
 from core.layouts import LayoutPictures, pictures_from_rgb, resize_layout
 from core.manifest import choose_rows, is_augmented, originals, read_manifest, split_by_layout
@@ -164,3 +166,107 @@ def test_pictures_are_read_once(folder):
     first = pictures.batch([0, 1]).rgb
     Path(rows["layout_path"][0]).unlink()
     assert torch.equal(pictures.batch([0, 1]).rgb, first)
+
+
+@given(
+    word=st.sampled_from(["true", "YES", " on ", "1", "1.0", "Wahr", "VRAI", "Prawda", "ИСТИНА"]),
+    other=st.text(max_size=6),
+)
+def test_a_flag_is_what_it_surely_means(word, other):
+    assert flag(word) is True and flag(True) is True and flag(0.0) is False and flag("Falsch") is False
+    meaning = flag(other)
+    assert meaning is flag(other.upper().strip()) or meaning is None or not other.isascii()
+    assert flag(f"{word}x") is None and flag("") is None and flag(float("nan")) is None
+
+
+@pytest.mark.parametrize("cell", ["maybe", "", "2", "x"])
+def test_a_cell_that_is_no_flag_is_named(folder, cell):
+    manifest = folder / "augmented" / "manifest.csv"
+    rows = pd.read_csv(manifest, dtype=str)
+    rows.loc[4, "is_augmented"] = cell
+    rows.to_csv(manifest, index=False)
+    with pytest.raises(InputError, match=r"manifest\.csv: row 5: is_augmented is .*write true or false"):
+        read(manifest)
+    rows["is_augmented"] = ""
+    rows.to_csv(manifest, index=False)
+    assert len(originals(read(manifest))) == 10  # by the names, as without the column
+
+
+_NAMES = st.from_regex(r"[a-c]{1,2}", fullmatch=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    houses=st.sets(st.tuples(_NAMES, _NAMES), min_size=2, max_size=6),
+    variants=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(VARIANTS), st.sampled_from("abc")), max_size=8),
+    prefix=st.sampled_from(["", "/data/set/", "D:\\\\data\\\\"]),
+)
+def test_a_house_is_never_on_both_sides_whatever_its_files_are_called(tmp_path_factory, houses, variants, prefix):
+    houses = sorted(houses)
+    rows = [{"layout_path": f"{prefix}{scene}/{name}.png", "is_augmented": "no"} for scene, name in houses]
+    owners = list(range(len(houses)))
+    for number, (house, variant, way) in enumerate(variants):
+        scene, name = houses[house % len(houses)]
+        path = {
+            "a": f"{prefix}{scene}/{name}_{variant}.png",
+            "b": f"augmented/{scene}\\{name}_{variant}.png",
+            "c": f"other/{number}.png",
+        }[way]
+        source = f"E:\\x\\{scene}\\{name}.PNG" if way == "c" else None
+        rows.append({"layout_path": path, "is_augmented": "yes", "original_path": source})
+        owners.append(house % len(houses))
+    path = tmp_path_factory.mktemp("manifest") / "m.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    try:
+        groups = read(path)["group"].tolist()
+    except InputError as refused:  # of a/b and a/b_b, say
+        assert "rename one" in str(refused) or "original_path" in str(refused)
+        return
+    of_house = {owner: group for owner, group in zip(owners, groups, strict=True) if owner < len(houses)}
+    assert len(set(groups[: len(houses)])) == len(houses)
+    assert [of_house[owner] for owner in owners] == groups
+
+
+def test_one_name_in_many_folders_is_many_layouts(folder):
+    paths = [f"scene_{number}/layout.png" for number in range(4)] + [f"scene_{n}/layout_rot90.png" for n in range(4)]
+    manifest = folder / "m.csv"
+    pd.DataFrame({"layout_path": paths}).to_csv(manifest, index=False)
+    rows = read(manifest)
+    assert rows["group"].tolist() == [f"scene_{number}_layout" for number in range(4)] * 2
+    assert rows["stem"].is_unique and is_augmented(rows).tolist() == [False] * 4 + [True] * 4
+
+
+def test_a_prefix_is_a_folder(tmp_path):
+    for text, remap, expected in [
+        ("/data/a.png", {"/data": "/new"}, "/new/a.png"),
+        ("/data/a.png", {"/data/": "/new"}, "/new/a.png"),
+        ("/database/a.png", {"/data": "/new"}, "/database/a.png"),
+        ("d:\\data\\b\\a.png", {"D:/data": "/new"}, "/new/b/a.png"),
+        ("a.png", {"": "/new"}, "/new/a.png"),
+    ]:
+        assert str(resolve_path(text, tmp_path / "m.csv", remap)) == expected
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_separators_and_quotes_are_read(tmp_path, separator):
+    path = tmp_path / "m.csv"
+    cells = [["layout_path", "note"], [f'"a{separator}b.png"', "NA"], ["c.png", "1.5"]]
+    path.write_text("\n".join(separator.join(line) for line in cells))
+    rows = read(path)
+    assert [Path(text).name for text in rows["layout_path"]] == [f"a{separator}b.png", "c.png"]
+    assert rows["note"].isna().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("layout_path,a,a\n", "two columns called a"),
+        ("layout_path,a\nx,1\ny,2,3\n", "has 3 cells in line 3, its header has 2"),
+        ("layout_path\nx\ny\0\n", "NUL character in line 3"),
+        ('layout_path\n"x\n', "no readable CSV file"),
+    ],
+)
+def test_a_damaged_manifest_is_refused_by_line(tmp_path, content, word):
+    (tmp_path / "m.csv").write_text(content)
+    with pytest.raises(InputError, match=word):
+        read(tmp_path / "m.csv")
