@@ -173,8 +173,8 @@ def _make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Refe
             "give more layouts, another training.train_split, or audit: null"
         )
     section = config.audit
+    real = read_maps(config, training)  # first: it names the row of a picture that is none
     scale = section.pixels_per_metre or typical_scale(training, config.dataset.outputs.rgb, config.dataset.image_size)
-    real = read_maps(config, training)
     shown = real
     if "autoencoder" in paths:
         # Generated layouts come through the decoder, whose colours are not those of a palette to the last digit.
