@@ -14,7 +14,7 @@ from typing import Any
 from core import distributed
 from core.artifacts import PUBLISHING_NAME, RECORD_NAME, STATE_FOLDER
 from core.errors import InputError
-from core.files import require_writable
+from core.files import open_input, require_writable
 from core.lease import publishing_store
 from core.made_files import foreign_file
 from core.ownership import Owner, refuse_others
@@ -146,6 +146,8 @@ def describe_input(location: Location, name: str) -> dict[str, Any]:
     if recorded is None:
         entry = open_store(split_location(location)[0]).measure(split_location(location)[1])
         if entry is None:
+            if not is_remote(location):
+                open_input(location, f"{name} input").close()  # says what it is, if it is there
             raise InputError(f"{name} input {location} does not exist: give the path of an existing file")
     else:
         store, file, entries = recorded
