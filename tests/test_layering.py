@@ -23,3 +23,9 @@ def test_imports_point_downwards(path):
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported.add(node.module.split(".")[0])
     assert not imported & FORBIDDEN[path.parts[0]]
+
+
+def test_only_one_module_writes_to_the_terminal():
+    """What a command says passes through `say`, so that a closed or full output ends every command alike."""
+    writers = {path for path in FILES if "sys.stdout" in path.read_text() or "sys.__stdout__" in path.read_text()}
+    assert writers == {Path("tasks/standard_streams.py")}

@@ -27,7 +27,7 @@ from core import s3_client, s3_store
 from core.download_cache import DownloadCache
 from core.errors import InputError
 from core.ordered_hash import HashedFile
-from core.store import ArtifactsSection, Entry, open_store
+from core.store import ArtifactsSection, Entry, artifacts_of_options, open_store
 
 pytest_plugins = ["tests.storage_servers"]
 
@@ -769,8 +769,11 @@ def test_a_mistyped_endpoint_is_given_up_early(credentials, monkeypatch):
     ):
         store.read("a")
     assert time.monotonic() - began < 10
-    with pytest.raises(InputError, match=r"artifacts\.endpoint_url '127\.0\.0\.1' is no address of a server"):
-        open_store("s3://mistyped/run", ArtifactsSection(endpoint_url="127.0.0.1")).read("a")
+    with pytest.raises(InputError, match=r"--endpoint_url: '127\.0\.0\.1' is no address of a server"):
+        artifacts_of_options(endpoint_url="127.0.0.1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1")
+    with pytest.raises(InputError, match=r"AWS_ENDPOINT_URL '127\.0\.0\.1' is no address of a server"):
+        open_store("s3://mistyped/other").read("a")
 
 
 def test_settings_are_remembered_for_the_bucket(radosgw_place):
