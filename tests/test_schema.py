@@ -99,6 +99,14 @@ def test_every_path_is_expanded_and_recorded_expanded(minimal, monkeypatch, tmp_
         monkeypatch.setenv("HOME", "/home/of/someone")
 
 
+def test_what_a_prefix_of_paths_becomes_here_is_a_place(minimal, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/someone")
+    config = load_config(minimal, ["dataset.path_remap={/work3/a: ~/a, 'C:\\\\b': ''}"])
+    assert config.dataset.path_remap == {"/work3/a": "/home/of/someone/a", "C:\\\\b": ""}
+    for value in ("s3:/x", "$UNDEFINED_OF_TEST/x"):
+        assert "dataset.path_remap" in refusal(minimal, f"dataset.path_remap={{/a: {value}}}")
+
+
 NO_PLACES = {
     "''": "is empty",
     "'  '": "is empty",

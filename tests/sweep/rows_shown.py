@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from core.config import load_config
 from core.errors import InputError
 from core.store import artifacts_of_options, open_store
+from flows.prefect_api import configured_server
 from tests.sweep.ground import Ground, Row
 
 TITLE = "Secrets and control characters"
@@ -51,10 +53,6 @@ def _in_the_environment(name: str) -> Callable[[Ground], Any]:
 
 def _prefect(url: str) -> Callable[[Ground], Any]:
     def read(ground: Ground) -> Any:
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
-        from flows.prefect_api import configured_server
-
         with temporary_settings({PREFECT_API_URL: url}):
             return configured_server()
 
