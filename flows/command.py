@@ -1,8 +1,8 @@
 """A flow as a command: its own lines on the terminal, Prefect's engine silent."""
 
+import contextlib
 import functools
 import logging
-import subprocess
 import threading
 import time
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from prefect.logging.configuration import setup_logging
 from core.config import load_config
 from core.store import Location
 from flows.prefect_api import configured_server, require_server, server_errors
+from flows.temporary_server import end_server, server_process, temporary_server
 from tasks.command_line import run_command, say
 from tasks.interruption import Leaving, interruptible
 
@@ -22,7 +23,6 @@ __all__ = ["run_flow", "say"]
 # Seconds for the engine to end a run. A terminal's signal ends Prefect's temporary server too, for which the engine
 # would wait for minutes; one to this process alone leaves it alive, and a state may be on its way to a bucket.
 _SECONDS_WITHOUT_SERVER, _SECONDS_WITH_SERVER = 3, 8
-_SECONDS_FOR_THE_SERVER = 2
 
 
 def run_flow(flow: Flow[..., Any]) -> Any:
@@ -42,10 +42,10 @@ def run_flow(flow: Flow[..., Any]) -> Any:
         load_config(config, overrides)  # a mistake is said before a server is started
         if (url := configured_server()) is not None:
             require_server(url)
-        with server_errors():
+        with server_errors(), temporary_server() if url is None else contextlib.nullcontext():
             return flow(config=config, overrides=overrides, **options)
 
-    with interruptible(_leave_soon, _end_temporary_server):
+    with interruptible(_leave_soon, end_server):
         return run_command(checked)
 
 
@@ -60,7 +60,7 @@ def _leave_soon(leaving: Leaving) -> None:
     logging.disable()
 
     def watch() -> None:
-        began, server = time.monotonic(), _temporary_server()
+        began, server = time.monotonic(), server_process()
         while (waited := time.monotonic() - began) < _SECONDS_WITH_SERVER:
             if server is not None and server.poll() is not None and waited >= _SECONDS_WITHOUT_SERVER:
                 break
@@ -68,21 +68,3 @@ def _leave_soon(leaving: Leaving) -> None:
         leaving.leave()
 
     threading.Thread(target=watch, name="leave", daemon=True).start()
-
-
-def _end_temporary_server() -> None:
-    """What Prefect does at the end of the interpreter, for a process that does not come so far."""
-    server = _temporary_server()
-    if server is None:
-        return
-    server.terminate()
-    try:
-        server.wait(_SECONDS_FOR_THE_SERVER)
-    except subprocess.TimeoutExpired:
-        server.kill()
-
-
-def _temporary_server() -> subprocess.Popen[Any] | None:
-    from prefect.server.api.server import SubprocessASGIServer
-
-    return SubprocessASGIServer().server_process
