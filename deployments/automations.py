@@ -16,7 +16,9 @@ SILENCE = timedelta(seconds=180)
 ONE_DEATH = timedelta(minutes=5)
 # Not "Crashed": on SQLite the server often fails to note an end for this trigger ("database is locked"), and then drops
 # the event for all triggers, those that start a crashed run again included. What has ended is not marked as crashed.
-_ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled")}
+_ENDS = ("Completed", "Failed", "Cancelled")
+# No engine works on a run in these, or it waits for a person: from then on silence says nothing.
+_WAITS = ("Suspended", "Paused", "Scheduled", "Late", "Pending", "AwaitingRetry", "AwaitingConcurrencySlot")
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 
 
@@ -32,7 +34,7 @@ def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
                 match={"prefect.resource.id": "prefect.flow-run.*"},
                 match_related={"prefect.resource.id": "prefect.tag.layouts", "prefect.resource.role": "tag"},
                 after={_HEARTBEAT},
-                expect={_HEARTBEAT, *_ENDS},
+                expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in (*_ENDS, *_WAITS))},
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
@@ -40,9 +42,7 @@ def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
             ),
             actions=[ChangeFlowRunState(state="CRASHED", message="no heartbeat: the machine is gone")],
         ),
-        _restart("three-rounds", deployments["three-rounds"], config=None, overrides=[], wait=False, fork_from=None),
-        _restart("next-round", next_round, config=None, number=None, overrides=[], extra=False),
-        _restart("prerequisites", deployments["prerequisites"], config=None, overrides=[], wait=False),
+        *(_restart(name, deployments[name]) for name in ("three-rounds", "next-round", "prerequisites")),
         AutomationCore(
             name="layouts: next round when viability is saturated",
             description="Bad latents are made anew and the discriminator is retrained on them.",
@@ -65,13 +65,14 @@ def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
     ]
 
 
-def _restart(name: str, deployment: UUID, **defaults: Any) -> AutomationCore:
+def _restart(name: str, deployment: UUID) -> AutomationCore:
     """Starts a crashed run of the deployment again, once, with its own parameters and how often it crashed.
 
-    A new run: rescheduling the crashed one would let two engines do it, as both executor and worker report a death.
+    All of its parameters: where the server refuses one, nothing is started. A new run: rescheduling the crashed one
+    would let two engines do it, as both executor and worker report a death.
     """
-    parameters = {key: _value(f"flow_run.parameters['{key}']", default) for key, default in defaults.items()}
-    parameters["restarts"] = _value("((flow_run.parameters['restarts'] | default(0)) + 1)")
+    crashes = "(flow_run.parameters['restarts'] | default(0)) + 1"
+    parameters = _computed(f"dict(flow_run.parameters, restarts={crashes})")
     return AutomationCore(
         name=f"layouts: start a crashed {name} again",
         description="It goes on where the crashed run was.",
@@ -104,6 +105,11 @@ def _run(deployment: UUID, parameters: Mapping[str, Any]) -> RunDeployment:
 
 
 def _value(expression: str, default: Any = None) -> dict[str, Any]:
-    """A parameter computed from the event with its type kept: a plain template would make every value a string."""
-    template = f"{{{{ {expression} | default({default!r}) | tojson }}}}"
+    """A parameter computed from the event with its type kept."""
+    return _computed(f"{expression} | default({default!r})")
+
+
+def _computed(expression: str) -> dict[str, Any]:
+    """A value computed by the server: a plain template would make every one a string."""
+    template = f"{{{{ ({expression}) | tojson }}}}"
     return {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": template}}

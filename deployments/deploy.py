@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from prefect.automations import AutomationCore
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentUpdate, GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import (
@@ -30,7 +30,7 @@ from prefect.settings import (
 from core.errors import InputError
 from deployments.automations import automations
 from flows.gpu_slot import GPU_LIMIT
-from flows.prefect_api import configured_server, require_server
+from flows.prefect_api import configured_server, require_server, server_errors
 from tasks.command_line import run_command, say
 
 WORK_POOL = "layouts"
@@ -47,7 +47,7 @@ def deploy(directory: str = str(_ROOT)) -> None:
     """
     url = configured_server() or LOCAL_SERVER
     require_server(url)
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    with temporary_settings({PREFECT_API_URL: url}), server_errors(), get_client(sync_client=True) as client:
         steps = [_address(url), _work_pool(client), _gpu_limit(client), _deployments(client, directory)]
         changes = [change for step in [*steps, _automations(client)] for change in step]
     say(f"{url}: {', '.join(changes) if changes else 'everything is there already'}")
@@ -87,6 +87,8 @@ def _deployments(client: SyncPrefectClient, directory: str) -> Iterator[str]:
         done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise InputError(f"{_FILE.name} cannot be deployed: {' '.join((done.stdout + done.stderr).split())[-400:]}")
+    for deployment in _ours(client).values():
+        _refuse_unknown_parameters(client, deployment)
     for name, deployment in _ours(client).items():
         known = before.get(name)
         if known is None:
@@ -98,6 +100,13 @@ def _deployments(client: SyncPrefectClient, directory: str) -> Iterator[str]:
                 client.update_deployment_schedule(deployment.id, schedule.id, active=switched[schedule.slug])
         if _described(known) != _described(deployment):
             yield f"deployment {name} updated"
+
+
+def _refuse_unknown_parameters(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
+    """Have the server refuse a run with a misspelt parameter, however it is started; a flow would only crash on it."""
+    schema = {**deployment.parameter_openapi_schema, "additionalProperties": False}
+    wanted = DeploymentUpdate(parameter_openapi_schema=schema, enforce_parameter_schema=True)
+    client.update_deployment(deployment.id, wanted)
 
 
 def _automations(client: SyncPrefectClient) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """A real Prefect server and a real process worker, with everything deployed, as a user has them."""
 
 import contextlib
+import datetime
 import functools
 import os
 import signal
@@ -11,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from prefect.automations import AutomationCore
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId, LogFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun
@@ -88,6 +90,23 @@ class Orchestration:
         wanted = {"event": {"prefix": ["layouts."]}, "resource": {"id": [f"layouts.run.{config.stem}"]}, "order": "ASC"}
         answer = httpx.post(f"{self.url}/events/filter", json={"filter": wanted}).raise_for_status()
         return answer.json()["events"]
+
+    def emit(self, event: str, run: FlowRun) -> None:
+        """An event about a run of ours, as its engine sends it."""
+        related = [{"prefect.resource.id": "prefect.tag.layouts", "prefect.resource.role": "tag"}]
+        resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+        now = datetime.datetime.now(datetime.UTC).isoformat()
+        sent = {"event": event, "resource": resource, "related": related, "occurred": now, "id": str(uuid4())}
+        httpx.post(f"{self.url}/events", json=[sent]).raise_for_status()
+
+    @contextlib.contextmanager
+    def automation(self, wanted: AutomationCore) -> Iterator[None]:
+        """One more automation inside."""
+        made = self.client.create_automation(wanted)
+        try:
+            yield
+        finally:
+            self.client.delete_automation(made)
 
     @contextlib.contextmanager
     def switched_on(self, automation: str) -> Iterator[None]:

@@ -8,17 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from prefect import flow
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import ArtifactFilter
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.states import Cancelling
+from prefect.states import AwaitingConcurrencySlot, AwaitingRetry, Cancelling, Running, Suspended
 
 from core.config import load_config
 from core.rounds import read_decision
 from core.run_status import find_problems
+from deployments.automations import automations
 from flows.round_events import DATA_CHANGED, ROUND_COMPLETED, VIABILITY_SATURATED
 from tests.conftest import own_copy
 
@@ -27,6 +30,7 @@ pytestmark = pytest.mark.timeout(600)
 # Long enough to be met at work.
 LONG = "rounds.epochs_per_round=30"
 NEXT = "adversarial-round/next-round"
+ANY_DEPLOYMENTS = {name: UUID(int=0) for name in ("three-rounds", "next-round", "prerequisites")}
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(
     assert prefect.finished(first).state.is_crashed()
     second = prefect.until(lambda: prefect.runs_on(deployment, tiny)[1:], "not started again")[0]
     assert first.parameters == {"config": str(tiny), "overrides": overrides}
-    assert second.parameters == {**first.parameters, "wait": False, "fork_from": None, "restarts": 1}
+    assert second.parameters == {**first.parameters, "restarts": 1}
     assert prefect.finished(second).state.is_completed()
     assert rounds_done(tiny) == ["round-01", "round-02", "round-03"]
     assert not find_problems(str(run_folder(tiny)))
@@ -207,10 +211,35 @@ def test_a_bad_parameter_is_refused_before_anything_starts(prefect, tiny):
             prefect.start(NEXT, tiny, **parameters)
     with pytest.raises(PrefectHTTPStatusError, match=r"409|422"):
         prefect.start(NEXT, tiny.with_suffix(".txt"))
+    for deployment in (NEXT, "adversarial-training/three-rounds", "prerequisites/prerequisites"):
+        with pytest.raises(PrefectHTTPStatusError, match="409") as refused:
+            prefect.start(deployment, tiny, override=["rounds.count=3"])  # for `overrides`
+        assert "'override' was unexpected" in refused.value.response.text
     unknown = ["--param", f"config={tiny}", "--param", "nonsense=1"]
     refused = prefect.command("prefect", "deployment", "run", NEXT, *unknown)
     assert refused.returncode == 1 and "nonsense" in refused.stdout
     assert len(prefect.runs(NEXT)) == known
+
+
+@flow
+def waits():
+    """Stands for a run of ours."""
+
+
+def test_a_run_that_waits_is_not_taken_for_one_whose_machine_is_gone(prefect):
+    """A run is silent for long while it is suspended, or waits to be tried again or for a slot."""
+    (noticing,) = [wanted for wanted in automations(ANY_DEPLOYMENTS) if "machine is gone" in wanted.name]
+    short = noticing.trigger.model_copy(update={"within": datetime.timedelta(seconds=10)})
+    with prefect.automation(noticing.model_copy(update={"name": "in ten seconds", "trigger": short})):
+        dies, *waiting = [prefect.client.create_flow_run(waits, tags=["layouts"], state=Running()) for _ in range(4)]
+        for run in (*waiting, dies):
+            prefect.emit("prefect.flow-run.heartbeat", run)
+        for run, state in zip(waiting, (Suspended(), AwaitingRetry(), AwaitingConcurrencySlot()), strict=True):
+            prefect.client.set_flow_run_state(run.id, state, force=True)
+        assert prefect.finished(dies, seconds=60).state.is_crashed()
+        time.sleep(6)  # a round of the server's looking at what is silent
+        names = [prefect.client.read_flow_run(run.id).state.name for run in waiting]
+    assert names == ["Suspended", "AwaitingRetry", "AwaitingConcurrencySlot"]
 
 
 def test_what_a_user_can_mend_is_the_run_s_message(prefect, tiny):
