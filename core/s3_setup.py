@@ -26,16 +26,16 @@ _WRITTEN = {
 
 def make_client(bucket: str, artifacts: ArtifactsSection, connections: int) -> BaseClient:
     """A client for the bucket; InputError for a setting, of ours or of AWS's, that cannot be right."""
-    if artifacts.endpoint_url is not None:
-        _require_address(artifacts.endpoint_url, "artifacts.endpoint_url")
     try:
         # A session is not safe for threads, so it is this client's own.
         session = boto3.session.Session()
         _require_credentials(session)
-        client = session.client("s3", endpoint_url=artifacts.endpoint_url, config=_config(connections, {}))
-        endpoint, setting = client.meta.endpoint_url, endpoint_setting(client, artifacts)
-        if setting is None:
-            return client
+        endpoint, setting = artifacts.endpoint_url, "artifacts.endpoint_url"
+        if endpoint is None or _is_aws(endpoint):
+            client = session.client("s3", endpoint_url=endpoint, config=_config(connections, {}))
+            if _is_aws(client.meta.endpoint_url):
+                return client
+            endpoint, setting = client.meta.endpoint_url, _setting_outside()
         _require_address(endpoint, setting)
         _require_certificates(session, endpoint)
         # Servers other than AWS know buckets as folders only, and often none of the newer checksums.
@@ -45,8 +45,7 @@ def make_client(bucket: str, artifacts: ArtifactsSection, connections: int) -> B
             "response_checksum_validation": "when_required",
         }
         region = session.region_name or "us-east-1"
-        options = {"endpoint_url": artifacts.endpoint_url, "config": _config(connections, elsewhere)}
-        return session.client("s3", region, **options)
+        return session.client("s3", region, endpoint_url=endpoint, config=_config(connections, elsewhere))
     except S3_ERRORS as error:
         raise refusal(error, bucket, artifacts.endpoint_url or "AWS") from None
     except (ValueError, AttributeError, TypeError, OSError) as error:
@@ -64,7 +63,11 @@ def endpoint_setting(client: BaseClient, artifacts: ArtifactsSection) -> str | N
     """What names the server that the client talks to; None for AWS, which needs no name."""
     if artifacts.endpoint_url is not None:
         return "artifacts.endpoint_url"
-    return None if ".amazonaws.com" in client.meta.endpoint_url else _setting_outside()
+    return None if _is_aws(client.meta.endpoint_url) else _setting_outside()
+
+
+def _is_aws(endpoint: str) -> bool:
+    return ".amazonaws.com" in endpoint
 
 
 def _setting_outside() -> str:

@@ -14,6 +14,7 @@ from typing import IO, Any
 from prefect.settings import (
     PREFECT_SERVER_DATABASE_CONNECTION_URL,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    PREFECT_SERVER_LOGGING_LEVEL,
     get_current_settings,
     temporary_settings,
 )
@@ -43,6 +44,8 @@ def temporary_server() -> Iterator[None]:
     changed: dict[Any, Any] = {}
     if "startup_timeout_seconds" not in server.ephemeral.model_fields_set:
         changed[PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS] = _SECONDS_TO_START
+    if "logging_level" not in server.model_fields_set:
+        changed[PREFECT_SERVER_LOGGING_LEVEL] = "CRITICAL"  # the terminal is the command's; what fails comes back
     if not _DATABASE_SETTINGS & server.database.model_fields_set and not _is_ours():
         _folders.append(tempfile.mkdtemp(prefix="prefect-"))
         atexit.register(_remove_folders)
