@@ -88,7 +88,7 @@ def test_who_is_not_let_in_is_told_what_to_set(settings, words):
 
 def test_a_key_that_cannot_be_sent_is_not_shown():
     with answering(served(VERSION)) as url, with_settings(PREFECT_API_KEY="hidden\nkey"):
-        with pytest.raises(InputError, match="PREFECT_API_KEY, .* holds a line break") as error:
+        with pytest.raises(InputError, match=r"PREFECT_API_KEY, .* holds a line break") as error:
             require_server(f"{url}/api")
         assert "hidden" not in str(error.value)
 
