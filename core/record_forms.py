@@ -113,9 +113,9 @@ class _RoundMetrics(_Form):
     first_epoch: Count
     viability_before: float
     viability_after: float
-    viability_floor: float
     discriminator_val_acc: float
     discriminator_weight: Number = None
+    viability_floor: float = 0
     viable: Number = None
     viable_before: Number = None
     noise_before: Number = None

@@ -19,7 +19,8 @@ SATURATED, TOO_EASY = 0.8, 0.9
 
 def announce_round(record: dict[str, Any], config: Location, overrides: Sequence[str]) -> None:
     """Emit what a finished round means: that it is finished, and whether the discriminator has nothing left to say."""
-    floor = record["metrics"]["viability_floor"]
+    metrics = record["metrics"]
+    floor = metrics.get("viability_floor", metrics["viability_after"])
     announce(ROUND_COMPLETED, record["experiment"], config, overrides, round=record["round"], viability=floor)
     for event, bound in ((VIABILITY_SATURATED, SATURATED), (DISCRIMINATOR_TOO_EASY, TOO_EASY)):
         if floor > bound:
