@@ -260,6 +260,8 @@ def load_checkpoint(path: Path, what: str) -> dict[str, Any]:
         raise InputError(
             f"{what} {path} is no checkpoint: it holds no state_dict and config; give a file of a training stage"
         )
+    if not form.is_plain_tree(parts[1]):
+        raise InputError(f"{what} {path} has a config of more than text and numbers: give a file of a training stage")
     return checkpoint | {"state_dict": without_wrappers(parts[0])}
 
 

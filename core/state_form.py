@@ -26,6 +26,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # More epochs or steps than anybody trains; larger numbers are no counts.
 _MOST = 10**9
+_MOST_VALUES = 100_000
 # DistributedDataParallel and torch.compile put these into the names of weights.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module"}
 
@@ -111,7 +112,8 @@ def checked_optimizer(
     groups, named = state.get("param_groups"), list(module.named_parameters())
     if not isinstance(groups, list) or not all(isinstance(group, Mapping) for group in groups):
         raise source.error(field, "holds no param_groups")
-    if [group.get("params") for group in groups] != [group["params"] for group in own["param_groups"]]:
+    numbered = [group.get("params") for group in groups]
+    if not is_plain_tree(numbered) or numbered != [group["params"] for group in own["param_groups"]]:
         raise source.error(field, f"is not of the {len(named)} parameters of the model")
     moments = state["state"]
     if steps == 0 and not moments:
@@ -181,7 +183,7 @@ def rows(value: Any, epochs: int | None, field: str, source: Source) -> list[dic
     checked = []
     for epoch, row in enumerate(value, 1):
         place = f"{field}, row {epoch}"
-        if row.get("epoch") != epoch or not all(isinstance(name, str) for name in row):
+        if not is_plain_tree(dict(row)) or row.get("epoch") != epoch or not all(isinstance(name, str) for name in row):
             raise source.error(place, f"is not that of epoch {epoch}")
         figures = {name: number(figure, f"{place}, {name}", source) for name, figure in row.items()}
         checked.append(figures | {"epoch": count(row["epoch"], place, source)})
@@ -208,6 +210,23 @@ def is_plain(value: Tensor, dtypes: Sequence[torch.dtype] = _FLOATS) -> bool:
     """Whether a tensor holds numbers of one of the `dtypes`, all of them, in memory of this machine."""
     there = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
     return there and value.dtype in dtypes
+
+
+def is_plain_tree(value: Any) -> bool:
+    """Whether a value is made of lists, mappings, text and numbers alone, no more of them than a person reads."""
+    left, seen = [value], 0
+    while left:
+        inner = left.pop()
+        seen += 1
+        if isinstance(inner, dict):
+            left += [*inner, *inner.values()]
+        elif isinstance(inner, list | tuple):
+            left += inner
+        elif not isinstance(inner, str | numbers.Number | None):
+            return False
+        if seen + len(left) > _MOST_VALUES:
+            return False
+    return True
 
 
 def kind_of(value: Any) -> str:

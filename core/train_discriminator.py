@@ -26,7 +26,16 @@ from core.progress import EpochProgress
 from core.records import recorded_names, run_stage
 from core.seeding import derive_seed, generator
 from core.shares import Share, forwarding
-from core.state_form import Source, are_weights, checked_optimizer, checked_weights, mapping, rows, without_wrappers
+from core.state_form import (
+    Source,
+    are_weights,
+    checked_optimizer,
+    checked_weights,
+    is_plain_tree,
+    mapping,
+    rows,
+    without_wrappers,
+)
 from core.store import ArtifactsSection, Location, is_remote, join, open_store
 from core.workspace import Workspace
 
@@ -179,7 +188,7 @@ def _resume(
     if not are_weights(state["state_dict"]):
         raise source.error("state_dict", "holds no weights")
     history = rows(state["training_history"], None, "training_history", source)
-    if not 1 <= len(history) <= epochs or state["best"] not in history:
+    if not 1 <= len(history) <= epochs or not is_plain_tree(state["best"]) or state["best"] not in history:
         raise source.error("training_history", f"is not of 1 to {epochs} epochs, the best among them")
     weights = checked_weights(without_wrappers(state["state_dict"]), model, path)
     moments = checked_optimizer(state["optimizer_state"], optimizer, model, len(history), "optimizer_state", source)

@@ -171,6 +171,88 @@ def test_going_on_from_a_round_keeps_epoch_and_optimizer(train):
     assert steps[1] == 2 * steps[0] == states[1]["step"]
 
 
+def latest(folder):
+    return load_checkpoint(folder / "checkpoints" / "tiny_checkpoint_latest.pt", "checkpoint")
+
+
+def another_discriminator(tmp_path):
+    torch.manual_seed(2)
+    model, path = LatentDiscriminator(4, 8, base_channels=32), tmp_path / "another.pt"
+    model.whole.bias.data += 3
+    sizes = {"latent_channels": 4, "latent_size": 8, "base_channels": 32}
+    save_tensors({"state_dict": model.state_dict(), "config": sizes}, path)
+    return path
+
+
+def test_rate_and_decay_are_the_config_s_after_a_resume(train):
+    train(training__epochs=1)
+    folder = train(training__epochs=2, training__weight_decay=0.0, training__learning_rate=2e-5)
+    (group,) = latest(folder)["optimizer_state"]["param_groups"]
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (2e-5, 0.0, (0.9, 0.99))
+    assert latest(folder)["optimizer_state"]["state"][0]["step"] == latest(folder)["step"]
+
+
+def test_another_discriminator_on_resume_is_measured_anew(train, tmp_path, caplog):
+    settings = {"training__eval_interval": 5, "discriminator__update": "online"}
+    folder = train(training__epochs=1, **settings)
+    first, states = latest(folder), torch.load(folder / "checkpoints" / "trajectories.pt")
+    train("out", "--resume", training__epochs=2, discriminator__checkpoint=another_discriminator(tmp_path), **settings)
+    second = latest(folder)
+    assert "is of another discriminator" in caplog.text and "do not compare" in caplog.text
+    assert first["discriminator"] != second["discriminator"]
+    assert (first["start"]["epoch"], second["start"]["epoch"]) == (0, 1)
+    assert second["start"]["viability_score"] > first["start"]["viability_score"] + 0.2
+    assert not torch.equal(torch.load(folder / "checkpoints" / "trajectories.pt")["xt"], states["xt"])
+    # No evaluation came since: the best that there is of this discriminator is the last.
+    best = load_checkpoint(folder / "checkpoints" / "tiny_checkpoint_best.pt", "checkpoint")
+    assert best["epoch"] == 2 and second["epoch"] == 2
+    assert second["optimizer_state"]["state"][0]["step"] == second["step"]
+
+
+def test_the_same_discriminator_on_resume_is_not_measured_again(train, caplog):
+    folder = train(training__epochs=1)
+    start = latest(folder)["start"]
+    train(training__epochs=2)
+    assert latest(folder)["start"] == start and "anew" not in caplog.text
+
+
+def test_a_checkpoint_of_before_that_names_no_discriminator_is_gone_on_from(train, caplog):
+    folder = train(training__epochs=1)
+    path = folder / "checkpoints" / "tiny_checkpoint_latest.pt"
+    checkpoint = latest(folder)
+    del checkpoint["discriminator"]
+    save_tensors(checkpoint, path)
+    train(training__epochs=2)
+    assert latest(folder)["start"]["epoch"] == 1 and latest(folder)["epoch"] == 2
+    assert "does not say which discriminator it was trained against" in caplog.text
+
+
+def test_figures_of_other_settings_are_measured_anew(train, caplog):
+    folder = train(training__epochs=2)
+    before = latest(folder)
+    train(training__epochs=3, rounds__viability_samples=5)
+    assert "rounds.viability_samples was changed" in caplog.text
+    assert latest(folder)["start"]["epoch"] == 2 and latest(folder)["adversarial_weight"] is not None
+    assert before["best_val_loss"] is not None and latest(folder)["best_val_loss"] is None
+
+
+def test_an_online_discriminator_is_gone_on_from_or_its_absence_is_told(train, caplog):
+    folder = train(training__epochs=1)
+    train(training__epochs=2, discriminator__update="online")
+    assert "discriminator.update was frozen until now" in caplog.text
+    first = latest(folder)["online_discriminator"]
+    train(training__epochs=3, discriminator__update="online", discriminator__online_learning_rate=1e-5)
+    second = latest(folder)["online_discriminator"]
+    steps = [state["optimizer_state"]["state"][0]["step"].item() for state in (first, second)]
+    assert steps[1] == 2 * steps[0]
+    assert second["optimizer_state"]["param_groups"][0]["lr"] == 1e-5
+    checkpoint = latest(folder)
+    del checkpoint["online_discriminator"]
+    save_tensors(checkpoint, folder / "checkpoints" / "tiny_checkpoint_latest.pt")
+    with pytest.raises(SystemExit):
+        train(training__epochs=4, discriminator__update="online")
+
+
 def test_the_command_takes_the_documented_options(capsys):
     with pytest.raises(SystemExit) as left:
         run_command(continue_stage3.fn, ["--help"])

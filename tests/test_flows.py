@@ -175,6 +175,22 @@ def test_another_setting_under_the_same_name_is_refused(finished):
     assert snapshot(folder.parent) == before
 
 
+def test_the_next_round_is_refused_with_other_settings_and_then_goes_on_with_its_own(finished):
+    config, folder, _ = finished
+    before, kept = snapshot(folder.parent), (folder / "config.yaml").read_bytes()
+    for overrides in (["training.weight_decay=0.5"], ["training.weight_decay=0.5", "rounds.count=3"]):
+        with pytest.raises(
+            InputError, match=r"round-01 holds a round made with training.weight_decay 0.1, now it is 0.5"
+        ):
+            adversarial_round(config, overrides=overrides)
+        with pytest.raises(
+            InputError, match=r"round-01 holds a round made with training.weight_decay 0.1, now it is 0.5"
+        ):
+            adversarial_round(config, 3, overrides)
+    assert snapshot(folder.parent) == before and (folder / "config.yaml").read_bytes() == kept
+    assert len(adversarial_training(config)) == 2
+
+
 def test_one_more_round_goes_on_from_the_last(finished):
     config, folder, _ = finished
     records = adversarial_training(config, ["rounds.count=3"])
