@@ -16,7 +16,7 @@ from core.files import require_writable, whole_file
 from core.made_files import MadeFiles
 from core.palette import COLORS
 from core.pictures import save_grid
-from core.records import RECORD_NAME, read_record
+from core.records import RECORD_NAME, entry_of, read_record
 from core.rounds import AUDIT, ROUND_RECORD
 from core.seeding import derive_seed
 from core.shown import write_csv
@@ -211,7 +211,8 @@ def _audit_record(location: str) -> dict[str, Any] | None:
 
 
 def _layouts(audit: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
-    folder = open_store(audit["location"]).fetch({LAYOUTS_NAME: audit["outputs"][LAYOUTS_NAME]})
+    location = audit["location"]
+    folder = open_store(location).fetch({LAYOUTS_NAME: entry_of(audit, LAYOUTS_NAME, location)})
     with np.load(folder / LAYOUTS_NAME) as arrays:
         return dict(arrays)
 

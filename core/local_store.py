@@ -1,11 +1,13 @@
 """Artefacts in a folder of this machine: whole files, on disk before anything says that they are there."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -45,7 +47,7 @@ class LocalStore:
         if path in held:  # a guarded change inside the guard's own lock
             yield
             return
-        with open(path, "a") as lock:
+        with _open_lock(path) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             held.add(path)
             try:
@@ -60,8 +62,11 @@ class LocalStore:
 
     def _add(self, source: Path, target: Path) -> Entry:
         entry = file_entry(source)
-        if target.exists() and file_entry(target) == entry:
-            return entry
+        there = _open(target)
+        if there is not None:
+            there.close()
+            if file_entry(target) == entry:
+                return entry
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = _own_name(target)
         try:
@@ -168,6 +173,20 @@ def _open(path: Path) -> IO[bytes] | None:
         if not os.path.lexists(path):
             return None
         raise
+
+
+def _open_lock(path: str) -> IO[bytes]:
+    """The lock file at `path`; InputError for a pipe or device in its place, which would be waited for."""
+    try:
+        lock = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666), "ab")
+    except OSError as error:
+        if error.errno not in (errno.ENXIO, errno.EISDIR):
+            raise
+        raise InputError(f"file {path} is no regular file: move it elsewhere") from None
+    if not stat.S_ISREG(os.fstat(lock.fileno()).st_mode):
+        lock.close()
+        raise InputError(f"file {path} is no regular file: move it elsewhere")
+    return lock
 
 
 def _locks_held() -> set[str]:

@@ -24,6 +24,14 @@ _PUT_BACK = "put back a copy of it, or choose another folder (artifacts.root, ex
 _MOVE = "if no process works on the run, move the file elsewhere"
 
 
+# Figures of a stage that its round needs.
+_READ_OF_STAGES = {
+    "bad latents": ("bad_latent_std",),
+    "discriminator": ("val_acc",),
+    "stage3": ("epoch", "first_epoch", "viability_before", "viability_after"),
+}
+
+
 class RecordError(InputError):
     """A record is damaged or another program's."""
 
@@ -89,22 +97,40 @@ class _AuditFigures(_Form):
         return self
 
 
-class _StageRecord(_Form):
-    """What a stage made. One that names no stage vouches for its files and is the record of nothing else."""
+class _PartRecord(_Form):
+    """What files of a stage were made from."""
 
     outputs: dict[FileName, _Entry]
     stage: Text | None = None
     inputs: dict[str, _Input] = {}
     settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _says_what_it_is_made_from(self) -> "_PartRecord":
+        if self.stage is not None and not {"inputs", "settings"} <= self.model_fields_set:
+            raise ValueError("inputs or settings are missing")
+        return self
+
+
+class _StageRecord(_PartRecord):
+    """What a stage made. One that names no stage vouches for its files and is the record of nothing else."""
+
     metrics: dict[str, Any] = {}
     seconds: Annotated[float, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _is_whole(self) -> "_StageRecord":
-        if self.stage is not None and not {"inputs", "settings"} <= self.model_fields_set:
-            raise ValueError("inputs or settings are missing")
+    def _has_what_is_read_of_its_stage(self) -> "_StageRecord":
+        if self.stage is not None and not {"metrics", "seconds"} <= self.model_fields_set:
+            raise ValueError("metrics or seconds are missing")
+        for name in _READ_OF_STAGES.get(self.stage or "", ()):
+            value = self.metrics.get(name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"metrics.{name} is no number")
         if self.stage == "audit":
             _AuditFigures.model_validate(self.metrics)
+            audited = self.settings.get("audit")
+            if not isinstance(audited, dict) or type(audited.get("num_samples")) is not int:
+                raise ValueError("settings.audit.num_samples is no whole number")
         return self
 
 
@@ -149,6 +175,12 @@ class _RoundRecord(_Form):
     next: _Next | None = None
     seconds: Annotated[float, Field(ge=0)]
     size: Count
+
+    @model_validator(mode="after")
+    def _says_what_its_latents_are(self) -> "_RoundRecord":
+        if not {"manifest", "autoencoder"} <= self.inputs.keys():
+            raise ValueError("inputs name no manifest or no autoencoder")
+        return self
 
 
 class _RunRecord(_Form):
@@ -222,7 +254,7 @@ def parse_record(data: bytes, uri: str, name: str) -> dict[str, Any]:
     if is_state_name(name):
         form, remedy = _State, f"{_MOVE}, and the stage goes on from an older state or begins anew"
     elif is_part_name(name):
-        form, remedy = _StageRecord, f"{_MOVE}, and the part is made again"
+        form, remedy = _PartRecord, f"{_MOVE}, and the part is made again"
     else:
         form, remedy = _FORMS[name]
     if len(data) > LARGEST_RECORD:

@@ -18,7 +18,7 @@ from core.files import open_input, require_writable
 from core.lease import publishing_store
 from core.made_files import foreign_file
 from core.ownership import Owner, refuse_others
-from core.record_forms import parse_record
+from core.record_forms import RecordError, parse_record
 from core.store import (
     ArtifactsSection,
     Entry,
@@ -235,6 +235,13 @@ def read_record(store: Store, name: str) -> dict[str, Any] | None:
     """The record called `name`, None if there is none; RecordError if it is of another form."""
     there = store.read(name)
     return None if there is None else parse_record(there.data, store.uri, name)
+
+
+def entry_of(record: Mapping[str, Any], name: str, location: Location) -> Entry:
+    """What the record of the stage at `location` says of its file; RecordError if it does not name it."""
+    if name not in record["outputs"]:
+        raise RecordError(f"record {location}/{RECORD_NAME} does not name {name}: put back a copy of the record")
+    return record["outputs"][name]
 
 
 def create_record(record: Mapping[str, Any], store: Store, name: str) -> None:

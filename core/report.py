@@ -16,7 +16,7 @@ from core.config import ExperimentConfig
 from core.curves import draw_curves
 from core.errors import InputError, one_line
 from core.lease import publishing_store
-from core.records import RECORD_NAME, read_record
+from core.records import RECORD_NAME, entry_of, read_record
 from core.rounds import METRIC_TITLES, ROUND_RECORD
 from core.shown import markdown_code, markdown_text
 from core.stages import extremes_name, real_layouts_name
@@ -148,22 +148,22 @@ def _locations(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _curves(config: ExperimentConfig, records: Sequence[Mapping[str, Any]]) -> Picture:
     name = f"{config.experiment.name}_metrics.csv"
-    folder, entries = _stage3(config, records[-1])
-    history = pd.read_csv(folder.fetch({name: entries[name]}) / name)
+    folder, stage = _stage3(config, records[-1])
+    history = pd.read_csv(folder.fetch({name: entry_of(stage, name, folder.uri)}) / name)
     metrics = [{"round": record["round"], **record["metrics"]} for record in records]
     return Picture("Losses by epoch; viability and discriminator accuracy by round", draw_curves(history, metrics))
 
 
 def _pictures(config: ExperimentConfig, record: Mapping[str, Any]) -> Iterator[Picture]:
     experiment, metrics = config.experiment.name, record["metrics"]
-    folder, entries = _stage3(config, record)
+    folder, stage = _stage3(config, record)
     shown = {
         samples_name(experiment, metrics["first_epoch"]): "Before the round (same seeds as below)",
         samples_name(experiment, metrics["epoch"]): "After the round",
         real_layouts_name(experiment): "Real layouts of the validation split",
         extremes_name(experiment): "Best (top) and worst (bottom) by the discriminator, after the round",
     }
-    fetched = folder.fetch({name: entries[name] for name in shown})
+    fetched = folder.fetch({name: entry_of(stage, name, folder.uri) for name in shown})
     for name, caption in shown.items():
         yield Picture(caption, _thumbnail(fetched / name))
 
@@ -173,7 +173,7 @@ def _stage3(config: ExperimentConfig, record: Mapping[str, Any]) -> tuple[Store,
     stage = read_record(store, RECORD_NAME)
     if stage is None:
         raise InputError(f"{store.uri} has lost its {RECORD_NAME}: run the same command again")
-    return store, stage["outputs"]
+    return store, stage
 
 
 def _thumbnail(path: Path) -> bytes:

@@ -16,13 +16,10 @@ from core import distributed
 from core.adversarial import build_adversarial_form, build_maker
 from core.artifacts import stage3_location
 from core.checkpoints import (
-    SavedState,
     find_checkpoint,
     load_autoencoder,
     load_discriminator,
     load_unet,
-    measured_otherwise,
-    new_train_state,
 )
 from core.config import ExperimentConfig, TrainingSection
 from core.device import memory_format, room_for_data
@@ -53,6 +50,7 @@ from core.train_diffusion import (
     metric_columns,
     viability_scores,
 )
+from core.train_state import SavedState, measured_otherwise, new_train_state
 from core.trajectories import kept_trajectories
 from core.workspace import ClaimedWorkspace, WatchedWorkspace, Workspace
 
@@ -203,9 +201,10 @@ def _train_stage3(
     judge = load_discriminator(config.required("discriminator.checkpoint"), config.latent_shape)
     run = _training(config, config.training, name, workspace, start)
     judge = judge.to(run.device)
-    run.state.online, run.state.discriminator = _online_discriminator(config, judge), weights_digest(judge)
+    online, run.state.discriminator = _online_discriminator(config, judge), weights_digest(judge)
     afresh = False
     if going_on:
+        run.state.online = online
         saved = run.state.read(latest, config)
         afresh = not recorded and _is_of_another_discriminator(saved, run.state.discriminator)
         if afresh:
@@ -217,7 +216,8 @@ def _train_stage3(
     elif previous is not None:
         # Scores against the last round's discriminator do not compare with this one's, and its copy is not this one's.
         run.state.take_over(run.state.read(find_checkpoint(previous), config).judged_anew())
-    if run.state.online is not None:
+    run.state.online = online
+    if online is not None:
         run.require_online_shares()
     # From here on files are written.
     workspace.claim(going_on)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from core import distributed
 from core.adversarial import AdversarialDraws, Maker, X0Prediction
 from core.autoencoder import Decoder
-from core.checkpoints import TrainState
 from core.config import ExperimentConfig, OptimizationSection, TrainingSection
 from core.device import autocast, reduced_dtype
 from core.diffusion import add_noise, denoiser
@@ -29,6 +28,7 @@ from core.progress import EpochProgress, bar
 from core.sampling import sample_latents
 from core.seeding import derive_seed, generator
 from core.shares import Share
+from core.train_state import TrainState
 from core.trajectories import Trajectories
 from core.workspace import Workspace
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.checkpoints import TrainState, new_train_state
 from core.diffusion import build_unet
 from core.errors import InputError
 from core.state_form import weights_digest, without_wrappers
+from core.train_state import TrainState, new_train_state
 
 TENSORS = {
     "of another shape": lambda: torch.zeros(3),

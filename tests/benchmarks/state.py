@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from core.checkpoints import TrainState, new_train_state
 from core.config import ExperimentConfig, load_config
 from core.diffusion import build_unet
 from core.store import ArtifactsSection, open_store
+from core.train_state import TrainState, new_train_state
 from core.workspace import StoredWorkspace, workspace_folder
 from tests.benchmarks.results import machine, write_results
 

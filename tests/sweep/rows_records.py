@@ -44,6 +44,7 @@ ROUND = STAGE | {
     "round": 1,
     "location": "artifacts/a/round-01",
     "experiment": "a",
+    "inputs": {"manifest": _INPUT, "autoencoder": _INPUT},
     "metrics": _FIGURES,
     "audit": _AUDIT,
     "alarms": [],
@@ -132,6 +133,15 @@ WRONG: list[tuple[str, str, Any, tuple[str, ...]]] = [
         STAGE | {"stage": "audit", "metrics": _AUDIT | {"viable": "high"}},
         ("viable",),
     ),
+    (
+        "stage.json",
+        "an audit of unknown size",
+        STAGE | {"stage": "audit", "metrics": _AUDIT},
+        ("settings.audit.num_samples",),
+    ),
+    ("stage.json", "a discriminator without accuracy", STAGE | {"stage": "discriminator"}, ("metrics.val_acc",)),
+    ("stage.json", "a stage without metrics", _without(STAGE, "metrics"), ("metrics",)),
+    ("round.json", "inputs without an autoencoder", ROUND | {"inputs": {"manifest": _INPUT}}, ("autoencoder",)),
     ("round.json", "no metrics", _without(ROUND, "metrics"), ("metrics",)),
     ("round.json", "a figure in words", _with(ROUND, "metrics", "viability_after", to="high"), ("viability_after",)),
     ("round.json", "seconds below 0", ROUND | {"seconds": -1}, ("seconds",)),
@@ -273,6 +283,7 @@ SPECIAL: list[tuple[str, str, Callable[[Any], None], Callable[[Any], Any], tuple
     ("run.json", "a link to nothing", lambda p: p.symlink_to("gone"), lambda s: read_record(s, "run.json"), ("exist",)),
     ("run.json", "a file beyond memory", _sparse, lambda store: read_record(store, "run.json"), ("bytes",)),
     ("a.pt", "a named pipe for an output", os.mkfifo, lambda s: s.fetch({"a.pt": _ENTRY}), ("a named pipe",)),
+    (".lock", "a named pipe for the lock", os.mkfifo, lambda s: s.swap("a", b"", "0"), ("no regular file",)),
     ("a.pt", "a device for an output", lambda p: p.symlink_to("/dev/zero"), lambda s: s.measure("a.pt"), ("a device",)),
 ]
 # What is given beside the run `a`, the files, what is shown, and what that means.

@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from core.checkpoints import (
-    TrainState,
     build_autoencoder,
     load_autoencoder,
     load_discriminator,
     load_unet,
-    new_train_state,
 )
 from core.config import DiscriminatorSection, ExperimentConfig
 from core.diffusion import build_unet
@@ -28,6 +26,7 @@ from core.records import describe_inputs, record_bytes
 from core.store import ArtifactsSection, open_store
 from core.train_autoencoder import LATEST_NAME, train_autoencoder
 from core.train_discriminator import DiscriminatorRequest, train_discriminator
+from core.train_state import TrainState, new_train_state
 from core.trajectories import kept_trajectories
 from core.workspace import Workspace
 from tests.sweep.ground import Ground, Row
