@@ -20,7 +20,8 @@ SATURATED, TOO_EASY = 0.8, 0.9
 def announce_round(record: dict[str, Any], config: Location, overrides: Sequence[str]) -> None:
     """Emit what a finished round means: that it is finished, and whether the discriminator has nothing left to say."""
     metrics = record["metrics"]
-    floor = metrics.get("viability_floor", metrics["viability_after"])
+    # Older records name the last score alone.
+    floor = metrics["viability_floor"] if "viability_floor" in metrics else metrics["viability_after"]
     announce(ROUND_COMPLETED, record["experiment"], config, overrides, round=record["round"], viability=floor)
     for event, bound in ((VIABILITY_SATURATED, SATURATED), (DISCRIMINATOR_TOO_EASY, TOO_EASY)):
         if floor > bound:
