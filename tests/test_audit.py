@@ -61,7 +61,8 @@ def without_models(tmp_path):
     """A config that names no model, no artefacts and no manifest."""
     path = tmp_path / "bare.yaml"
     path.write_text(
-        f"experiment: {{name: bare}}\naudit: {{pass_share: 0.5}}\nartifacts: {{root: {tmp_path / 'none'}}}\n"
+        "experiment: {name: bare}\ndataset: {}\naudit: {pass_share: 0.5}\n"
+        f"artifacts: {{root: {tmp_path / 'none'}}}\n"
     )
     return path
 
