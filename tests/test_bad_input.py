@@ -792,7 +792,7 @@ def test_an_unwritable_file_is_named(refused, retrain, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(target))
 
     monkeypatch.setattr(os, "replace", denied)
-    refused(retrain_discriminator, retrain, "discriminator_best.pt", "Permission denied", "run again")
+    refused(retrain_discriminator, retrain, "discriminator_best.pt", "Permission denied", "change its permissions")
     assert files_below(retrain["output_dir"]) == []
 
 
