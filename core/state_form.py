@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -167,6 +168,7 @@ def count(value: Any, field: str, source: Source, least: int = 0, most: int = _M
 
 def number(value: Any, field: str, source: Source, least: float = -math.inf, most: float = math.inf) -> float:
     """`value` as a plain number, finite and of the range; scalars of NumPy are numbers, a boolean is none."""
+    value = value.item() if isinstance(value, np.generic) else value
     # Compared as it is: a whole number of a thousand digits is no float.
     fits = isinstance(value, numbers.Real) and not isinstance(value, bool) and -1e300 < value < 1e300
     if not fits or not least <= value <= most:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from core.diffusion import build_unet
 from core.errors import InputError
-from core.state_form import weights_digest, without_wrappers
+from core.state_form import Source, rows, weights_digest, without_wrappers
 from core.train_state import TrainState, new_train_state
 
 TENSORS = {
@@ -98,6 +99,12 @@ def test_a_state_that_was_changed_anywhere_is_named_or_whole(small, saved, tmp_p
     step(state)
     assert all(weight.isfinite().all() for weight in state.unet.state_dict().values())
     assert state.epoch == len(state.history) == 1
+
+
+def test_scalars_of_numpy_are_plain_numbers():
+    source = Source("state", "latest.pt", "put back a copy")
+    (row,) = rows([{"epoch": np.int64(1), "val_loss": np.float32(0.5)}], 1, "training_history", source)
+    assert row == {"epoch": 1, "val_loss": 0.5} and {type(value) for value in row.values()} == {int, float}
 
 
 def test_the_names_of_wrappers_are_taken_off_wherever_they_stand():
