@@ -8,18 +8,16 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import InputError
 from core.store import checked_name
+from core.yaml_text import read_yaml
 
 # A record of hundreds of thousands of files is smaller.
 LARGEST_RECORD = 2**28
 # Tells our `made.json` from that of another program.
 MADE_BY = "adversarial-layouts"
-# A run's config as it is kept, with a person's lists in it; a reader of YAML is slow at more brackets than these.
-_LARGEST_CONFIG, _MOST_BRACKETS = 2**17, 1000
 _PUT_BACK = "put back a copy of it, or choose another folder (artifacts.root, experiment.name, --output_dir)"
 _MOVE = "if no process works on the run, move the file elsewhere"
 
@@ -285,12 +283,10 @@ def is_part_name(name: str) -> bool:
 def rounds_wanted(config: bytes, uri: str, name: str) -> int:
     """`rounds.count` of the config kept at `name` in a run's folder; RecordError if it is of another form."""
     try:
-        if len(config) > _LARGEST_CONFIG or config.count(b"[") + config.count(b"{") > _MOST_BRACKETS:
-            raise ValueError
-        count = yaml.safe_load(config)["rounds"]["count"]
+        count = read_yaml(config, f"{uri}/{name}", "replace it")["rounds"]["count"]
         if type(count) is not int or not 1 <= count <= 10**6:
             raise ValueError
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError, AttributeError, OverflowError):
+    except (InputError, ValueError, LookupError, TypeError):
         raise RecordError(
             f"{uri}/{name} is damaged or another program's (it names no rounds.count): start the run again with its "
             "own config, which is then kept there"

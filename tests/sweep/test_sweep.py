@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import LONGEST_LINE, InputError
 from tests.sweep.ground import Ground, Row
-from tests.sweep.table import KINDS
+from tests.sweep.table import KINDS, PAGE, as_markdown
 
 # Seconds until a wrong input is refused; what a row allows itself more than that is a hang.
 AT_ONCE = 5.0
@@ -34,18 +34,31 @@ def _content(folder: Path) -> dict[str, str]:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("row", _rows())
 def test_a_wrong_input_is_refused_or_understood(row: Row, prepared, config, manifest, tmp_path):
-    ground = Ground(tmp_path / "ground", prepared, config, manifest)
-    ground.folder.mkdir()
     before = _content(prepared.parent) | _content(manifest.parent)
-    began = time.monotonic()
+    for attempt in ("first", "second"):
+        ground = Ground(tmp_path / attempt, prepared, config, manifest)
+        ground.folder.mkdir()
+        began = time.monotonic()
+        _require_outcome(row, ground)
+        seconds = time.monotonic() - began
+        if seconds < AT_ONCE:
+            break
+        # A busy machine may be late once; what waits for something does so again.
+    assert seconds < AT_ONCE
+    assert _content(prepared.parent) | _content(manifest.parent) == before, "a file of the user's was changed"
+
+
+def _require_outcome(row: Row, ground: Ground) -> None:
     if row.says:
         with pytest.raises(InputError) as told:
             row.give(ground)
-        assert time.monotonic() - began < AT_ONCE
         line = str(told.value)
         assert line.isprintable() and len(line) <= LONGEST_LINE
         for word in row.says:
             assert word in line, line
     else:
         assert row.give(ground), "it was understood as something else"
-    assert _content(prepared.parent) | _content(manifest.parent) == before, "a file of the user's was changed"
+
+
+def test_the_page_shows_every_row():
+    assert PAGE.read_text() == as_markdown(), "run: python -m tests.sweep.table"
