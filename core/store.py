@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Protocol, TypedDict
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from core.config_keys import first_problem
 from core.errors import InputError
@@ -34,6 +34,13 @@ class ArtifactsSection(Section):
     )
     cache: Place | None = Field(None, description="folder of downloads; ~/.cache/adversarial-layouts if empty")
     cache_gb: Annotated[float, NUMBER, Field(gt=0, le=1_000_000)] = 50
+
+    @field_validator("root", "cache")
+    @classmethod
+    def _is_no_whole_disk(cls, place: str | None) -> str | None:
+        if place is not None and not is_remote(place) and os.path.abspath(place).strip("/") == "":
+            raise ValueError(f"{place} is a whole disk: give a folder on it")
+        return place
 
 
 class Entry(TypedDict):

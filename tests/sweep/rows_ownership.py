@@ -5,7 +5,7 @@ from typing import Any
 
 from core.artifacts import round_location
 from core.comparison import require_free_results
-from core.config import ExperimentConfig
+from core.config import ExperimentConfig, load_config
 from core.download_cache import DownloadCache
 from core.garbage import find_garbage, remove_garbage
 from core.prerequisites import hold_prerequisites
@@ -117,6 +117,15 @@ ROWS = [
     *(
         Row("a run", f"a folder of its name that holds {name}", _beside(_run, f"root/tiny/{name}"), (name, _RUN))
         for name in ("main.py", "run.json", "round-01/notes.txt", "config.yaml", "report.html", "stage3/mine.pt")
+    ),
+    *(
+        Row(
+            "config",
+            f"artifacts.root {root}",
+            lambda ground, root=root: load_config(ground.config_path, [f"artifacts.root={root}"]),
+            ("artifacts.root", "give a folder"),
+        )
+        for root in ("/", "//", "/.", "/tmp/..")
     ),
     Row("a run", "a fork of a round that is not there", _fork, ("round-01", "give the address of a finished round")),
     *(
