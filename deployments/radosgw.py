@@ -256,13 +256,13 @@ class RadosGateway:
 
     def _make_cluster(self) -> None:
         """Make monitor, disk and S3 user anew; both daemons stay on for the gateway."""
+        monmap, disk = self.folder / "monmap", str(uuid.uuid4())
+        address = f"[v1:127.0.0.1:{self._cluster['mon_port']}]"
+        identity = ("--fsid", self._cluster["fsid"])
         for name in ("mon", "osd", "rgw", "log"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
             (self.folder / name).mkdir()
         self._write_config()
-        monmap, disk = self.folder / "monmap", str(uuid.uuid4())
-        address = f"[v1:127.0.0.1:{self._cluster['mon_port']}]"
-        identity = ("--fsid", self._cluster["fsid"])
         self._run("monmaptool", "--create", "--clobber", *identity, "--addv", "a", address, str(monmap))
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", str(monmap))
         self._start_monitor()

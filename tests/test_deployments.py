@@ -244,7 +244,7 @@ def test_a_run_that_waits_is_not_taken_for_one_whose_machine_is_gone(prefect):
 
 def test_what_a_user_can_mend_is_the_run_s_message(prefect, tiny):
     run = prefect.finished(prefect.start(NEXT, tiny.with_name("nowhere.yaml")))
-    assert run.state.is_failed() and "nowhere.yaml cannot be read" in run.state.message
+    assert run.state.is_failed() and "nowhere.yaml does not exist: give" in run.state.message
 
 
 def test_deploying_without_a_server_ends_in_one_line(prefect):

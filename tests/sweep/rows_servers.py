@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from core.s3_errors import refusal
-from core.store import ArtifactsSection, open_store
+from core.store import ArtifactsSection, artifacts_of_options, open_store
 from flows.prefect_api import require_server
 from tests.sweep.ground import Ground, Row
 from tests.web_servers import HTML, PAGE, Reply, answering, make_certificate, sending
@@ -170,7 +170,7 @@ _AWS = [
         ("AWS_ENDPOINT_URL 'localhost:9000' is no address",),
     ),
     *(
-        (f"the endpoint {url!r}", lambda ground, url=url: _read(url, ground), ("artifacts.endpoint_url", "no address"))
+        (f"the endpoint {url!r}", lambda ground, url=url: artifacts_of_options(endpoint_url=url), ("no address",))
         for url in ("", "localhost", "ftp://localhost", "http://", "http://localhost:99999", "http://localhost /x")
     ),
 ]
