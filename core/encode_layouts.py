@@ -65,7 +65,7 @@ def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, 
     with whole_file(workspace.folder / "manifest.csv") as file:
         # What is read again here, and what filters compare with.
         filtered = [part for name in config.dataset.filters for part in (name, name.rpartition("__")[0])]
-        kept = (*config.dataset.outputs.model_dump().values(), *filtered)
+        kept = (*config.dataset.outputs.model_dump().values(), "original_path", *filtered)
         write_csv(entries.drop(columns=["manifest_row", "stem", "group"]), file, kept)
     return {"latents": len(entries), "layouts": int(rows["group"].nunique())}
 

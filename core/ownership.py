@@ -143,7 +143,10 @@ class Owner:
             return None
         if path not in self._records:
             there = self._store.read(path)
-            self._records[path] = None if there is None else _ours(there.data, self._store.uri, name)
+            record = None if there is None else _ours(there.data, self._store.uri, name)
+            if record is not None and name == PUBLISHING_NAME:
+                record["outputs"] = set(record["outputs"])  # looked up for every file
+            self._records[path] = record
         return self._records[path]
 
 

@@ -86,8 +86,11 @@ class _AuditFigures(_Form):
 
     @model_validator(mode="after")
     def _every_interval_is_of_a_figure(self) -> "_AuditFigures":
+        figures = dict(self)
         for name in self.intervals:
-            value = getattr(self, name, self.model_extra.get(name) if self.model_extra else None)
+            if name not in figures:
+                raise ValueError(f"{name} is missing")
+            value = figures[name]
             if isinstance(value, bool) or not isinstance(value, int | float | None):
                 raise ValueError(f"{name} is no number")
         if "viable" not in self.intervals or (self.coverage is not None and "coverage" not in self.intervals):

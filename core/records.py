@@ -48,7 +48,7 @@ _PACKAGES = ("torch", "diffusers", "lpips", "prefect", "pandas", "numpy", "boto3
 _FOLDERS_ABOVE = 3
 
 # Settings whose own keys are the user's: one that is gone is a difference.
-_WHOLE = ("dataset.filters",)
+KEYS_OF_THE_USER = ("dataset.filters",)
 
 Inputs = Mapping[str, Location]
 
@@ -282,7 +282,7 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differences(prefix: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
     """Key, value before and value now of everything in `now` that is otherwise in `before`."""
-    if isinstance(now, dict) and now and prefix not in _WHOLE and isinstance(before, dict | None):
+    if isinstance(now, dict) and now and prefix not in KEYS_OF_THE_USER and isinstance(before, dict | None):
         for key, value in now.items():
             yield from _differences(f"{prefix}.{key}" if prefix else key, (before or {}).get(key), value)
     elif before != now:

@@ -92,6 +92,7 @@ class _Reading:
         self._held = 0
         self._storages: set[int] = set()
         self._seen: set[int] = set()
+        self._tuples: dict[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
 
     def plain(self, value: Any, *at: object) -> Any:
         """`value`, which lies at these keys of the file's."""
@@ -103,7 +104,11 @@ class _Reading:
                 for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
                     value[key] = self.plain(inner, *at, key)
         elif isinstance(value, tuple):
-            return tuple(self.plain(inner, *at, index) for index, inner in enumerate(value))
+            # Once each: tuples may share parts, and these theirs. The tuple is kept, so that its id stays its own.
+            if id(value) not in self._tuples:
+                made = tuple(self.plain(inner, *at, index) for index, inner in enumerate(value))
+                self._tuples[id(value)] = value, made
+            return self._tuples[id(value)][1]
         return value
 
     def _tensor(self, tensor: Tensor, at: str) -> Tensor:

@@ -19,6 +19,7 @@ from core.device import memory_format
 from core.errors import InputError
 from core.files import save_tensors
 from core.online_discriminator import OnlineDiscriminator
+from core.records import KEYS_OF_THE_USER
 from core.state_form import Source, checked_optimizer, checked_weights
 
 log = logging.getLogger(__name__)
@@ -184,21 +185,24 @@ _MEASURES = (
 def measured_otherwise(made_with: dict[str, Any], config: ExperimentConfig) -> str | None:
     """The first setting in which the figures of a checkpoint with these settings do not compare with the config's."""
     now = config.describing_model()
-    used = [key for key in _MEASURES if _at(now, key) is not None]
-    return next((key for key in used if not _agree(_at(made_with, key), _at(now, key))), None)
+    return next((key for key in _MEASURES if not _agree(key, _at(made_with, key), _at(now, key))), None)
+
+
+# Stands for a setting that is not named: an older checkpoint has fewer, and a setting without effect is left out.
+_UNNAMED = object()
 
 
 def _at(settings: Any, key: str) -> Any:
     for part in key.split("."):
-        settings = settings.get(part) if isinstance(settings, dict) else None
+        settings = settings.get(part, _UNNAMED) if isinstance(settings, dict) else _UNNAMED
     return settings
 
 
-def _agree(before: Any, now: Any) -> bool:
-    """Whether two settings are equal, as far as an older checkpoint names them."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return all(_agree(before[key], now[key]) for key in now.keys() & before.keys())
-    return before is None or before == now
+def _agree(key: str, before: Any, now: Any) -> bool:
+    """Whether two settings are equal, as far as both checkpoint and config name them."""
+    if isinstance(before, dict) and isinstance(now, dict) and key not in KEYS_OF_THE_USER:
+        return all(_agree(f"{key}.{part}", before[part], now[part]) for part in now.keys() & before.keys())
+    return before is _UNNAMED or now is _UNNAMED or before == now
 
 
 def _optional(value: Any, name: str, source: Source, least: float = -math.inf) -> float | None:

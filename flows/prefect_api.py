@@ -140,7 +140,7 @@ def _no_api(url: str, answer: httpx.Response) -> str:
             there = _ask(here)
             if _version(there) is not None or there.status_code == 401:
                 return f"PREFECT_API_URL {url} is not the address of the server's API: set it to {here}"
-    if answer.is_redirect:
+    if answer.has_redirect_location:
         target = urlsplit(answer.headers["location"])
         to = f"{target.scheme}://{target.netloc}" if target.netloc else "another page"
         return (

@@ -53,10 +53,13 @@ class Leaving:
 
     def leave(self) -> None:
         """End the process now, from whichever thread, with its line if that was not said."""
-        if not self._is_unwound:
-            os.write(2, f"{INTERRUPTED_LINE}\n".encode())
-        self._at_last()
-        os._exit(self._status)
+        try:
+            if not self._is_unwound:
+                with contextlib.suppress(OSError):  # a terminal that was closed takes no line
+                    os.write(2, f"{INTERRUPTED_LINE}\n".encode())
+            self._at_last()
+        finally:
+            os._exit(self._status)
 
 
 @contextlib.contextmanager

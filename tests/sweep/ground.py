@@ -1,7 +1,7 @@
 """What a row of the sweep over wrong inputs is: something given to a reader or command, and what comes of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +19,14 @@ class Ground:
     config_path: Path
     config: ExperimentConfig
     manifest: Path
+    written: dict[Path, bytes] = field(default_factory=dict)
 
     def file(self, name: str, data: bytes | str = b"") -> Path:
-        """A file of the user's with this content in the row's folder."""
+        """A file of the user's with this content in the row's folder, where it is still afterwards."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        self.written[path] = data.encode() if isinstance(data, str) else data
+        path.write_bytes(self.written[path])
         return path
 
 

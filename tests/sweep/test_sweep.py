@@ -58,6 +58,8 @@ def _require_outcome(row: Row, ground: Ground) -> None:
             assert word in line, line
     else:
         assert row.give(ground), "it was understood as something else"
+    lost = [path for path, data in ground.written.items() if not path.is_file() or path.read_bytes() != data]
+    assert not lost, "a file of the user's was lost or changed"
 
 
 def test_the_page_shows_every_row():
