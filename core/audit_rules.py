@@ -130,7 +130,7 @@ def calibrate(classes: np.ndarray, off_palette: np.ndarray, pixels_per_metre: fl
         measured = layouts.judged_by(others)[2]
         made_of = others & (measured["interior_share"] >= _SMALLEST_INTERIOR).to_numpy()
         folds.append((measured[made_of], measured[part]))
-    # Sure but for chance: a standard error more, as far as ranges within those of all real layouts can give it.
+    # Aim one standard error above `pass_share`, as far as ranges inside those of all real layouts allow.
     more = math.sqrt(pass_share * (1 - pass_share) / len(classes))
     tail = max(_largest_tail(folds, pass_share + more), min(0.0, _largest_tail(folds, pass_share)))
     return Rules(scale, ranges, _bounds(statistics[enclosed], tail))

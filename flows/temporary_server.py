@@ -13,7 +13,6 @@ from typing import IO, Any
 
 from prefect.settings import (
     PREFECT_SERVER_DATABASE_CONNECTION_URL,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     PREFECT_SERVER_LOGGING_LEVEL,
     get_current_settings,
     temporary_settings,
@@ -24,8 +23,7 @@ from core.errors import InputError
 # Below core's, so that the line goes where those of core go.
 log = logging.getLogger("core.flows")
 
-# On a busy machine; Prefect's own 20 are for an idle one.
-_SECONDS_TO_START, _SECONDS_TO_END = 120, 2
+_SECONDS_TO_END = 2
 _LOCK = "temporary-server.lock"
 _DATABASE_SETTINGS = {"connection_url", "driver", "host", "name"}
 # Held until this process is gone: its server ends after everything else.
@@ -35,15 +33,13 @@ _folders: list[str] = []
 
 @contextlib.contextmanager
 def temporary_server() -> Iterator[None]:
-    """Inside, a server that Prefect starts has time enough to start, and a database that no other such server has.
+    """Inside, a server that Prefect starts has a database that no other such server has.
 
     Two at once on the database in PREFECT_HOME break each other's tables and lock each other out. The records of a
     second one are gone with it.
     """
     server = get_current_settings().server
     changed: dict[Any, Any] = {}
-    if "startup_timeout_seconds" not in server.ephemeral.model_fields_set:
-        changed[PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS] = _SECONDS_TO_START
     if "logging_level" not in server.model_fields_set:
         changed[PREFECT_SERVER_LOGGING_LEVEL] = "CRITICAL"  # the terminal is the command's; what fails comes back
     if not _DATABASE_SETTINGS & server.database.model_fields_set and not _is_ours():
@@ -57,13 +53,13 @@ def temporary_server() -> Iterator[None]:
 
 def server_process() -> subprocess.Popen[bytes] | None:
     """The process of this command's temporary server, if it has started one."""
-    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.server.api.server import SubprocessASGIServer  # takes seconds, which a command without one saves
 
     return SubprocessASGIServer().server_process
 
 
 def end_server() -> None:
-    """End the temporary server of a process that does not come to its own end, where Prefect would do it."""
+    """End the temporary server when the process leaves by `os._exit`, where Prefect's own exit handler does not run."""
     server = server_process()
     if server is not None:
         server.terminate()
@@ -84,9 +80,11 @@ def _is_ours() -> bool:
         raise InputError(f"PREFECT_HOME {home} cannot be written to ({error.strerror}): set another") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         lock.close()
         return False
+    except OSError:
+        pass  # a file system without locks, as some of a network are: there nobody is kept apart
     _locks.append(lock)
     return True
 

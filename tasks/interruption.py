@@ -68,8 +68,8 @@ def interruptible(
 ) -> Iterator[None]:
     """Inside, the signals that ask a process to end raise Interrupted in its main thread.
 
-    `at_first` is called before, and may have the process left without unwinding; so does a second signal. `at_last` is
-    called before it is left so. A signal that was ignored (`nohup`) or that others handle already stays so. Processes
+    `at_first` runs first and may end the process itself. A second signal, a second or more later, ends it at once;
+    `at_last` runs before. A signal that was ignored (`nohup`) or that others handle already stays so. Processes
     that torchrun started together are ended by torchrun, at once.
     """
     leaving, before = Leaving(at_first, at_last), {}

@@ -52,7 +52,7 @@ def put(text: str) -> None:
 
 
 def put_error(line: str) -> None:
-    """Write a line to stderr, if that can be written to; there is no other place to say that it cannot."""
+    """Write a line to stderr; if stderr cannot be written, nothing is said."""
     try:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()

@@ -202,13 +202,3 @@ def test_a_home_that_cannot_be_written_to_is_named(home):
         temporary_server(),
     ):
         pass
-
-
-def test_a_slow_machine_is_waited_for_from_every_folder(home, tmp_path, monkeypatch):
-    """Settings in pyproject.toml are those of commands in the project's folder only."""
-    monkeypatch.chdir(tmp_path)
-    shown = "print(get_current_settings().server.ephemeral.startup_timeout_seconds)"
-    code = f"from flows.temporary_server import *\nwith temporary_server(): {shown}"
-    environment = {"PYTHONPATH": str(PROJECT), "PREFECT_HOME": str(home), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "120\n"
