@@ -26,6 +26,11 @@ STAGE3_FOLDER = "stage3"
 _SNAPSHOT_FILE = re.compile(r"\d{6,}-\d{6,}(\.json|/.+)")
 _PART_FILE = re.compile(rf"{PARTS_FOLDER}/bad_latents_\d{{6,}}-\d{{6,}}\.(pt|json)")
 
+_STAGE_FOLDER = re.compile(
+    r"(?:^|/)(?:round-\d{2,}/(?:bad_latents|discriminator|stage3|audit|audit_before)"
+    r"|prerequisites/(?:layouts|autoencoder|latents|stage1|stage2))$"
+)
+
 
 def is_snapshot_file(name: str) -> bool:
     """Whether a file of this name below a stage's `state/` is a state or of one: `{token}-{number}.json`, and files."""
@@ -35,6 +40,11 @@ def is_snapshot_file(name: str) -> bool:
 def is_state_file(name: str) -> bool:
     """Whether we give such a name to a file below a stage's `state/`."""
     return is_snapshot_file(name) or name == PUBLISHING_NAME or _PART_FILE.fullmatch(name) is not None
+
+
+def is_stage_folder(path: str) -> bool:
+    """Whether a path ends like the folder of a round's stage, or of a prerequisite."""
+    return _STAGE_FOLDER.search(path) is not None
 
 
 def prerequisites_location(config: ExperimentConfig) -> str:

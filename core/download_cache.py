@@ -17,7 +17,7 @@ from pathlib import Path
 
 from core.errors import InputError
 from core.files import require_writable, sha256, whole_file
-from core.made_files import foreign_file
+from core.made_files import foreign_file, is_file_systems
 from core.scratch import is_scratch_name, partial_of
 from core.store import Entry
 
@@ -136,7 +136,7 @@ def _require_own(folder: Path) -> None:
         return
     for path in sorted(folder.iterdir()):
         name = path.name
-        if not (name in _FOLDERS or is_scratch_name(name) or partial_of(name) == _TAG_NAME):
+        if not (name in _FOLDERS or is_scratch_name(name) or partial_of(name) == _TAG_NAME or is_file_systems(name)):
             raise foreign_file(folder, name, "artifacts.cache")
     with whole_file(tag) as file:
         file.write(_TAG)

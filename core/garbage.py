@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from core.errors import InputError
 from core.lease import hold, is_free
 from core.ownership import Owner
+from core.record_forms import RecordError
 from core.run_status import PREREQUISITES, find_runs
 from core.store import ArtifactsSection, Store, StoredFile, open_store
 
@@ -20,13 +21,13 @@ class LeftFile(StoredFile):
 class Garbage:
     """Garbage of one run, or of the prerequisites: files by name below `uri`, and uploads never finished.
 
-    `busy` is true where a process works on it; then nothing is looked for.
+    `left_alone` says why nothing was looked for: a process works on it, or who does cannot be read.
     """
 
     uri: str
     files: list[LeftFile]
     uploads: list[str]
-    busy: bool = False
+    left_alone: str = ""
 
 
 def find_garbage(uri: str, grace_hours: float) -> list[Garbage]:
@@ -35,10 +36,7 @@ def find_garbage(uri: str, grace_hours: float) -> list[Garbage]:
     Only what `core.ownership` knows for ours counts; whatever else lies there is the user's.
     """
     _require_grace(grace_hours)
-    return [
-        _garbage_of(store, 3600 * grace_hours) if is_free(store) else Garbage(store.uri, [], [], busy=True)
-        for store in _scopes(uri)
-    ]
+    return [_found(store, 3600 * grace_hours) for store in _scopes(uri)]
 
 
 def remove_garbage(uri: str, grace_hours: float, artifacts: ArtifactsSection) -> Garbage:
@@ -71,6 +69,14 @@ def _scopes(uri: str) -> list[Store]:
     if not scopes:
         raise InputError(f"{uri} holds no run: give an artefact root, or a run's folder in it")
     return scopes
+
+
+def _found(store: Store, grace_seconds: float) -> Garbage:
+    try:
+        free = is_free(store)
+    except RecordError as error:  # the other runs' garbage is told all the same
+        return Garbage(store.uri, [], [], str(error))
+    return _garbage_of(store, grace_seconds) if free else Garbage(store.uri, [], [], "a process works on it")
 
 
 def _garbage_of(store: Store, grace_seconds: float) -> Garbage:

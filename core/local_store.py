@@ -18,7 +18,7 @@ from core.errors import InputError
 from core.files import file_entry, open_input, whole_file
 from core.store import Entry, Guard, StoredFile, Versioned, altered, checked_name
 
-_LOCK = ".lock"
+LOCK_NAME = ".lock"
 # What is read at once: records, a config, a report of a run.
 LARGEST_SMALL_FILE = 2**28
 _thread = threading.local()
@@ -43,7 +43,7 @@ class LocalStore:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         self._root.mkdir(parents=True, exist_ok=True)
-        path, held = str((self._root / _LOCK).resolve()), _locks_held()
+        path, held = str((self._root / LOCK_NAME).resolve()), _locks_held()
         if path in held:  # a guarded change inside the guard's own lock
             yield
             return
@@ -137,7 +137,7 @@ class LocalStore:
         now = time.time()
         for path in sorted(self._root.rglob("*")):
             with contextlib.suppress(FileNotFoundError):
-                if path.is_file() and path.name != _LOCK:
+                if path.is_file() and path.name != LOCK_NAME:
                     status = path.stat()
                     yield StoredFile(path.relative_to(self._root).as_posix(), status.st_size, now - status.st_mtime)
 

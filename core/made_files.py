@@ -22,12 +22,13 @@ class MadeFiles:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._is_ours, self._names = False, list[str]()
+        # Whether a command of ours made files here.
+        self.is_ours, self._names = False, list[str]()
         path = folder / MADE_NAME
         if path.is_file():
             with contextlib.suppress(RecordError):  # another program's
                 self._names = parse_record(path.read_bytes(), str(folder), MADE_NAME)["files"]
-                self._is_ours = True
+                self.is_ours = True
 
     def covers(self, names: Sequence[str]) -> bool:
         """Whether the record has all of these names."""
@@ -37,13 +38,13 @@ class MadeFiles:
         """Write that files of these names are ours from now on; InputError as `require_free`."""
         self.require_free(names, setting)
         if not self.covers(names):
-            self._names, self._is_ours = sorted({*self._names, *names}), True
+            self._names, self.is_ours = sorted({*self._names, *names}), True
             save_json({"made_by": MADE_BY, "files": self._names}, self._folder / MADE_NAME)
 
     def require_free(self, names: Sequence[str], setting: str) -> None:
         """InputError if a file of these names, or a `made.json`, is there that is not ours."""
         taken = [name for name in self.files() if matches(name, names) and not matches(name, self._names)]
-        if not self._is_ours and os.path.lexists(self._folder / MADE_NAME):
+        if not self.is_ours and os.path.lexists(self._folder / MADE_NAME):
             taken.insert(0, MADE_NAME)
         if taken:
             raise foreign_file(self._folder, taken[0], setting)
@@ -77,12 +78,35 @@ class MadeFiles:
                 (self._folder / name).unlink(missing_ok=True)
 
     def files(self) -> Iterator[str]:
-        """Names of everything in the folder that is no folder itself, links to folders included."""
-        for folder, folders, files in os.walk(self._folder):
-            folders.sort()
-            links = [name for name in folders if Path(folder, name).is_symlink()]
-            for name in sorted(links + files):
-                yield Path(folder, name).relative_to(self._folder).as_posix()
+        """Names of everything in the folder that is no folder itself."""
+        return names_in(self._folder)
+
+
+def names_in(folder: Path) -> Iterator[str]:
+    """Names of everything in a local folder that is no folder itself, one after the other as they are found.
+
+    What lies in a folder that is linked there would be written over as well, so it is named too. What a file system
+    keeps for itself is nobody's.
+    """
+    seen = set()
+    for at, folders, files in os.walk(folder, followlinks=True):
+        try:
+            status = os.stat(at)
+        except FileNotFoundError:  # removed meanwhile
+            continue
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not is_file_systems(name))
+        for name in sorted(files):
+            if not is_file_systems(name):
+                yield Path(at, name).relative_to(folder).as_posix()
+
+
+def is_file_systems(name: str) -> bool:
+    """Whether a file system makes files of this name by itself: ext4's folder of lost files, NFS's of open ones."""
+    return name == "lost+found" or re.fullmatch(r"\.nfs[0-9a-fA-F]{8,}", name) is not None
 
 
 def stage3_files(name: str) -> list[str]:
@@ -106,7 +130,10 @@ def is_by_hand(file: str, name: str) -> bool:
 
 def foreign_file(folder: Location, name: str, setting: str) -> InputError:
     """The error for a file of somebody else's where we would write."""
-    return InputError(f"{folder} holds {name}, which something else made: choose another {setting}, or move it away")
+    return InputError(
+        f"{folder} holds {name}, which something else made, or whose record is gone: choose another {setting}, or move "
+        "what is there away"
+    )
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

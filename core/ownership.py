@@ -21,10 +21,12 @@ from core.artifacts import (
     RUN_RECORD,
     STATE_FOLDER,
     is_snapshot_file,
+    is_stage_folder,
     is_state_file,
 )
 from core.lease import LEASE_NAME
-from core.made_files import foreign_file, matches
+from core.local_store import LOCK_NAME
+from core.made_files import foreign_file, matches, names_in
 from core.record_forms import RecordError, parse_record
 from core.scratch import is_abandoned, is_free_partial, is_scratch_name, partial_of
 from core.store import Store, is_remote
@@ -32,6 +34,8 @@ from core.workspace import newest_state
 
 # Records of ours, wherever they lie.
 _RECORDS = (RECORD_NAME, ROUND_RECORD, RUN_RECORD, LEASE_NAME, MADE_NAME)
+# Names of those that we write, wherever we do.
+_WRITTEN = (*_RECORDS, CONFIG_NAME, REPORT_NAME, DECISION_NAME, ANNOUNCED_NAME)
 _ROUND_FOLDER = re.compile(r"round-\d{2,}")
 _PROBE = re.compile(r"\.probe-[0-9a-f]{16}")
 
@@ -76,12 +80,18 @@ class Owner:
         if at is not None and not self._remote:
             gone = is_abandoned(Path(self._store.uri, *parts[: at + 1]))
             return Ours("scratch folder of a process that is gone" if gone else "")
-        if partial_of(parts[-1]) is not None and not self._remote:
+        of = partial_of(parts[-1])
+        if of is not None and not self._remote and self._is_written_here("/".join([*parts[:-1], of])):
             gone = is_free_partial(Path(self._store.uri, name))
             return Ours("partly written by a process that is gone" if gone else "")
         if _PROBE.fullmatch(parts[-1]) and self._remote:
             return Ours("probe of a process that is gone")
         return None
+
+    def _is_written_here(self, name: str) -> bool:
+        """Whether we write a file of this name there, whether or not it is there yet."""
+        states = any(is_state_file(state) for _, state in _splits(name, STATE_FOLDER))
+        return name.rpartition("/")[2] in _WRITTEN or states or self._recorded(name) is not None
 
     def _state(self, name: str) -> Ours | None:
         """Of a stage's states, or a list of files to publish."""
@@ -93,13 +103,23 @@ class Owner:
             if not is_snapshot_file(state):
                 return Ours()
             needed = self._needed(stage)
+            if needed == set() and not self._is_stage(stage):
+                return None
             return Ours("" if needed is None or state in needed else "state that a newer one replaced")
         return None
 
-    def _needed(self, stage: str) -> set[str] | None:
-        """Names, below the stage's states, of the newest state and of what it consists of; None where it is damaged.
+    def _is_stage(self, stage: str) -> bool:
+        """Whether a stage of ours that has no state yet was begun in the folder."""
+        if self._record(_joined(stage, STATE_FOLDER), PUBLISHING_NAME) is not None:
+            return True
+        if stage.startswith("round-") and not self.is_run():
+            return False
+        return stage.count("/") < 2 and is_stage_folder(f"{self._store.uri}/{stage}".rstrip("/"))
 
-        Then the older ones are needed too.
+    def _needed(self, stage: str) -> set[str] | None:
+        """Names, below the stage's states, of the newest state and of what it consists of, none if there is none.
+
+        None where it is damaged: then the older ones are needed too.
         """
         if stage not in self._newest:
             try:
@@ -107,9 +127,11 @@ class Owner:
             except RecordError:
                 self._newest[stage] = None
             else:
-                name, state = newest or ("", {"files": {}})
-                parts = {f"{entry['state']}/{file}" for file, entry in state["files"].items()}
-                self._newest[stage] = {f"{name}.json"} | parts
+                self._newest[stage] = set()
+                if newest is not None:
+                    name, state = newest
+                    parts = {f"{entry['state']}/{file}" for file, entry in state["files"].items()}
+                    self._newest[stage] = {f"{name}.json"} | parts
         return self._newest[stage]
 
     def _is_fixed(self, name: str) -> bool:
@@ -152,9 +174,16 @@ class Owner:
 
 def refuse_others(store: Store, is_ours: Callable[[str], object], setting: str) -> None:
     """InputError naming the first file in `store` that is not ours, and the `setting` that chooses another place."""
-    for file in store.files():
-        if not is_ours(file.name):
-            raise foreign_file(store.uri, file.name, setting)
+    for name in stored_names(store):
+        if not is_ours(name):
+            raise foreign_file(store.uri, name, setting)
+
+
+def stored_names(store: Store) -> Iterator[str]:
+    """Names of everything in `store`; in a local folder also of links, pipes and the like, and of what is linked."""
+    if is_remote(store.uri):
+        return (file.name for file in store.files())
+    return (name for name in names_in(Path(store.uri)) if name.rpartition("/")[2] != LOCK_NAME)
 
 
 def _outputs(record: dict[str, Any] | None) -> Collection[str]:

@@ -17,7 +17,7 @@ from core.errors import InputError
 from core.files import open_input, require_writable
 from core.lease import publishing_store
 from core.made_files import foreign_file
-from core.ownership import Owner, refuse_others
+from core.ownership import Owner, refuse_others, stored_names
 from core.record_forms import RecordError, parse_record
 from core.store import (
     ArtifactsSection,
@@ -112,8 +112,10 @@ def _publish(store: Store, folder: Path) -> dict[str, Entry]:
     """
     names = [path.relative_to(folder).as_posix() for path in stage_files(folder)]
     owner, states = Owner(store), store.below(STATE_FOLDER)
-    taken = {file.name for file in store.files() if not owner.is_of_stage(file.name)}.intersection(names)
+    taken = {name for name in stored_names(store) if not owner.is_of_stage(name)}.intersection(names)
     if taken:
+        if read_record(store, RECORD_NAME) is not None:
+            raise _written_meanwhile(store, RECORD_NAME)
         raise foreign_file(store.uri, min(taken), STAGE_PLACE)
     replace(states, PUBLISHING_NAME, json.dumps({"outputs": names}, indent=2).encode())
     return store.upload(folder, names)
@@ -247,9 +249,11 @@ def entry_of(record: Mapping[str, Any], name: str, location: Location) -> Entry:
 def create_record(record: Mapping[str, Any], store: Store, name: str) -> None:
     """Write a record that must not exist yet; InputError if another process wrote it first."""
     if not store.create(name, record_bytes(record)):
-        raise InputError(
-            f"record {store.uri}/{name} was written by another process meanwhile: run one process at a time"
-        )
+        raise _written_meanwhile(store, name)
+
+
+def _written_meanwhile(store: Store, name: str) -> InputError:
+    return InputError(f"record {store.uri}/{name} was written by another process meanwhile: run one process at a time")
 
 
 def record_bytes(record: Mapping[str, Any]) -> bytes:

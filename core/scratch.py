@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -98,11 +99,17 @@ def is_free_partial(path: Path) -> bool:
 
 def _is_free(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A pipe of this name, which is nothing of ours, is not waited for.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return False  # held; or being made or removed; or on a file system without locks
-    return True
+        return False  # being made or removed
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return stat.S_ISREG(os.fstat(handle).st_mode)
+    except OSError:
+        return False  # held; or on a file system without locks
+    finally:
+        os.close(handle)
 
 
 def _literal(name: str) -> str:

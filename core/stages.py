@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from diffusers import UNet2DModel
 
 from core import distributed
 from core.adversarial import build_adversarial_form, build_maker
-from core.artifacts import stage3_location
+from core.artifacts import CONFIG_NAME, is_stage_folder, stage3_location
 from core.checkpoints import (
     find_checkpoint,
     load_autoencoder,
@@ -33,6 +34,7 @@ from core.losses import Frozen
 from core.made_files import MadeFiles, stage3_files
 from core.manifest import read_manifest, split_by_layout
 from core.online_discriminator import OnlineDiscriminator
+from core.ownership import Owner
 from core.perceptual import build_perceptual
 from core.pictures import save_grid, save_sample_grid
 from core.records import RECORD_NAME, local_path, read_record, run_stage
@@ -109,7 +111,7 @@ def continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: boo
 
 def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bool) -> dict[str, Any]:
     location = stage3_location(config)
-    recorded = recorded or is_remote(location) or read_record(open_store(location), RECORD_NAME) is not None
+    recorded = recorded or is_remote(location) or _is_recorded(config, Path(location))
     inputs = _stage3_inputs(config, resume, recorded)
     if not recorded:
         on_disk = with_inputs(config, {name: local_path(path) for name, path in inputs.items()})
@@ -124,6 +126,15 @@ def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bo
         return _train_stage3(with_inputs(config, paths), None, workspace, recorded)
 
     return run_stage("stage3", location, inputs, _stage3_settings(config), work, config.artifacts)["metrics"]
+
+
+def _is_recorded(config: ExperimentConfig, folder: Path) -> bool:
+    """Whether a stage with a record is in `folder`, or is to be: in that of a round, unless one by hand is there."""
+    if read_record(open_store(folder), RECORD_NAME) is not None:
+        return True
+    by_hand = MadeFiles(folder).is_ours or _goes_on(config, folder, None)
+    in_round = is_stage_folder(os.path.abspath(folder)) and (folder.parent / CONFIG_NAME).is_file()
+    return in_round and not by_hand and Owner(open_store(folder.parent.parent)).is_run()
 
 
 def _stage3_settings(config: ExperimentConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.artifacts import STATE_FOLDER, is_state_file
+from core.artifacts import PUBLISHING_NAME, STATE_FOLDER, is_state_file
 from core.files import file_entry, save_tensors
 from core.lease import lease_of
 from core.made_files import MadeFiles
@@ -132,6 +132,7 @@ class StoredWorkspace(Workspace):
         self._lease = lease_of(store.uri)
         self._token = self._lease.token if self._lease else 0
         self._number, self._kept = 0, time.monotonic()
+        self._begun = False
 
     def restore(self, differs: Callable[[Mapping[str, Any]], None]) -> str | None:
         """Progress of the newest state, whose files are put into the folder; None if there is no state.
@@ -186,6 +187,10 @@ class StoredWorkspace(Workspace):
         if name is not None:
             save_tensors(value, snapshot / name, on_disk=False)
         files = {path.relative_to(snapshot).as_posix(): file_entry(path) for path in stage_files(snapshot)}
+        if not self._begun:
+            # Before the first of the files: a process that dies meanwhile leaves files that are known for ours.
+            self._store.create(PUBLISHING_NAME, json.dumps({"outputs": []}).encode())
+            self._begun = True
         before = newest_state(self._store)
         known = before[1]["files"] if before else {}
         for file, entry in files.items():

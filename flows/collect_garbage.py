@@ -21,8 +21,8 @@ def collect_garbage(
     artifacts = artifacts_of_options(endpoint_url=endpoint_url, single_writer=single_writer)
     open_store(uri, artifacts)
     for garbage in find_garbage(uri, grace_hours):
-        if garbage.busy:
-            say(f"{garbage.uri}: left alone, a process works on it")
+        if garbage.left_alone:
+            say(f"{garbage.uri}: left alone, {garbage.left_alone}")
             continue
         if delete:
             garbage = remove_garbage(garbage.uri, grace_hours, artifacts)
