@@ -18,6 +18,7 @@ from typing import IO, Any
 import torch
 
 from core.errors import InputError
+from core.file_kinds import TELLING, kind_of_bytes
 from core.scratch import open_held, remove_partials
 from core.tensor_files import plain_tensors, refused_global, require_no_bomb
 
@@ -121,6 +122,12 @@ def save_tensors(value: Any, path: Path, on_disk: bool = True) -> None:
             raise
 
 
+def not_it(file: IO[bytes], message: str, remedy: str) -> InputError:
+    """The error that `file` is not what was expected: `message`, what it is by its bytes if they tell, and a remedy."""
+    found = kind_of_bytes(os.pread(file.fileno(), TELLING, 0))
+    return InputError(f"{message}: {remedy}" if found is None else f"{message} (it is {found[0]}): {found[1]}")
+
+
 def load_tensors(path: str | Path, what: str) -> object:
     """What `torch.save` wrote at `path`, tensors and plain values only; InputError otherwise, nothing executed.
 
@@ -138,15 +145,15 @@ def load_tensors(path: str | Path, what: str) -> object:
         except pickle.UnpicklingError as error:
             found = refused_global(str(error))
             if found is not None or "Weights only load failed" in str(error):
-                raise InputError(
-                    f"{name} is refused: it is no file of plain tensors written by torch.save"
-                    f"{f' (it holds {found})' if found else ''}: replace it"
-                ) from None
-            raise InputError(f"{name} is damaged or no torch file: replace it") from None
+                what_not = f"{name} is refused: it is no file of plain tensors written by torch.save"
+                if found:
+                    raise InputError(f"{what_not} (it holds {found}): replace it") from None
+                raise not_it(file, what_not, "replace it") from None
+            raise not_it(file, f"{name} is damaged or no torch file", "replace it") from None
         except OSError as error:
             raise InputError(f"{name} cannot be read ({error.strerror}): replace it") from None
         except (*_UNPICKLING_ERRORS, MemoryError):
-            raise InputError(f"{name} is damaged or no torch file: replace it") from None
+            raise not_it(file, f"{name} is damaged or no torch file", "replace it") from None
     return plain_tensors(value, size, name)
 
 

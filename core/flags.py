@@ -1,6 +1,7 @@
-"""What a cell that says yes or no means, whatever program wrote it."""
+"""What a cell that says yes or no, or a number, means, whatever program wrote it."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ _FALSE = (
     "false f no n off falsch nein faux non falso não onwaar nee falsk usann nej nei epätosi fałsz nie nepravda hamis "
     "nem yanlış hayır ложь нет хибність ні"
 )
+# What programs write into a cell that has no value.
+MISSING = ("NA", "N/A", "#N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "<NA>")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _MEANING = dict.fromkeys(_TRUE.split(), True) | dict.fromkeys(_FALSE.split(), False)
 
 
@@ -27,6 +31,20 @@ def flag(cell: Any) -> bool | None:
         return _MEANING[text]
     try:
         return {0.0: False, 1.0: True}.get(float(text))
+    except ValueError:
+        return None
+
+
+def number(cell: Any) -> float | None:
+    """The number in `cell` of a table, with a point or, as spreadsheets write it in many countries, a comma; else None.
+
+    A cell that says that there is none is NaN.
+    """
+    text = str(cell).strip()
+    if is_empty_cell(cell) or text in MISSING:
+        return math.nan
+    try:
+        return float(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
     except ValueError:
         return None
 

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from core.errors import InputError
 from core.files import load_tensors, require_writable, whole_file
-from core.numpy_files import PACKED_SUFFIX, NumpyFile, say_converted
+from core.flags import is_empty_cell, number
+from core.numpy_files import PACKED_SUFFIX, NumpyFile, is_packed, say_converted
 from core.scratch import scratch_folder
 
 # Of a manifest: which row of the packed file, from 0, the latent of a layout is.
@@ -44,13 +45,14 @@ class Latents:
         self._manifest_rows = rows["manifest_row"].to_numpy()
         self._paths = rows[column].to_numpy(object)
         numbers = rows[ROW_COLUMN] if ROW_COLUMN in rows.columns else pd.Series(np.nan, rows.index)
-        self._numbers = pd.to_numeric(numbers, errors="coerce").to_numpy(float, copy=True)
+        self._cells = numbers.to_numpy(object)
+        self._numbers = np.array([_row_number(cell) for cell in self._cells], float)
         self._sources: list[np.ndarray | PackedLatents] = []
         self._held: Tensor | None = None
         # Of each row: the source it is in, and its row there.
         self._source = np.zeros(len(rows), np.int32)
         self._row = np.zeros(len(rows), np.int64)
-        packed = rows[column].str.endswith(PACKED_SUFFIX).to_numpy(bool, copy=True)
+        packed = np.array([is_packed(path) for path in self._paths], bool)
         if pd.unique(self._paths[packed]).size > _OPEN_FILES:
             packed[:] = False
         for positions in _by_path(self._paths, np.flatnonzero(packed)):
@@ -86,14 +88,14 @@ class Latents:
     def _read(self, indices: Tensor) -> Tensor:
         positions = indices.numpy()
         latents = np.empty((len(positions), *self._shape), np.float32)
-        for number, source in enumerate(self._sources):
-            here = np.flatnonzero(self._source[positions] == number)
+        for order, source in enumerate(self._sources):
+            here = np.flatnonzero(self._source[positions] == order)
             if len(here):
                 latents[here] = source[self._row[positions[here]]]
         finite = np.isfinite(latents).all(axis=(1, 2, 3))
         if not finite.all():
             bad = positions[~finite][0]
-            row = f", row {self._numbers[bad]:g}," if self._paths[bad].endswith(PACKED_SUFFIX) else ""
+            row = f", row {self._numbers[bad]:g}," if is_packed(self._paths[bad]) else ""
             raise InputError(
                 f"manifest row {self._manifest_rows[bad] + 1}: latent {self._paths[bad]}{row} holds values that are "
                 "not finite, or beyond float32: encode the layouts again"
@@ -113,10 +115,12 @@ class Latents:
             self._numbers[positions] = numbers = np.where(np.isnan(numbers), 0, numbers)
         there = (numbers >= 0) & (numbers < len(latents)) & (numbers == np.floor(numbers))
         if not there.all():
+            cell = self._cells[positions][~there][0]
+            said = "is not given" if is_empty_cell(cell) else f"is {cell if isinstance(cell, str) else f'{cell:g}'}"
+            hold = f"have rows 0 to {len(latents) - 1}" if len(latents) else "hold none"
             raise InputError(
-                f"manifest row {self._manifest_rows[positions][~there][0] + 1}: {ROW_COLUMN} is "
-                f"{numbers[~there][0]:g} and latents {latents.path} have rows 0 to {len(latents) - 1}: mend the "
-                "manifest or encode the layouts again"
+                f"manifest row {self._manifest_rows[positions][~there][0] + 1}: {ROW_COLUMN} {said} and latents "
+                f"{latents.path} {hold}: mend the manifest or encode the layouts again"
             )
 
     def _add_single(self, positions: np.ndarray, scratch: Path) -> None:
@@ -142,7 +146,7 @@ class Latents:
         packed: PackedLatents | None = None
         for position in tqdm(positions, "reading latents", disable=None):
             path = self._paths[position]
-            if path.endswith(PACKED_SUFFIX):
+            if is_packed(path):
                 if packed is None or str(packed.path) != path:  # rows of one file mostly follow each other
                     packed = self._open(position)
                 self._check_numbers(packed, positions=np.array([position]))
@@ -152,6 +156,12 @@ class Latents:
                 yield read_latent(path, self._shape).numpy()
             except InputError as error:
                 raise InputError(f"manifest row {self._manifest_rows[position] + 1}: {error}") from None
+
+
+def _row_number(cell: object) -> float:
+    """The number in a cell of `ROW_COLUMN`; NaN if there is none."""
+    found = None if isinstance(cell, bool | np.bool_) else number(cell)
+    return np.nan if found is None else found
 
 
 def _by_path(paths: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
@@ -174,7 +184,7 @@ class PackedLatents:
         if there[1:] != tuple(shape):
             raise InputError(
                 f"latents {path} have shape {list(self._file.shape)} {self._file.dtype.name}, the model takes "
-                f"{['N', *shape]} float32: encode the layouts with this config's autoencoder".replace("'", "")
+                f"[N, {', '.join(map(str, shape))}] float32: encode the layouts with this config's autoencoder"
             )
         if self._file.dtype.kind != "f":
             say_converted(self._file.dtype.name, f"latents {path}")
@@ -233,8 +243,12 @@ def as_latents(values: Tensor, name: str, remedy: str) -> Tensor:
 
 def read_pool(path: Path) -> Tensor:
     """Latents [N, C, h, w] float32 of a torch or .npy file, stored so or as one [C, h, w]."""
-    if path.suffix == PACKED_SUFFIX:
+    if is_packed(path):
         file = NumpyFile(path)
+        if len(file.shape) not in (3, 4):
+            raise InputError(
+                f"latents {path} have shape {list(file.shape)}, not [N, C, h, w] or [C, h, w]: generate them again"
+            )
         shape = file.shape if len(file.shape) == 4 else (1, *file.shape)
         value: object = torch.from_numpy(file.read(list(range(shape[0])), shape[1:])).reshape(file.shape)
         if file.dtype.kind != "f":

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.palette import UNLABELLED, classes_from_rgb, off_palette
+from core.palette import UNLABELLED, WALL, classes_from_rgb, off_palette
 
 # Colours of floor, structure and ceiling in published layouts. They are no class and stay unlabelled.
 _STRUCTURE = np.array([(50, 50, 50), (49, 49, 49), (0, 0, 0), (255, 255, 255), (211, 211, 211)])
@@ -24,25 +24,26 @@ _MOST_INDICES = 64
 
 
 class Bounds(NamedTuple):
-    """Shares of the pixels that may be no palette colour at most: far from each, in flat blocks, and of those the
+    """Shares of the pixels that may be no palette colour at most: all, far from each, in flat blocks, and of those the
     colours of structure included; and the share far from it above which an exchange of channels is looked for.
     """
 
+    unlabelled: float
     far: float
     flat: float
     with_structure: float
     exchanged: float
 
 
-POOLED = Bounds(far=0.25, flat=0.01, with_structure=0.05, exchanged=0.01)
+POOLED = Bounds(unlabelled=0.75, far=0.25, flat=0.01, with_structure=0.05, exchanged=0.01)
 # One picture may be an odd one.
-SINGLE = Bounds(far=0.5, flat=0.1, with_structure=0.5, exchanged=0.05)
+SINGLE = Bounds(unlabelled=0.9, far=0.5, flat=0.1, with_structure=0.5, exchanged=0.05)
 
 
 class Colours(NamedTuple):
     """Counts of a picture's pixels: all, those unlabelled, far from the palette, in flat blocks, of these outside
     structure, and far after each exchange of channels; of the unlabelled the largest value, whether all are grey, and
-    the commonest colour in flat blocks with its count.
+    the commonest colour in flat blocks with its count; and the walls.
     """
 
     pixels: int
@@ -54,6 +55,7 @@ class Colours(NamedTuple):
     largest: int
     grey: bool
     commonest: tuple[int, tuple[int, ...]]
+    walls: int
 
 
 def count_colours(rgb: np.ndarray) -> Colours:
@@ -61,9 +63,12 @@ def count_colours(rgb: np.ndarray) -> Colours:
     step = max(1, max(rgb.shape[:2]) // _LOOK)
     look = rgb[::step, ::step]
     pixels = rgb.shape[0] * rgb.shape[1]
-    if not (classes_from_rgb(look) == UNLABELLED).any():
-        return Colours(pixels, 0, 0, 0, 0, (0,) * len(_EXCHANGES), 0, True, (0, ()))
-    unlabelled = classes_from_rgb(rgb) == UNLABELLED
+    classes = classes_from_rgb(look)
+    if not (classes == UNLABELLED).any():
+        walls = round((classes == WALL).mean() * pixels)
+        return Colours(pixels, 0, 0, 0, 0, (0,) * len(_EXCHANGES), 0, True, (0, ()), walls)
+    classes = classes_from_rgb(rgb)
+    unlabelled, walls = classes == UNLABELLED, int((classes == WALL).sum())
     odd = rgb[unlabelled]
     packed = _packed(rgb)
     numbers, counts = np.unique(packed[unlabelled & _flat(packed)], return_counts=True)
@@ -75,7 +80,8 @@ def count_colours(rgb: np.ndarray) -> Colours:
         round(off_palette(look[..., order]).mean() * pixels) for order in ([0, 1, 2], *_EXCHANGES.values())
     )
     grey = bool((odd == odd[:, :1]).all())
-    return Colours(pixels, len(odd), far, int(counts.sum()), foreign, tuple(exchanged), int(odd.max()), grey, commonest)
+    flat, largest = int(counts.sum()), int(odd.max()) if len(odd) else 0
+    return Colours(pixels, len(odd), far, flat, foreign, tuple(exchanged), largest, grey, commonest, walls)
 
 
 def fault_of(pictures: Sequence[Colours], bounds: Bounds) -> str | None:
@@ -86,8 +92,13 @@ def fault_of(pictures: Sequence[Colours], bounds: Bounds) -> str | None:
     if far > bounds.exchanged * pixels and exchanged.min() < far / 4:
         channels = list(_EXCHANGES)[int(exchanged.argmin())]
         return f"{share}; {channels} seem to be exchanged: write the picture in the order red, green, blue"
-    if far <= bounds.far * pixels and foreign <= bounds.flat * pixels and flat <= bounds.with_structure * pixels:
-        return None
+    # Real layouts have walls; the colours of structure may be theirs where there are none.
+    walled = len(pictures) == 1 or any(colours.walls for colours in pictures)
+    structure = bounds.with_structure if walled else bounds.flat
+    if far <= bounds.far * pixels and foreign <= bounds.flat * pixels and flat <= structure * pixels:
+        if unlabelled <= bounds.unlabelled * pixels:
+            return None
+        return f"{share}, near one but not in it, as by noise or strong compression: save the picture as PNG"
     grey, largest = all(colours.grey for colours in pictures), max(colours.largest for colours in pictures)
     if grey and largest < _MOST_INDICES and unlabelled > 0.9 * pixels:
         return f"{share}; they seem to be class indices (0 to {largest}): write each class in its colour"

@@ -1,6 +1,7 @@
 """Which rows of a manifest are one layout and its variants."""
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -8,7 +9,8 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from core.errors import InputError
-from core.flags import is_empty_cell
+from core.flags import MISSING, is_empty_cell
+from core.manifest_paths import plain_path
 
 VARIANTS = ("rot90", "rot180", "rot270", "mirror", "mirror_rot90", "mirror_rot180", "mirror_rot270")
 _WORDS = r"orig|aug\d+|(?:mirror_)?rot(?:90|180|270)|mirror"
@@ -43,13 +45,13 @@ def named_layouts(
     for a variant that may be of several of them.
     """
     places = [_place(text) for text in paths]
-    sources = [None if is_empty_cell(text) else _place(str(text).strip()) for text in originals]
     stems = [stem for _, stem in places]
+    known = {layout_group(stem) for stem in stems}
+    sources = [None if _says_nothing(text, known) else _place(text) for text in originals]
     groups = [layout_group(source[1] if source else stem) for source, stem in zip(sources, stems, strict=True)]
     variants = is_variant_name(pd.Series(stems, dtype=str)) if augmented is None else augmented
     own = [not variant and source is None for variant, source in zip(variants, sources, strict=True)]
     apart = _apart([place for place, is_own in zip(places, own, strict=True) if is_own])
-    known = {layout_group(stem) for stem in stems}
     folded = _unique_folded(known)
     for row, source in enumerate(sources):
         group = groups[row]
@@ -69,7 +71,38 @@ def named_layouts(
             groups[row] = folded.get(group.casefold(), group)
     if apart:
         _require_apart(stems, places, numbers)
-    return stems, groups
+    return stems, _followed(stems, groups, sources, list(variants), own)
+
+
+def _says_nothing(text: object, known: set[str]) -> bool:
+    """Whether a cell for the original's path is empty, or holds a word for that which is no picture's name."""
+    return is_empty_cell(text) or (str(text).strip() in (*MISSING, "-") and str(text).strip() not in known)
+
+
+def _followed(
+    stems: list[str],
+    groups: list[str],
+    sources: list[tuple[Folders, str] | None],
+    variants: list[bool],
+    own: list[bool],
+) -> list[str]:
+    """`groups`, those of variants of a picture that says itself what it was made from put into that picture's group."""
+    originals = {group for group, is_own in zip(groups, own, strict=True) if is_own}
+    found: dict[str, set[tuple[str, bool]]] = defaultdict(set)
+    for stem, group, source, variant in zip(stems, groups, sources, variants, strict=True):
+        name = layout_group(stem)
+        if source is not None and name != group and name not in originals:
+            found[name].add((group, bool(variant)))
+    # A name of several sources says nothing.
+    made_from = {name: next(iter(sources)) for name, sources in found.items() if len(sources) == 1}
+    followed = list(groups)
+    for row, group in enumerate(groups):
+        passed, goes_on = set(), bool(variants[row])
+        while goes_on and group in made_from and group not in passed:
+            passed.add(group)
+            group, goes_on = made_from[group]
+        followed[row] = group
+    return followed
 
 
 def _place(text: str) -> tuple[Folders, str]:
@@ -77,7 +110,7 @@ def _place(text: str) -> tuple[Folders, str]:
 
     A file that is called by its variant alone (`scene_001/rot90.png`) has the name of its folder before it.
     """
-    *folders, name = str(text).replace("\\", "/").split("/")
+    *folders, name = unicodedata.normalize("NFC", plain_path(str(text))).replace("\\", "/").split("/")
     stem = PurePosixPath(name).stem
     kept = [folder for folder in folders if folder not in ("", ".") and not _VARIANT_FOLDER.fullmatch(folder)]
     if kept and _BARE_VARIANT.fullmatch(stem):

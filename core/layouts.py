@@ -1,5 +1,6 @@
 """Layout pictures on disk, as tensors."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError
+from core.files import open_input
 from core.layout_colours import POOLED, SINGLE, Colours, count_colours, fault_of
 from core.palette import BACKGROUND, COLORS, NUM_CLASSES, WALL, classes_from_rgb, rgb_from_classes
 from core.picture_files import decode_picture, read_picture
@@ -52,11 +54,8 @@ class LayoutPictures:
         self._free = np.empty(min(cache_bytes, 3 * size * size * len(rows)), np.uint8)
         for path, row in zip(self._paths, self._manifest_rows, strict=True):
             # Now, not in the middle of an epoch.
-            if not Path(path).exists():
-                raise InputError(
-                    f"manifest row {row + 1}: picture {path} does not exist: mend the manifest or "
-                    "set dataset.path_remap"
-                )
+            if not os.path.isfile(path):
+                raise _no_file(path, row)
         self._require_palette()
 
     def __len__(self) -> int:
@@ -117,6 +116,18 @@ class LayoutPictures:
                 self._cache[index] = kept.reshape(picture.shape)
                 self._cache[index][:] = picture
         return picture
+
+
+def _no_file(path: str, row: int) -> InputError:
+    try:
+        # It knows why: a folder, a device, no permission, a name that is too long.
+        open_input(path, "picture").close()
+        cause = f"picture {path} could not be read a moment ago: run the same command again"
+    except InputError as error:
+        cause = str(error)
+    if "does not exist" in cause:
+        cause = f"picture {path} does not exist: mend the manifest or set dataset.path_remap"
+    return InputError(f"manifest row {row + 1}: {cause}")
 
 
 def as_classes(rgb: np.ndarray) -> np.ndarray:

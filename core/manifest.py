@@ -9,13 +9,15 @@ import pandas as pd
 
 from core.config import DatasetSection
 from core.errors import InputError
-from core.flags import flag, is_empty_cell
+from core.flags import flag, is_empty_cell, number
 from core.layout_groups import is_variant_name, named_layouts
 from core.manifest_paths import resolve_paths
 from core.table_files import read_table
 
 # Text, whatever it looks like: a scene may be called 0001 or NA.
 _NAMES = ("room_id", "scene_id", "augmentation_type", "original_path")
+_FLAGS = ("is_empty", "is_augmented")
+_KNOWN = (*_FLAGS, "latent_row", "pixels_per_metre")
 _COMPARISONS = {"__lt": "lt", "__gt": "gt", "__le": "le", "__ge": "ge", "__ne": "ne"}
 
 
@@ -34,10 +36,14 @@ def read_manifest(path: str | Path, columns: Sequence[str], dataset: DatasetSect
             f"manifest {path} has no column {missing[0]}; it has {', '.join(rows.columns)}: name the column in "
             "dataset.outputs or add it"
         )
-    rows = _filtered(rows, dataset.filters, path).dropna(subset=list(dict.fromkeys(columns)))
+    # First: a spreadsheet's blank rows and sums have no flags either.
+    rows = rows[~rows[list(columns)].map(is_empty_cell).any(axis=1)]
+    if rows.empty:
+        raise InputError(f"manifest {path}: no row has {' and '.join(columns)}: fill them in")
+    rows = _filtered(rows, dataset.filters, path)
     if rows.empty:
         raise InputError(f"manifest {path}: no row is left after dataset.filters {dataset.filters}: relax the filters")
-    rows = rows.reset_index(names="manifest_row")
+    rows = rows.drop(columns="manifest_row", errors="ignore").reset_index(names="manifest_row")
     named = rows[dataset.outputs.rgb if dataset.outputs.rgb in rows.columns else dataset.outputs.latent]
     sources = rows["original_path"] if "original_path" in rows.columns else pd.Series(None, rows.index, dtype=object)
     augmented = _flags(rows, "is_augmented", f"manifest {path}: row")
@@ -54,7 +60,8 @@ def read_rows(path: Path, dataset: DatasetSection) -> pd.DataFrame:
     if not path.exists():
         raise InputError(f"manifest {path} does not exist: set dataset.manifest or --manifest")
     outputs = dataset.outputs
-    return read_table(path, "manifest", (*_NAMES, outputs.rgb, outputs.latent))
+    filtered = [_filter_column(key)[0] for key in dataset.filters]
+    return read_table(path, "manifest", (*_NAMES, outputs.rgb, outputs.latent), (*_KNOWN, *filtered))
 
 
 def is_augmented(rows: pd.DataFrame) -> pd.Series:
@@ -78,11 +85,11 @@ def _flags(rows: pd.DataFrame, column: str, row_called: str) -> pd.Series | None
 def _meanings(cells: pd.Series, numbers: pd.Series, row_called: str) -> pd.Series:
     """`cells` as truth values; InputError names the first that may mean yes or no, by its row of `numbers`."""
     meaning = {cell: flag(cell) for cell in cells.unique()}
-    for cell, number in zip(cells, numbers, strict=True):
+    for cell, row in zip(cells, numbers, strict=True):
         if meaning.get(cell) is None:
             said = "is empty" if is_empty_cell(cell) else f"is {str(cell)!r}"
             raise InputError(
-                f"{row_called} {number + 1}: {cells.name} {said}, which is not surely yes or no: write true or false"
+                f"{row_called} {row + 1}: {cells.name} {said}, which is not surely yes or no: write true or false"
             )
     return cells.map(meaning).astype(bool)
 
@@ -124,8 +131,7 @@ def choose_rows(rows: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
 
 def _filtered(rows: pd.DataFrame, filters: Mapping[str, Any], path: Path) -> pd.DataFrame:
     for key, wanted in filters.items():
-        suffix = next((suffix for suffix in _COMPARISONS if key.endswith(suffix)), "")
-        column = key.removesuffix(suffix)
+        column, suffix = _filter_column(key)
         if column not in rows.columns:
             if column == "is_empty":
                 continue  # every published config filters on it, not every manifest has it
@@ -135,7 +141,8 @@ def _filtered(rows: pd.DataFrame, filters: Mapping[str, Any], path: Path) -> pd.
             )
         if suffix and suffix != "__ne":
             try:
-                keep = getattr(rows[column], _COMPARISONS[suffix])(wanted)
+                cells = rows[column] if isinstance(wanted, str) else _numbers(rows[column], key, path)
+                keep = getattr(cells, _COMPARISONS[suffix])(wanted)
             except (TypeError, ValueError):
                 raise InputError(
                     f"manifest {path}: column {column} does not compare with dataset.filters {key} {wanted!r}: "
@@ -143,8 +150,11 @@ def _filtered(rows: pd.DataFrame, filters: Mapping[str, Any], path: Path) -> pd.
                 ) from None
         else:
             values = wanted if isinstance(wanted, list | tuple) else [wanted]
-            flags = [value for value in values if isinstance(value, bool)]
-            keep = rows[column].map(_as_text).isin([_as_text(value) for value in values if not isinstance(value, bool)])
+            # A flag may be asked for in words too.
+            asked = [value if isinstance(value, bool) or column not in _FLAGS else flag(value) for value in values]
+            flags = [value for value in asked if isinstance(value, bool)]
+            words = [_as_text(value) for value, said in zip(values, asked, strict=True) if not isinstance(said, bool)]
+            keep = rows[column].map(_as_text).isin(words)
             if flags and column == "is_empty" and _all_empty(rows[column]):
                 continue  # says as little as no column
             if flags:
@@ -154,6 +164,27 @@ def _filtered(rows: pd.DataFrame, filters: Mapping[str, Any], path: Path) -> pd.
             keep = ~keep if suffix else keep
         rows = rows[keep]
     return rows
+
+
+def _filter_column(key: str) -> tuple[str, str]:
+    """The column that a filter's name is of, and the comparison at its end, if there is one."""
+    suffix = next((suffix for suffix in _COMPARISONS if key.endswith(suffix)), "")
+    return key.removesuffix(suffix), suffix
+
+
+def _numbers(cells: pd.Series, key: str, path: Path) -> pd.Series:
+    """`cells` as numbers; InputError names the first that is none."""
+    if pd.api.types.is_numeric_dtype(cells):
+        return cells
+    found = cells.map(number)
+    if found.isna().any():
+        for row, cell in cells[found.isna()].items():
+            if number(cell) is None:
+                raise InputError(
+                    f"manifest {path}: row {row + 1}: {cells.name} is {str(cell)!r}, no number, so that it does not "
+                    f"compare with dataset.filters {key}: mend the cell or the filter"
+                )
+    return found.astype(float)
 
 
 def _as_text(value: Any) -> str:

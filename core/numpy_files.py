@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import InputError
-from core.files import open_input
+from core.files import not_it, open_input
 
 log = logging.getLogger(__name__)
 
 PACKED_SUFFIX = ".npy"
+
+
+def is_packed(path: str | Path) -> bool:
+    """Whether the file at `path` is a .npy file by its name."""
+    return str(path).lower().endswith(PACKED_SUFFIX)
 
 
 class NumpyFile:
@@ -71,7 +76,9 @@ class NumpyFile:
             return found.astype(np.float32, copy=False)
 
     def _damaged(self) -> InputError:
-        return InputError(f"{self._name} are damaged, cut short or no .npy file: encode the layouts again")
+        said, remedy = f"{self._name} are damaged, cut short or no .npy file", "encode the layouts again"
+        begun = os.pread(self._file.fileno(), len(np.lib.format.MAGIC_PREFIX), 0) == np.lib.format.MAGIC_PREFIX
+        return InputError(f"{said}: {remedy}") if begun else not_it(self._file, said, remedy)
 
 
 _said_of: set[str] = set()

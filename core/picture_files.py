@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from core.errors import InputError
-from core.files import open_input
+from core.files import not_it, open_input
 from core.layout_colours import SINGLE, count_colours, fault_of
 from core.palette import BACKGROUND, classes_from_rgb
 
@@ -50,15 +50,16 @@ def decode_picture(path: str | Path) -> np.ndarray:
             with Image.open(file, formats=_FORMATS) as image:
                 _require_plain(image, size, path)
                 # Turned as viewers turn it.
-                if image.getexif().get(_ORIENTATION, 1) != 1:
+                if _is_turned(image):
                     ImageOps.exif_transpose(image, in_place=True)
                 return np.asarray(_opaque(image, path).convert("RGB"))
         except InputError:
             raise
         except UnidentifiedImageError:
-            raise InputError(
-                f"picture {path} cannot be read (it is no PNG, JPEG, WebP, BMP or TIFF picture, or damaged): replace "
-                "the file"
+            raise not_it(
+                file,
+                f"picture {path} cannot be read, it is damaged or no PNG, JPEG, WebP, BMP or TIFF picture",
+                "replace the file",
             ) from None
         # Decoders raise errors of every type on damaged files, NotImplementedError, struct.error and zlib.error among
         # them; each means that this file cannot be read, and none that the process is unsound.
@@ -66,6 +67,15 @@ def decode_picture(path: str | Path) -> np.ndarray:
             raise InputError(
                 f"picture {path} cannot be read ({str(error) or type(error).__name__}): replace the file"
             ) from None
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether its EXIF data says that it is to be turned; data that cannot be read says nothing, as in viewers."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    # Of a damaged block Pillow raises errors of many types; the pixels are not in it.
+    except Exception:
+        return False
 
 
 def _require_plain(image: Image.Image, size: int, path: str | Path) -> None:

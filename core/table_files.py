@@ -11,6 +11,7 @@ import pandas as pd
 
 from core.errors import InputError
 from core.files import open_input
+from core.flags import MISSING
 
 _SEPARATORS = (",", ";", "\t", "|")
 # Byte order marks; UTF-32's begins as that of UTF-16.
@@ -21,12 +22,14 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# In a column of numbers these words mean that there is none; anywhere else they are names.
-_NO_NUMBER = ["NA", "N/A", "#N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "<NA>"]
+# Cells may hold outlines or whole documents; the csv module's own limit is 128 KiB.
+csv.field_size_limit(2**31 - 1)
 
 
-def read_table(path: Path, what: str, text_columns: Sequence[str]) -> pd.DataFrame:
+def read_table(path: Path, what: str, text_columns: Sequence[str], known: Sequence[str] = ()) -> pd.DataFrame:
     """Rows of the CSV file at `path`, its columns of numbers as such, `text_columns` and others as text.
+
+    A column whose name is that of one of `known` but for capitals, blanks and dashes has the known name.
 
     The separator is that of the header line, the encoding UTF-8 or what a byte order mark says. An empty cell is
     missing. Raises InputError, beginning with `what` and the path, for a file that is no such table, and with the line
@@ -36,6 +39,7 @@ def read_table(path: Path, what: str, text_columns: Sequence[str]) -> pd.DataFra
         text = _text(file.read(), f"{what} {path}")
     text, separator = _separated(text)
     text, names = _checked(text, separator, f"{what} {path}")
+    names = _as_known(names, (*text_columns, *known))
     try:
         rows = pd.read_csv(
             io.StringIO(text),
@@ -58,7 +62,7 @@ def read_table(path: Path, what: str, text_columns: Sequence[str]) -> pd.DataFra
 def _text(data: bytes, name: str) -> str:
     mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
     try:
-        text = data[len(mark) :].decode(_MARKS.get(mark, "utf-8"))
+        text = data[len(mark) :].decode(_MARKS.get(mark) or _unmarked(data))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, len(mark) + error.start) + 1
         raise InputError(f"{name} is not UTF-8 text in line {line}: save it as CSV in UTF-8") from None
@@ -70,9 +74,15 @@ def _text(data: bytes, name: str) -> str:
     return text
 
 
+def _unmarked(data: bytes) -> str:
+    """The encoding of text without a mark: UTF-16 if every other byte of its start is 0."""
+    first = [byte == 0 for byte in data[:8]]
+    return {(False, True) * 4: "utf-16-le", (True, False) * 4: "utf-16-be"}.get(tuple(first), "utf-8")
+
+
 def _separated(text: str) -> tuple[str, str]:
     """The text, and what separates its columns; a spreadsheet may say so in a line of its own, which is left out."""
-    said = re.match(r"sep=(.)\r?\n", text)
+    said = re.match(r'"?sep=(.)"?\1*(?:\r\n|\r|\n)', text, re.IGNORECASE)
     if said:
         return text[said.end() :], said.group(1)
     header = re.sub(r'"[^"]*"', "", text.lstrip().splitlines()[0])
@@ -112,9 +122,21 @@ def _checked(text: str, separator: str, name: str) -> tuple[str, list[str]]:
     return text, names
 
 
+def _as_known(names: list[str], known: Sequence[str]) -> list[str]:
+    """`names`, those of `known` that are missing put where one name, and only one, is the same but for its writing."""
+    folded = [re.sub(r"[\s-]+", "_", name.casefold()) for name in names]
+    called = list(names)
+    for name in known:
+        alike = [at for at, form in enumerate(folded) if form == name.casefold()]
+        if name not in names and len(alike) == 1 and called[alike[0]] not in known:
+            called[alike[0]] = name
+    return called
+
+
 def _with_numbers(cells: pd.Series) -> pd.Series:
     """The column as numbers if all of it but words for a missing one are; else as it is."""
-    there = ~cells.isin(_NO_NUMBER) & cells.notna()
+    # Anywhere else these words are names.
+    there = ~cells.isin(MISSING) & cells.notna()
     if there.all() or not there.any():
         return cells
     numbers = pd.to_numeric(cells[there], errors="coerce")
