@@ -1,5 +1,6 @@
 """Latents of a manifest's rows on disk: packed in .npy files, or a file each."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -248,6 +249,12 @@ def read_pool(path: Path) -> Tensor:
         if len(file.shape) not in (3, 4):
             raise InputError(
                 f"latents {path} have shape {list(file.shape)}, not [N, C, h, w] or [C, h, w]: generate them again"
+            )
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if file.nbytes > memory:
+            raise InputError(
+                f"latents {path} take {file.nbytes >> 30} GiB, and this machine has {memory >> 30} GiB of memory: give "
+                "fewer of them"
             )
         shape = file.shape if len(file.shape) == 4 else (1, *file.shape)
         value: object = torch.from_numpy(file.read(list(range(shape[0])), shape[1:])).reshape(file.shape)

@@ -53,6 +53,11 @@ def _find(text: str, remap: Mapping[str, str], around: list[Path], manifest: Pat
         for path in _candidates(form, around):
             if os.path.exists(path):  # false where Path.exists raises: a name that is too long
                 return path
+    if not text.isascii():
+        for form in dict.fromkeys(_forms(text, remap)):
+            for path in _candidates(form, around):
+                if (found := _composed_otherwise(path)) is not None:
+                    return found
     plain = _remapped(plain_path(text), remap)
     if _ADDRESS.match(plain):
         raise InputError(
@@ -72,8 +77,18 @@ def _forms(text: str, remap: Mapping[str, str]) -> Iterator[str]:
         yield form
         if form.startswith("~/"):
             yield os.path.expanduser(form)
-    for kind in ("NFC", "NFD") if not text.isascii() else ():
-        yield unicodedata.normalize(kind, form)
+
+
+def _composed_otherwise(path: Path) -> Path | None:
+    """The file at `path` with the accents of any folder or of its name composed otherwise; macOS takes them apart."""
+    found = Path(path.anchor)
+    for part in path.parts[len(found.parts) :]:
+        forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        there = next((found / form for form in forms if os.path.exists(found / form)), None)
+        if there is None:
+            return None
+        found = there
+    return found
 
 
 def _candidates(text: str, around: list[Path]) -> Iterable[Path]:

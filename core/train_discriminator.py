@@ -118,15 +118,20 @@ def _input_files(kind: str, location: Location) -> dict[str, Location]:
     """Inputs of the stage: the `.pt` or `.npy` file at `location`, or each of those in the folder there."""
     if not is_remote(location) and not Path(location).exists():
         raise InputError(f"latents {location} do not exist: give a .pt or .npy file, or a folder of them")
-    if str(location).endswith(_SUFFIXES):
+    if _holds_latents(str(location)):
         return {kind: location}
     names = recorded_names(location)
     if names is None:
         names = [file.name for file in open_store(location).files() if "/" not in file.name]
-    names = [name for name in names if name.endswith(_SUFFIXES)]
+    names = [name for name in names if _holds_latents(name)]
     if not names:
         raise InputError(f"folder {location} holds no .pt or .npy file: give a file or folder of latents")
     return {f"{kind} {name}": join(location, name) for name in names}
+
+
+def _holds_latents(name: str) -> bool:
+    """Whether a file's name says so; macOS puts a `._NAME` beside each file that it copies to other file systems."""
+    return name.lower().endswith(_SUFFIXES) and not Path(name).name.startswith("._")
 
 
 def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace: Workspace) -> dict[str, Any]:
