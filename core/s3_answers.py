@@ -15,7 +15,13 @@ _DOCUMENTS = {
     "ListMultipartUploads": "ListMultipartUploadsResult",
     "ListObjectsV2": "ListBucketResult",
 }
-_WITH_ETAG = {"GetObject", "HeadObject", "PutObject", "UploadPart"}
+# Headers that every good answer has, of which others than S3 servers give the first too.
+_OBJECT_HEADERS = {
+    "GetObject": ("etag", "last-modified"),
+    "HeadObject": ("etag", "last-modified"),
+    "PutObject": ("etag",),
+    "UploadPart": ("etag",),
+}
 # Headers that S3 servers send with every answer, or with an object of ours.
 _SIGNS = ("x-amz-request-id", "x-amz-id-2", "x-amz-meta-", "x-goog-")
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -51,9 +57,14 @@ class Answer(NamedTuple):
         if self.status < 300:
             if self.operation in _DOCUMENTS:
                 return self._is_document(_DOCUMENTS[self.operation])
-            if self.operation in _WITH_ETAG:
-                return "etag" in self.headers and (not is_page or self._is_signed)
+            if self.operation in _OBJECT_HEADERS:
+                if not all(name in self.headers for name in _OBJECT_HEADERS[self.operation]):
+                    return False
+                # To what is sent, an S3 server answers with headers alone.
+                return self._is_signed or not (is_page or (self.body and self.operation in ("PutObject", "UploadPart")))
             return False if is_page else self._is_signed or None
+        if self.is_of_minio_console:
+            return False
         if self._is_document("Error") or self._is_signed:
             return not is_page
         if self.is_of_a_gateway:
@@ -68,6 +79,11 @@ class Answer(NamedTuple):
     def redirects(self) -> bool:
         """Whether it names another address, and does not say as S3 does which region that is of."""
         return self.status in _REDIRECTS and "x-amz-bucket-region" not in self.headers
+
+    @property
+    def is_of_minio_console(self) -> bool:
+        """Whether MinIO's console, on a port of its own, refuses a request that is for the S3 port."""
+        return self._is_document("Error") and b"must be made to API port" in (self.body or b"")
 
     @property
     def is_of_a_gateway(self) -> bool:
@@ -85,6 +101,8 @@ class Answer(NamedTuple):
         if self.redirects:
             target = _origin(self.headers.get("location", ""))
             return NotS3Error(f"it redirects to {target or 'another address'}", "where the S3 server itself is")
+        if self.is_of_minio_console:
+            return NotS3Error("it is MinIO's console")
         is_empty = self.body == b"" and not self.operation.startswith("Head")
         content = "an empty page" if is_empty else self.media_type or "no document of S3's"
         # botocore makes a 500 of a 200 that it cannot read.

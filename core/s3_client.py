@@ -15,7 +15,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 from botocore.model import OperationModel
 
-from core.errors import UnavailableError
+from core.errors import InputError, UnavailableError
 from core.s3_answers import answer_of, other_protocol
 from core.s3_errors import S3_ERRORS, is_passing, is_passing_answer, refusal, silence
 from core.s3_setup import endpoint_setting, make_client
@@ -93,6 +93,13 @@ class Connection:
                 if pause is None:
                     raise UnavailableError(self._lost(error)) from None
                 time.sleep(pause)
+            except UnicodeError:
+                raise
+            except ValueError:  # of botocore's reader of dates and numbers
+                raise InputError(
+                    f"bucket {self.bucket} at {self.endpoint}: the answer holds a number or date that is none: check "
+                    "the server, and any proxy before it"
+                ) from None
         raise AssertionError("unreachable")
 
     def _lost(self, error: Exception) -> str:

@@ -382,7 +382,13 @@ class S3Store:
                 page = self._connection.whole_answer(functools.partial(request, **options))
             yield page
             more = page.get("IsTruncated", False)
-            options |= {marker: page[next_marker] for marker, next_marker in _NEXT[operation].items() if more}
+            following = {marker: page.get(next_marker) for marker, next_marker in _NEXT[operation].items() if more}
+            if more and (None in following.values() or following.items() <= options.items()):
+                raise InputError(
+                    f"{self.uri}: the server at {self._connection.endpoint} does not list it to its end: check the "
+                    "server, and any proxy before it"
+                )
+            options |= following
 
 
 def _for_each(action: Callable[[str], None], names: Iterable[str]) -> None:
@@ -412,8 +418,11 @@ def _is_what_was_stored(data: bytes, answer: Mapping[str, Any]) -> bool:
 def _age(answer: Mapping[str, Any], written: datetime) -> float:
     """Seconds from `written` to the answer, by the server's clock alone."""
     date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    now = parsedate_to_datetime(date) if date else datetime.now(UTC)
-    return max(0.0, (now - written).total_seconds())
+    try:
+        now = parsedate_to_datetime(date) if date else datetime.now(UTC)
+    except ValueError:  # a proxy's own
+        now = datetime.now(UTC)
+    return max(0.0, (now.replace(tzinfo=now.tzinfo or UTC) - written).total_seconds())
 
 
 def _is_name(name: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from core.s3_errors import refusal
-from core.store import ArtifactsSection, artifacts_of_options, open_store
+from core.store import Store, artifacts_of_options, open_store
 from flows.prefect_api import require_server
 from tests.sweep.ground import Ground, Row
 from tests.web_servers import HTML, PAGE, Reply, answering, make_certificate, sending
@@ -27,14 +27,19 @@ VERSION = b'"3.8.8"'
 
 
 def _read(endpoint: str | None, ground: Ground, **environment: str) -> Any:
+    return _use(lambda store: store.read("a"), endpoint, ground, **environment)
+
+
+def _use(use: Callable[[Store], Any], endpoint: str | None, ground: Ground, **environment: str) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
         for name, value in (KEYS | environment).items():
             patch.setenv(name, value)
-        settings = ArtifactsSection(endpoint_url=endpoint, patience_minutes=0.03)
+        settings = artifacts_of_options(endpoint_url=endpoint, patience_minutes=0.03)
         # A bucket of the row's own: a process keeps its connections.
-        return open_store(f"s3://{ground.folder.parent.name[:40].strip('_').replace('_', '-')}/run", settings).read("a")
+        bucket = ground.folder.parent.name[:40].strip("_").replace("_", "-")
+        return use(open_store(f"s3://{bucket}/run", settings))
 
 
 def _store(reply: Reply) -> Callable[[Ground], Any]:
@@ -96,12 +101,38 @@ def _below_api(path: str) -> Reply:
     return (200, JSON, VERSION) if path == "/api/admin/version" else (404, JSON, b'{"detail":"Not Found"}')
 
 
+def _listing(body: bytes) -> Callable[[Ground], Any]:
+    def give(ground: Ground) -> Any:
+        with answering((200, XML, body)) as endpoint:
+            return _use(lambda store: store.folders(), endpoint, ground)
+
+    return give
+
+
+_ENDLESS = b"<ListBucketResult><IsTruncated>true</IsTruncated>?</ListBucketResult>"
 _OBJECT = {"ETag": '"1"', "Last-Modified": "Fri, 27 Nov 2026 12:00:00 GMT", "x-amz-meta-sha256": "0" * 64}
 _NOT_S3 = "no S3 server is there"
 
 _ENDPOINTS = [
     ("a page", _store((200, HTML, PAGE)), (_NOT_S3, "text/html", "artifacts.endpoint_url")),
     ("a page with an ETag", _store((200, HTML | {"ETag": '"5f-2"'}, PAGE)), (_NOT_S3, "text/html")),
+    ("JSON with an ETag", _store((200, JSON | {"ETag": 'W/"2-a"'}, b"{}")), (_NOT_S3, "application/json")),
+    (
+        "MinIO's console",
+        _store(
+            (
+                403,
+                XML,
+                b"<Error><Code>AccessDenied</Code><Message>S3 API Requests must be made to API port.</Message></Error>",
+            )
+        ),
+        (_NOT_S3, "it is MinIO's console", "its S3 port"),
+    ),
+    (
+        "a time that is none",
+        _store((200, _OBJECT | {"Last-Modified": "soon"}, b"x")),
+        ("a number or date that is none",),
+    ),
     ("an empty answer", _store((200, {}, b"")), (_NOT_S3, "HTTP 200")),
     ("an answer without content", _store((204, {}, b"")), (_NOT_S3, "HTTP 204")),
     ("JSON", _store((200, JSON, b"{}")), (_NOT_S3, "application/json")),
@@ -142,6 +173,23 @@ _ENDPOINTS = [
     ),
 ]
 
+_LISTS = [
+    (given, _listing(body), says)
+    for given, body, says in (
+        (
+            "pages without end",
+            _ENDLESS.replace(b"?", b"<NextContinuationToken>a</NextContinuationToken>"),
+            "to its end",
+        ),
+        ("a page without the next", _ENDLESS.replace(b"?", b""), "to its end"),
+        (
+            "a size that is a word",
+            b"<ListBucketResult><Contents><Size>x</Size></Contents></ListBucketResult>",
+            "a number",
+        ),
+    )
+]
+
 _AWS = [
     ("a config that does not parse", _file("AWS_CONFIG_FILE", "region = x\n"), ("aws-file", "no valid AWS config")),
     ("a config in Latin-1", _file("AWS_CONFIG_FILE", b"[default]\nregion=\xff\n"), ("aws-file", "no valid AWS config")),
@@ -170,7 +218,7 @@ _AWS = [
         ("AWS_ENDPOINT_URL 'localhost:9000' is no address",),
     ),
     *(
-        (f"the endpoint {url!r}", lambda ground, url=url: artifacts_of_options(endpoint_url=url), ("no address",))
+        (f"the endpoint {url!r}", lambda ground, url=url: _read(url, ground), ("--endpoint_url", "no address"))
         for url in ("", "localhost", "ftp://localhost", "http://", "http://localhost:99999", "http://localhost /x")
     ),
 ]
@@ -208,6 +256,7 @@ _PREFECT = [
 
 ROWS = [
     *(Row("S3 store", f"an endpoint: {given}", give, says) for given, give, says in _ENDPOINTS),
+    *(Row("S3 store", f"a listing: {given}", give, (says,)) for given, give, says in _LISTS),
     *(Row("S3 store", f"AWS's settings: {given}", give, says) for given, give, says in _AWS),
     *(Row("S3 store", f"the answer {given}", give, says) for given, give, says in _ANSWERS),
     *(Row("Prefect server", given, give, says) for given, give, says in _PREFECT),
