@@ -36,7 +36,7 @@ _VALUE.maxlevel = 3
 
 def set_value(data: dict[str, Any], key: str, value: Any) -> None:
     """Put `value` at the dotted `key` of nested `data`; InputError where a value stands in a section's place."""
-    *parents, leaf = key.split(".")
+    *parents, leaf = (part.strip() for part in key.split("."))
     if not all((*parents, leaf)) or len(parents) >= _MOST_PARTS:
         raise InputError(f"--set {key}: this is no key: write it as section.key, with dots between names")
     for parent in parents:
@@ -65,8 +65,12 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
         said = f"should be {_listed(offered)}"
     else:
         said = _SAID.get(kind, re.sub(r"^\w+ should", "should", problem["msg"]))
-    if kind == "string_type" and given is not None:
-        said += "; if it is, put it in quotes"
+    if kind == "string_type" and isinstance(given, bool | int | float):
+        said += f"; if it is, put it in quotes, in --set within the shell's: --set '{key}=\"{given}\"'"
+    if kind in ("dict_type", "model_type") and type(None) in typing.get_args(_annotation_at(location, model)):
+        said += " or null"
+    if kind == "tuple_type":
+        said = "should be a list, such as [1, 2]"
     return f"{key}: {said}, got {shown_value(given)}"
 
 

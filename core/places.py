@@ -14,7 +14,8 @@ from core.errors import InputError, without_secrets
 Location = str | Path
 
 LONGEST_PATH = 4096
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\}?)", re.ASCII)
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)(\}?))", re.ASCII)
+_VARIABLE_OF_WINDOWS = re.compile(r"%[A-Za-z_]\w*%", re.ASCII)
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(/*)")
 
 
@@ -27,7 +28,8 @@ def expanded(location: Location) -> str:
     """`location` with `~`, `$VAR` and `${VAR}` filled in; every path of a config and of a command passes through here.
 
     Expanding it again changes nothing. Raises ValueError, which says what helps, for what is no place: nothing, an
-    address of another kind than s3://, a variable or user that does not exist, a secret in the address.
+    address of another kind than s3://, a variable or user that does not exist, a secret in the address, and for spaces,
+    line breaks or quotes around it, which come from files of variables.
     """
     text = _without_control(str(location))
     if not text.strip():
@@ -44,6 +46,7 @@ def expanded(location: Location) -> str:
         raise ValueError(f"{text}: it holds a $ even when its variables are filled in: write the path out")
     _require_no_secret(_without_control(text))
     _require_known_kind(text)
+    _require_nothing_around(text)
     return text
 
 
@@ -92,7 +95,9 @@ def _require_no_secret(text: str) -> None:
 
 def _value(found: re.Match[str]) -> str:
     name = found[1] or found[2]
-    value = os.environ.get(name) if name else None
+    if found[2] is not None and not (found[3] and re.fullmatch(r"\w+", name, re.ASCII)):
+        raise ValueError(f"{found.string}: of variables only $NAME and ${{NAME}} are filled in: write one of these")
+    value = os.environ.get(name)
     if not value:
         raise ValueError(f"{found.string}: the variable {found[0]} is not set: set it, or write the path out")
     return value
@@ -104,8 +109,25 @@ def _require_known_kind(text: str) -> None:
         return
     if re.match(r"[A-Za-z]:(?:[/\\]|$)", text):
         raise ValueError(f"{text} is a path of Windows: give the path that it has on this machine")
+    if text.startswith("\\\\") or ("\\" in text and "/" not in text and not os.path.lexists(text)):
+        raise ValueError(f"{text} is a path of Windows: write it with / between folders, as it is on this machine")
+    if _VARIABLE_OF_WINDOWS.search(text) and not os.path.lexists(text):
+        raise ValueError(f"{text} holds a variable of Windows, which is not filled in: write $NAME")
+    if re.match(r"[\w.-]+@[\w.-]+:", text) and not os.path.lexists(text):
+        raise ValueError(f"{text} is a path of another machine: give the path that it has on this one")
+    if scheme is not None and scheme[1].lower() == "file" and scheme[2]:
+        raise ValueError(f"{text} is an address of a file: write its path alone, as /FOLDER/FILE")
     if "://" in text or (scheme is not None and (scheme[2] or scheme[1].lower() == "s3")):
         raise ValueError(f"{text} is neither a local path nor an s3:// address: write s3://BUCKET/PREFIX")
+
+
+def _require_nothing_around(text: str) -> None:
+    if not is_remote(text) and os.path.lexists(text):
+        return
+    if text != text.strip():
+        raise ValueError(f"{text!r} begins or ends with a space or line break: write it without")
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        raise ValueError(f"{text} has quotes around it, which are part of it here: write it without")
 
 
 # A path or s3:// address in a config, `~` and variables filled in as it is read.

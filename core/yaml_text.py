@@ -57,6 +57,10 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
             line = key.start_mark.line + 1
+            if key.style is None and key.value != key.value.strip():
+                # Of a page or a word processor; YAML takes ordinary spaces alone for indentation.
+                problem = "it is indented with spaces of another kind than the ordinary one: write those again"
+                raise ComposerError(None, None, problem, key.start_mark)
             if key.value in lines:
                 problem = f"{key.value} is given twice, first at line {lines[key.value]}: keep one"
                 raise ComposerError(None, None, problem, key.start_mark)
@@ -81,6 +85,13 @@ class _Loader(yaml.SafeLoader):
     def construct_date(self, node: yaml.Node) -> Any:
         problem = f"{_shown(node)} is a date to YAML, which no setting is: put it in quotes"
         raise ConstructorError(None, None, problem, node.start_mark)
+
+
+def _unreadable(error: yaml.reader.ReaderError) -> str:
+    if error.encoding != "unicode":
+        return "it is not in UTF-8: save it as that"
+    character = f"U+{ord(error.character):04X}" if isinstance(error.character, str) else f"U+{error.character:04X}"
+    return f"it holds the character {character}, which no text does: save it as plain text in UTF-8"
 
 
 def _shown(node: yaml.Node) -> str:
@@ -135,8 +146,10 @@ def read_yaml(text: bytes | str, what: str, remedy: str) -> Any:
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark, problem = error.problem_mark or error.context_mark, error.problem or error.context
+        if "'\\t'" in str(problem):
+            problem = "there is a tab, which YAML does not take for spaces: write spaces"
     except yaml.reader.ReaderError as error:
-        mark, problem = None, error.reason
+        mark, problem = None, _unreadable(error)
     except _PYYAML_ERRORS:
         mark, problem = loader and loader.get_mark(), "it holds what YAML cannot read"
     lines = text.count(b"\n" if isinstance(text, bytes) else "\n")
