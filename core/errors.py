@@ -18,12 +18,20 @@ _USER_INFO = re.compile(
     r"|(?<![\w/.+-])[\w.+-]{1,255}:[^\s@/:]{1,255}@(?=[\w\[])"
 )
 _SECRET_NAME = (
-    r"x-amz-(?:signature|security-token|credential)|x-goog-(?:signature|credential)|signature|sig|awsaccesskeyid|"
+    r"x-amz-(?:signature|security-token|credential)|x-goog-(?:signature|credential)|awsaccesskeyid|"
     r"(?:access_?|auth_?|id_?|refresh_?|session_?|security_?)?token|(?:client_?|secret_?)?(?:secret|password|passwd|pwd)|"
-    r"(?:aws_?)?(?:secret_?)?access_?key(?:_?id)?|api_?key|secret_?key"
+    r"(?:aws_?)?(?:secret_?)?access_?key(?:_?id)?|api[_-]?key|secret_?key|account_?key|auth_?string|pgpassword"
 )
-# `name=value` where the name says that the value is a secret, as in a signed URL.
-_NAMED_SECRET = re.compile(rf"(?i)(?<![A-Za-z0-9])({_SECRET_NAME})(=|%3D)(?!\*\*\*)[^\s&'\"#;,)]+")
+# `name=value` where the name says that the value is a secret, as in a signed URL; `sig=0.1` alone is a folder's name.
+_NAMED_SECRET = re.compile(
+    rf"(?i)(?<![A-Za-z0-9])({_SECRET_NAME}|(?<=[?&])sig(?:nature)?|sig(?:nature)?(?==[A-Za-z0-9+%_-]{{16}}))(=|%3D)(?!\*\*\*)"
+    r"""(?:"[^"]+"|'[^']+'|[^\s&'"#;,)]+)"""
+)
+# The same in JSON, Python and YAML; without quotes only what looks like no word of a sentence.
+_WRITTEN_SECRET = re.compile(
+    rf"""(?i)(?<![A-Za-z0-9])({_SECRET_NAME})(["']?\s{{0,9}}[:=]\s{{0,9}})(?!["']?\*\*\*)"""
+    r"""(?:"[^"]+"|'[^']+'|(?=\S{0,255}\d)[^\s'",;&)\]}]{6,}|[^\s'",;&)\]}]{20,})"""
+)
 _BEARER = re.compile(
     r"(?i)\b(bearer\s{1,9}|authorization:\s{0,9}\w{1,20}\s{1,9})(?!\*\*\*)(?:(?=\S{0,255}\d)[A-Za-z0-9._~+/=-]{8,}"
     r"|[A-Za-z0-9._~+/=-]{20,})"
@@ -68,6 +76,7 @@ def without_secrets(text: str) -> str:
         text = f"{text[: _LONGEST_TEXT // 2]} ... {text[-_LONGEST_TEXT // 2 :]}"
     text = _USER_INFO.sub(f"{HIDDEN}@", text)
     text = _NAMED_SECRET.sub(rf"\1\2{HIDDEN}", text)
+    text = _WRITTEN_SECRET.sub(rf"\1\2{HIDDEN}", text)
     text = _BEARER.sub(rf"\1{HIDDEN}", text)
     return _KEY.sub(lambda found: f"{''.join(filter(None, found.groups()))}{HIDDEN}", text)
 

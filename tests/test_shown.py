@@ -29,6 +29,14 @@ SECRETS = [
     "key AKIASECRETSECRETSECR is wrong",
     "pnu_SECRET1234567890SECRET",
     "hf_SECRET1234567890SECRET",
+    "aws_secret_access_key = SECRET/1+2",
+    "secret_key: SECRET0123",
+    "got {'password': 'SECRET'}",
+    '{"SecretAccessKey": "SECRET", "Token" : "SECRET"}',
+    "Password='SECRET'",
+    "PREFECT_API_AUTH_STRING=admin:SECRET",
+    "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=SECRET==;EndpointSuffix=x",
+    "Credential=AKIASECRETSECRETSECR/x, Signature=SECRET0123456789abcdef",
 ]
 PLAIN = [
     "s3://bucket/a@b.pt",
@@ -38,6 +46,9 @@ PLAIN = [
     "no bearer token was sent",
     "see someone@example.org",
     "tokens=5 seed=3 key.path=value",
+    "unknown key token: no key is called alike",
+    "the server wants a password: set PREFECT_API_AUTH_STRING to USER:PASSWORD",
+    "/runs/sig=0.1,signature=mean/tokens: 512",
 ]
 
 
