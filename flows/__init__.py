@@ -3,6 +3,9 @@
 import logging
 
 from flows.prefect_settings import apply_settings
+from tasks.start_up import say_in_one_line
+
+say_in_one_line()
 
 # Before any module of this package imports Prefect.
 apply_settings()

@@ -3,15 +3,17 @@
 import contextlib
 import functools
 import logging
+import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefect import Flow
 from prefect.logging.configuration import setup_logging
 
 from core.config import load_config
+from core.errors import InputError
 from core.store import Location
 from flows.prefect_api import configured_server, require_server, server_errors
 from flows.temporary_server import end_server, server_process, temporary_server
@@ -42,7 +44,11 @@ def run_flow(flow: Flow[..., Any]) -> Any:
         load_config(config, overrides)  # a mistake is said before a server is started
         if (url := configured_server()) is not None:
             require_server(url)
-        with server_errors(), temporary_server() if url is None else contextlib.nullcontext():
+        with (
+            _leaving_a_dead_server(),
+            server_errors(),
+            temporary_server() if url is None else contextlib.nullcontext(),
+        ):
             return flow(config=config, overrides=overrides, **options)
 
     with interruptible(_leave_soon, end_server):
@@ -68,3 +74,24 @@ def _leave_soon(leaving: Leaving) -> None:
         leaving.leave()
 
     threading.Thread(target=watch, name="leave", daemon=True).start()
+
+
+@contextlib.contextmanager
+def _leaving_a_dead_server() -> Iterator[None]:
+    """Whatever ends the block, the process ends soon after if its temporary server is gone.
+
+    Prefect waits at the end for minutes until it may send what it has to say.
+    """
+    try:
+        yield
+    except BaseException as error:
+        server = server_process()
+        if server is not None and server.poll() is not None and not isinstance(error, KeyboardInterrupt):
+            status = error.exit_status if isinstance(error, InputError) else 1
+
+            def leave() -> None:
+                time.sleep(_SECONDS_WITHOUT_SERVER)
+                os._exit(status)
+
+            threading.Thread(target=leave, name="leave", daemon=True).start()
+        raise

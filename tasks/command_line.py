@@ -58,11 +58,11 @@ def say(text: str) -> None:
 
 
 def _leave(line: str, status: int) -> None:
-    logging.shutdown()
     if not is_first():
         # What stops every process is said once: torchrun ends the others as soon as the first has left.
         time.sleep(_SECONDS_FOR_THE_FIRST)
     put_error(f"\n{line}" if sys.stderr.isatty() else line)
+    logging.shutdown()  # after the line: what sends records to a server that is gone takes long
     sys.exit(status)
 
 

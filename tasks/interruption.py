@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ class Leaving:
     def __init__(self, at_first: Callable[["Leaving"], None], at_last: Callable[[], None]):
         self._at_first, self._at_last = at_first, at_last
         self._status, self._asked_at = 0, 0.0
+        self._noted_status, self._noted_at = 0, 0.0
         self._is_unwound = False
 
     @property
@@ -44,8 +46,20 @@ class Leaving:
                 self.leave()
             return
         self._status, self._asked_at = 128 + number, time.monotonic()
-        self._at_first(self)
+        if not self._noted_status:
+            self._at_first(self)
         raise Interrupted(number)
+
+    def note(self, number: int) -> None:
+        """Take notice of a signal whose handler is another one for now, which unwinds the main thread in its own way.
+
+        Prefect's engine does so with SIGTERM while a flow runs, and hands it on when it has reported the end.
+        """
+        if not self._noted_status:
+            self._noted_status, self._noted_at = 128 + number, time.monotonic()
+            self._at_first(self)
+        elif time.monotonic() - self._noted_at >= _SECONDS_OF_ONE_WISH:
+            self.leave()
 
     def unwound(self) -> None:
         """Note that the command has said what there is to say."""
@@ -59,7 +73,7 @@ class Leaving:
                     os.write(2, f"{INTERRUPTED_LINE}\n".encode())
             self._at_last()
         finally:
-            os._exit(self._status)
+            os._exit(self._status or self._noted_status)
 
 
 @contextlib.contextmanager
@@ -79,9 +93,36 @@ def interruptible(
     for number in before:
         signal.signal(number, leaving)
     try:
-        yield
+        with _noting(leaving, set(before)):
+            yield
     finally:
         leaving.unwound()
         if not leaving.is_asked:  # a process that ends may be asked to be quicker until it is gone
             for number, how in before.items():
                 signal.signal(number, how)
+
+
+@contextlib.contextmanager
+def _noting(leaving: Leaving, numbers: set[int]) -> Iterator[None]:
+    """Inside, `leaving` takes notice of signals whose handlers were replaced for a while; see `Leaving.note`."""
+    if not numbers:
+        yield
+        return
+    told, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    # A forked process has signals of its own.
+    os.register_at_fork(after_in_child=lambda: writer.fileno() >= 0 and signal.set_wakeup_fd(-1))
+
+    def listen() -> None:
+        with told:
+            while came := told.recv(1):
+                if came[0] in numbers and signal.getsignal(came[0]) is not leaving:
+                    leaving.note(came[0])
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()  # ends the thread

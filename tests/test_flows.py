@@ -387,7 +387,8 @@ def test_a_config_without_prerequisites_finds_them_made(finished):
     ("module", "number", "send"),
     [
         ("flows.adversarial_training", signal.SIGINT, os.killpg),  # as a terminal does
-        ("flows.adversarial_training", signal.SIGTERM, os.kill),  # as a scheduler or container does
+        ("flows.adversarial_training", signal.SIGTERM, os.kill),  # as a container does
+        ("flows.adversarial_training", signal.SIGTERM, os.killpg),  # as `timeout` and schedulers do
         ("tasks.continue_stage3", signal.SIGINT, os.killpg),
         ("tasks.continue_stage3", signal.SIGHUP, os.kill),  # of a terminal that was closed
     ],
