@@ -152,7 +152,11 @@ def load_tensors(path: str | Path, what: str) -> object:
             raise not_it(file, f"{name} is damaged or no torch file", "replace it") from None
         except OSError as error:
             raise InputError(f"{name} cannot be read ({error.strerror}): replace it") from None
-        except (*_UNPICKLING_ERRORS, MemoryError):
+        except MemoryError:
+            raise InputError(
+                f"{name} takes more memory than there is, or is damaged: free some, or replace it"
+            ) from None
+        except _UNPICKLING_ERRORS:
             raise not_it(file, f"{name} is damaged or no torch file", "replace it") from None
     return plain_tensors(value, size, name)
 

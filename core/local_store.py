@@ -16,11 +16,9 @@ from typing import IO
 
 from core.errors import InputError
 from core.files import file_entry, open_input, whole_file
-from core.store import Entry, Guard, StoredFile, Versioned, altered, checked_name
+from core.store import LARGEST_SMALL_FILE, Entry, Guard, StoredFile, Versioned, altered, checked_name, too_large
 
 LOCK_NAME = ".lock"
-# What is read at once: records, a config, a report of a run.
-LARGEST_SMALL_FILE = 2**28
 _thread = threading.local()
 
 
@@ -102,10 +100,7 @@ class LocalStore:
         with file:
             status = os.fstat(file.fileno())
             if status.st_size > LARGEST_SMALL_FILE:
-                raise InputError(
-                    f"{self.uri}/{name} holds {status.st_size} bytes, it should be a small file: put back a copy of "
-                    "it, or choose another folder"
-                )
+                raise too_large(self.uri, name, status.st_size)
             data = file.read()
         return Versioned(data, _version(data), time.time() - status.st_mtime)
 

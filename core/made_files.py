@@ -21,7 +21,7 @@ class MadeFiles:
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self.folder = folder
         # Whether a command of ours made files here.
         self.is_ours, self._names = False, list[str]()
         path = folder / MADE_NAME
@@ -39,15 +39,15 @@ class MadeFiles:
         self.require_free(names, setting)
         if not self.covers(names):
             self._names, self.is_ours = sorted({*self._names, *names}), True
-            save_json({"made_by": MADE_BY, "files": self._names}, self._folder / MADE_NAME)
+            save_json({"made_by": MADE_BY, "files": self._names}, self.folder / MADE_NAME)
 
     def require_free(self, names: Sequence[str], setting: str) -> None:
         """InputError if a file of these names, or a `made.json`, is there that is not ours."""
         taken = [name for name in self.files() if matches(name, names) and not matches(name, self._names)]
-        if not self.is_ours and os.path.lexists(self._folder / MADE_NAME):
+        if not self.is_ours and os.path.lexists(self.folder / MADE_NAME):
             taken.insert(0, MADE_NAME)
         if taken:
-            raise foreign_file(self._folder, taken[0], setting)
+            raise foreign_file(self.folder, taken[0], setting)
 
     def refuse_any(self, setting: str) -> None:
         """InputError naming the first file of the folder; what a killed process left of its record does not count."""
@@ -57,13 +57,16 @@ class MadeFiles:
         if first == MADE_NAME:
             first = next(names, first)
         if first is not None:
-            raise foreign_file(self._folder, first, setting)
+            raise foreign_file(self.folder, first, setting)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove the files of these names that the record names."""
-        for name in list(self.files()):
-            if matches(name, names) and matches(name, self._names):
-                (self._folder / name).unlink()
+        for name in self.present(names):
+            (self.folder / name).unlink()
+
+    def present(self, names: Sequence[str]) -> list[str]:
+        """Names of the files of these names that are there and that the record names."""
+        return [name for name in self.files() if matches(name, names) and matches(name, self._names)]
 
     def remove_partials(self) -> None:
         """Remove what processes that are gone left of writing a file that the record names."""
@@ -73,13 +76,13 @@ class MadeFiles:
             if (
                 of is not None
                 and matches(f"{folder}/{of}".lstrip("/"), self._names)
-                and is_free_partial(self._folder / name)
+                and is_free_partial(self.folder / name)
             ):
-                (self._folder / name).unlink(missing_ok=True)
+                (self.folder / name).unlink(missing_ok=True)
 
     def files(self) -> Iterator[str]:
         """Names of everything in the folder that is no folder itself."""
-        return names_in(self._folder)
+        return names_in(self.folder)
 
 
 def names_in(folder: Path) -> Iterator[str]:

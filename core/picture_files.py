@@ -18,9 +18,10 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 # How Pillow stores a pixel, where that is 8 bits a colour or less.
 _MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-# A picture of so many pixels is read whatever its file's size; a larger one has a byte for every 1,100 pixels at least:
-# deflate never packs more than 1,032 into one, and a picture that claims more is a bomb or cut short.
-_SMALL, _PIXELS_A_BYTE = 2**22, 1100
+# A picture of so many pixels (4096x4096) is read whatever its file's size; a larger one has a byte for every 8,300
+# pixels at least: deflate packs at most 1,032 bytes into one, of eight pixels each. One that claims more is a bomb or cut
+# short.
+_SMALL, _PIXELS_A_BYTE = 2**24, 8300
 
 _ORIENTATION = 0x0112
 
@@ -60,6 +61,10 @@ def decode_picture(path: str | Path) -> np.ndarray:
                 file,
                 f"picture {path} cannot be read, it is damaged or no PNG, JPEG, WebP, BMP or TIFF picture",
                 "replace the file",
+            ) from None
+        except MemoryError:
+            raise InputError(
+                f"picture {path}: too little memory to read it: free some, or run fewer processes"
             ) from None
         # Decoders raise errors of every type on damaged files, NotImplementedError, struct.error and zlib.error among
         # them; each means that this file cannot be read, and none that the process is unsound.

@@ -14,8 +14,6 @@ from core.errors import InputError
 from core.store import checked_name
 from core.yaml_text import read_yaml
 
-# A record of hundreds of thousands of files is smaller.
-LARGEST_RECORD = 2**28
 # Tells our `made.json` from that of another program.
 MADE_BY = "adversarial-layouts"
 _PUT_BACK = "put back a copy of it, or choose another folder (artifacts.root, experiment.name, --output_dir)"
@@ -258,8 +256,6 @@ def parse_record(data: bytes, uri: str, name: str) -> dict[str, Any]:
         form, remedy = _PartRecord, f"{_MOVE}, and the part is made again"
     else:
         form, remedy = _FORMS[name]
-    if len(data) > LARGEST_RECORD:
-        raise RecordError(f"record {uri}/{name} is damaged or another program's ({len(data)} bytes): {remedy}")
     try:
         record = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:

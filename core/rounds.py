@@ -24,7 +24,7 @@ from core.artifacts import (
     run_location,
 )
 from core.bad_latents import BadLatentsRequest
-from core.config import ExperimentConfig, config_bytes
+from core.config import ExperimentConfig, config_bytes, load_config
 from core.errors import InputError
 from core.lease import hold, publishing_store
 from core.made_files import is_by_hand
@@ -40,7 +40,7 @@ from core.records import (
     refuse_difference,
 )
 from core.seeding import derive_seed
-from core.store import join, open_store, replace, split_location
+from core.store import Store, join, open_store, replace, split_location
 from core.train_diffusion import checkpoint_name
 
 log = logging.getLogger(__name__)
@@ -80,9 +80,18 @@ def _require_own_folder(config: ExperimentConfig) -> None:
         # Earlier versions kept no record of a Stage 3 by hand, nor of a run of which single rounds were asked for.
         refuse_others(
             store,
-            lambda file: owner.of(file) or is_by_hand(file, name) or _ROUND_CONFIG.fullmatch(file),
+            lambda file: owner.of(file) or is_by_hand(file, name) or _is_round_config(store, file, name),
             "experiment.name or artifacts.root",
         )
+
+
+def _is_round_config(store: Store, file: str, name: str) -> bool:
+    """Whether the file is the config of a round of the experiment."""
+    if not _ROUND_CONFIG.fullmatch(file):
+        return False
+    with contextlib.suppress(InputError):
+        return load_config(join(store.uri, file)).experiment.name == name
+    return False
 
 
 def begin_run(config: ExperimentConfig, fork_from: str | None = None) -> None:
@@ -200,16 +209,22 @@ def refuse_other_settings(config: ExperimentConfig, before: int | None = None) -
     what a person decided after one.
     """
     numbers = range(1, before or _last_round(config) + 1)
-    decisions = [read_decision(config, number) for number in numbers]
-    decided = any(decision and decision["discriminator_weight"] is not None for decision in decisions)
+    decisions = {number: read_decision(config, number) for number in numbers}
+    decided = {
+        number: decision["discriminator_weight"]
+        for number, decision in decisions.items()
+        if decision and decision["discriminator_weight"] is not None
+    }
     for number in numbers:
         location = round_location(config, number)
         record = read_record(open_store(location, config.artifacts), ROUND_RECORD)
         if record is None:
             continue
-        settings = _settings(_with_weight(config, _steering(config, number).weight_factor))
-        if decided:
-            del settings["discriminator"]["weight"]
+        before_it = [weight for after, weight in decided.items() if after < number]
+        own = config.with_values({"discriminator.weight": before_it[-1]}) if before_it else config
+        settings = _settings(_with_weight(own, _steering(config, number).weight_factor))
+        if not before_it and config.discriminator.weight in decided.values():
+            del settings["discriminator"]["weight"]  # the config says what was decided later
         made, wanted = ({"stage": "round", "settings": made} for made in (record["settings"], settings))
         refuse_difference(made, wanted, location)
 

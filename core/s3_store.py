@@ -27,7 +27,18 @@ from core.s3_client import PART_BYTES, SMALL_FILES_AT_ONCE, Connection, connect,
 from core.s3_errors import code_of
 from core.s3_probe import VersionForm, version_form
 from core.scratch import scratch_folder
-from core.store import ArtifactsSection, Entry, Guard, StoredFile, Versioned, altered, cache_folder, checked_name
+from core.store import (
+    LARGEST_SMALL_FILE,
+    ArtifactsSection,
+    Entry,
+    Guard,
+    StoredFile,
+    Versioned,
+    altered,
+    cache_folder,
+    checked_name,
+    too_large,
+)
 
 _CHUNK = 2**20
 _MISSING = {"404", "NoSuchKey"}
@@ -135,6 +146,8 @@ class S3Store:
         def read() -> Versioned | None:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._key(name))
             with contextlib.closing(answer["Body"]) as body:
+                if answer["ContentLength"] > LARGEST_SMALL_FILE:
+                    raise too_large(self.uri, name, answer["ContentLength"])
                 data = body.read()
             if not _is_what_was_stored(data, answer):
                 return None

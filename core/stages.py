@@ -19,6 +19,7 @@ from core.artifacts import CONFIG_NAME, is_stage_folder, stage3_location
 from core.checkpoints import (
     find_checkpoint,
     load_autoencoder,
+    load_checkpoint,
     load_discriminator,
     load_unet,
 )
@@ -115,7 +116,7 @@ def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bo
     inputs = _stage3_inputs(config, resume, recorded)
     if not recorded:
         on_disk = with_inputs(config, {name: local_path(path) for name, path in inputs.items()})
-        with _own_folder(config, Path(location), resume) as workspace:
+        with _own_folder(config, Path(location), inputs, resume) as workspace:
             return _train_stage3(on_disk, resume, workspace, recorded)
     if resume is False:
         raise InputError(
@@ -149,7 +150,9 @@ def _stage3_settings(config: ExperimentConfig) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _own_folder(config: ExperimentConfig, folder: Path, resume: bool | None) -> Iterator[Workspace]:
+def _own_folder(
+    config: ExperimentConfig, folder: Path, inputs: Mapping[str, Location], resume: bool | None
+) -> Iterator[Workspace]:
     """The workspace of a Stage 3 by hand in the user's `folder`, which this process holds until the end.
 
     InputError if there is no training of ours to go on with and the folder holds anything that `made.json` does not
@@ -162,11 +165,38 @@ def _own_folder(config: ExperimentConfig, folder: Path, resume: bool | None) -> 
     require_writable(folder)
     with held_folder(folder):
         made = MadeFiles(folder)
-        # Earlier versions kept no record: a training of theirs can be continued, but not replaced.
-        if not made.covers(names) and not _goes_on(config, folder, resume):
-            made.refuse_any(_SAVE_PATH)
+        if not _goes_on(config, folder, resume):
+            # Earlier versions kept no record: a training of theirs can be continued, but not replaced.
+            if not made.covers(names):
+                made.refuse_any(_SAVE_PATH)
+            _require_nothing_to_lose(config, made, inputs, resume)
         with ClaimedWorkspace(folder, made, names, _SAVE_PATH) as workspace:
             yield workspace
+
+
+def _require_nothing_to_lose(
+    config: ExperimentConfig, made: MadeFiles, inputs: Mapping[str, Location], resume: bool | None
+) -> None:
+    """InputError if beginning anew would remove an input of the training, or epochs that nobody said may go."""
+    removed = [made.folder / name for name in made.present(stage3_files(config.experiment.name))]
+    for name, location in inputs.items():
+        if any(path.samefile(location) for path in removed if not is_remote(location) and Path(location).exists()):
+            raise InputError(
+                f"{_KEYS[name]} {location} is a file that beginning anew removes: move it, or choose another "
+                f"{_SAVE_PATH}"
+            )
+    if resume is False:
+        return
+    for path in removed:
+        if path.suffix != ".pt" or "_checkpoint_" not in path.name:
+            continue
+        # One that died before it kept anything to go on from has at most these epochs.
+        epoch = load_checkpoint(path, "checkpoint").get("epoch", 0)
+        if epoch >= config.training.latest_interval:
+            raise InputError(
+                f"{path} is of epoch {epoch}, and there is no {config.experiment.name}_checkpoint_latest.pt beside it "
+                "to go on from: put that back, or give --no-resume to begin anew and remove it"
+            )
 
 
 def _goes_on(config: ExperimentConfig, folder: Path, resume: bool | None) -> bool:

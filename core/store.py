@@ -43,6 +43,10 @@ class ArtifactsSection(Section):
         return place
 
 
+# What is read at once: records, a config, a report of a run.
+LARGEST_SMALL_FILE = 2**28
+
+
 class Entry(TypedDict):
     """What a record says of a file."""
 
@@ -189,6 +193,13 @@ def checked_name(name: str) -> str:
     if path.is_absolute() or ".." in path.parts or str(path) != name or name in ("", ".") or "\0" in name:
         raise InputError(f"{name!r} is no name of a file below an artefact root: the record that names it is damaged")
     return name
+
+
+def too_large(uri: str, name: str, size: int) -> InputError:
+    """The error for a file that is too large to be one that is read at once."""
+    return InputError(
+        f"{uri}/{name} holds {size} bytes, it should be a small file: put back a copy of it, or choose another folder"
+    )
 
 
 def altered(uri: str, name: str, wanted: Entry, found: Entry | None) -> InputError:

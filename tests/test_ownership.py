@@ -122,6 +122,32 @@ def test_no_resume_that_cannot_begin_loses_nothing(train, tmp_path, capsys):
     assert content(*files_below(tmp_path / "out")) == before
 
 
+def test_a_training_whose_latest_checkpoint_is_gone_is_not_begun_anew_unasked(train, tmp_path, capsys):
+    folder = tmp_path / "out"
+    train(folder, **{"training.epochs": 2})
+    (folder / "checkpoints/tiny_checkpoint_latest.pt").rename(tmp_path / "moved.pt")
+    before = content(*files_below(folder))
+    with pytest.raises(SystemExit):
+        train(folder)
+    said = "tiny_checkpoint_best.pt is of epoch 2, and there is no tiny_checkpoint_latest.pt beside it to go on from"
+    assert said in capsys.readouterr().err
+    assert content(*files_below(folder)) == before
+    train(folder, "--no-resume")
+    assert (folder / "checkpoints/tiny_checkpoint_latest.pt").exists()
+
+
+def test_beginning_anew_removes_no_input_of_the_training(train, tmp_path, capsys):
+    folder = tmp_path / "out"
+    train(folder)
+    best = folder / "checkpoints/tiny_checkpoint_best.pt"
+    before = content(*files_below(folder))
+    with pytest.raises(SystemExit):
+        train(folder, "--no-resume", **{"diffusion.stage2_checkpoint": best})
+    said = f"diffusion.stage2_checkpoint {best} is a file that beginning anew removes: move it, or choose another "
+    assert said in capsys.readouterr().err
+    assert content(*files_below(folder)) == before
+
+
 def test_a_training_of_an_earlier_version_is_continued_but_not_replaced(train, tmp_path, capsys):
     folder = tmp_path / "out"
     train(folder)

@@ -7,12 +7,11 @@ from typing import Any
 
 from core.config import ExperimentConfig
 from core.lease import is_free
-from core.local_store import LARGEST_SMALL_FILE
 from core.prerequisites import make_prerequisite
 from core.records import difference, read_record, run_stage
 from core.rounds import begin_run, open_round, read_decision
 from core.run_status import find_problems, read_status
-from core.store import ArtifactsSection, open_store
+from core.store import LARGEST_SMALL_FILE, ArtifactsSection, open_store
 from core.workspace import newest_state
 from flows.status import status
 from tests.sweep.ground import Ground, Row
