@@ -88,11 +88,16 @@ def require_divisible(count: int, what: str, remedy: str) -> None:
 
 
 def from_first(value: Value) -> Value:
-    """The first process's `value`; the others wait for it and give any."""
+    """The first process's `value`; the others wait for it and give any. InputError if it has ended with an error."""
     if size() == 1:
         return value
     told = [value]
-    distributed.broadcast_object_list(told, src=0)
+    try:
+        distributed.broadcast_object_list(told, src=0)
+    except RuntimeError:  # of Gloo and NCCL, where the connection is closed
+        if is_first():
+            raise
+        raise InputError("the first process has ended: the line that it wrote says why") from None
     return told[0]
 
 

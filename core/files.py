@@ -90,6 +90,8 @@ def whole_file(path: Path, on_disk: bool = True) -> Iterator[IO[bytes]]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(f"no space left for {path}: free some and run the same command again") from None
+        if error.errno == errno.EISDIR:
+            raise InputError(f"{path} is a folder where a file is to be written: move it elsewhere") from None
         if error.errno == errno.EFBIG:
             raise InputError(
                 f"{path} is larger than files may be here: raise the limit (ulimit -f) and run the same command again"

@@ -27,7 +27,7 @@ from core.bad_latents import BadLatentsRequest
 from core.config import ExperimentConfig, config_bytes, load_config
 from core.errors import InputError
 from core.lease import hold, publishing_store
-from core.made_files import is_by_hand
+from core.made_files import foreign_file, is_by_hand
 from core.ownership import Owner, refuse_others
 from core.prerequisites import with_prerequisites
 from core.records import (
@@ -77,11 +77,14 @@ def _require_own_folder(config: ExperimentConfig) -> None:
     store, name = open_store(run_location(config), config.artifacts), config.experiment.name
     owner = Owner(store)
     if not owner.is_run():
+        setting = "experiment.name or artifacts.root"
+        if store.read(RUN_RECORD) is not None:  # said first: it is why nothing else there is known for ours
+            raise foreign_file(store.uri, RUN_RECORD, setting)
         # Earlier versions kept no record of a Stage 3 by hand, nor of a run of which single rounds were asked for.
         refuse_others(
             store,
             lambda file: owner.of(file) or is_by_hand(file, name) or _is_round_config(store, file, name),
-            "experiment.name or artifacts.root",
+            setting,
         )
 
 

@@ -144,3 +144,12 @@ def test_a_batch_that_does_not_divide_is_refused_in_one_line(options, tmp_path):
     assert len(said) == 1 and "training.batch_size" in said[0] and "multiple of 2" in said[0]
     assert done.returncode == 1 and "exitcode  : 2" in done.stderr
     assert not list((tmp_path / "out").rglob("*.pt"))
+
+
+def test_what_the_first_process_refuses_is_said_by_it_alone(options, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("mine")
+    done = torchrun("tasks.continue_stage3", *options(tmp_path / "out"))
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and "out holds mine.txt, which" in said[0]
+    assert "GLHF" not in done.stderr and "RuntimeError" not in done.stderr

@@ -171,6 +171,36 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(train, tmp_path, 
     assert not files_below(tmp_path / "out")
 
 
+def test_checkpoints_may_lie_on_another_disk(train, tmp_path):
+    folder, disk = tmp_path / "out", tmp_path / "disk"
+    folder.mkdir()
+    disk.mkdir()
+    (folder / "checkpoints").symlink_to(disk)
+    train(folder, **{"training.epochs": 2, "training.save_interval": 2})
+    kept, mine = disk / "tiny_checkpoint_epoch_002.pt", put(disk / "mine.pt")
+    assert kept.exists()
+    train(folder, "--no-resume")
+    assert not kept.exists() and content(*mine) == mine
+
+
+def test_checkpoints_of_somebody_else_on_another_disk_are_not_written_over(train, tmp_path, capsys):
+    mine = put(tmp_path / "disk/tiny_checkpoint_best.pt")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/checkpoints").symlink_to(tmp_path / "disk")
+    with pytest.raises(SystemExit):
+        train(tmp_path / "out")
+    assert "out holds checkpoints/tiny_checkpoint_best.pt, which" in capsys.readouterr().err
+    assert content(*mine) == mine and files_below(tmp_path / "disk") == mine.keys()
+
+
+def test_a_folder_of_the_file_systems_own_is_nobodys(train, tmp_path):
+    put(tmp_path / "out/.nfs000000000a1b2c3d00000001")
+    (tmp_path / "out/lost+found").mkdir()
+    train(tmp_path / "out")
+    (tmp_path / "cache/lost+found").mkdir(parents=True)
+    DownloadCache(tmp_path / "cache", 1)
+
+
 def test_a_made_json_of_another_tool_is_refused(train, tmp_path, capsys):
     before = put(tmp_path / "out/made.json")
     with pytest.raises(SystemExit):
@@ -205,7 +235,18 @@ def work(workspace, _) -> dict[str, int]:
     return {}
 
 
-@pytest.mark.parametrize("name", ["a.txt", "folder/mine.txt", "state/mine.pt", "state/000001.json", "lease.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.txt",
+        "folder/mine.txt",
+        "state/mine.pt",
+        "state/000001.json",
+        "state/000001-000002/mine.jpg",
+        ".mine.jpg.4711.partial",
+        "lease.json",
+    ],
+)
 def test_an_output_folder_that_holds_anything_else_is_refused_before_any_work(tmp_path, name):
     before = put(tmp_path / "out" / name)
     with pytest.raises(
@@ -214,6 +255,54 @@ def test_an_output_folder_that_holds_anything_else_is_refused_before_any_work(tm
     ):
         run_stage("stage", tmp_path / "out", {}, {}, lambda *_: pytest.fail("it began to work"))
     assert files_below(tmp_path / "out") == before.keys() and content(*before) == before
+
+
+@pytest.mark.parametrize("name", ["a.txt", "folder"])
+def test_what_an_output_folder_links_to_is_not_written_over(tmp_path, name):
+    mine = put(tmp_path / "mine/b.txt")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / ("mine/b.txt" if name == "a.txt" else "mine"))
+    with pytest.raises(InputError, match=rf"out holds {name}[^,]*, which"):
+        run_stage("stage", tmp_path / "out", {}, {}, lambda *_: pytest.fail("it began to work"))
+    assert content(*mine) == mine
+
+
+def test_an_output_folder_may_be_a_link_and_hold_a_link_to_nothing_but_itself(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/self").symlink_to(tmp_path / "disk")
+    run_stage("stage", tmp_path / "out", {}, {}, work)
+    assert (tmp_path / "disk/stage.json").exists()
+
+
+def test_a_stage_whose_first_state_was_never_whole_is_done_again(tmp_path, monkeypatch):
+    def dies(workspace, _):
+        workspace.keep("latest.pt", lambda: {"epoch": 1}, "epoch 1")
+        workspace.settle()
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr("core.local_store.LocalStore.create", _create_but_no_state)
+        run_stage("stage", tmp_path / "out", {}, {}, dies, ArtifactsSection(state_minutes=0))
+    assert list((tmp_path / "out/state").glob("000000-000001/*"))
+    run_stage("stage", tmp_path / "out", {}, {}, work)
+
+
+def _create_but_no_state(store, name, data):
+    if name != "publishing.json":
+        raise RuntimeError("the machine died")
+    path = Path(store.uri) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return True
+
+
+def test_of_two_processes_at_one_stage_the_second_is_told_so(tmp_path):
+    def slow_work(workspace, paths):
+        run_stage("stage", tmp_path / "out", {}, {}, work)
+        return work(workspace, paths)
+
+    with pytest.raises(InputError, match=r"stage.json was written by another process meanwhile"):
+        run_stage("stage", tmp_path / "out", {}, {}, slow_work)
 
 
 def test_a_folder_of_other_artefacts_of_ours_is_no_output_folder(tmp_path):
@@ -267,6 +356,7 @@ def test_a_run_json_of_another_tool_is_no_run_of_ours(prepared, tmp_path):
     (tmp_path / "root/tiny").mkdir(parents=True)
     (tmp_path / "root/tiny/run.json").write_text('{"id": 7}')
     config = load_config(prepared, [f"artifacts.root={tmp_path / 'root'}"])
+    put(tmp_path / "root/tiny/config.yaml")
     with pytest.raises(InputError, match=r"tiny holds run.json, which"), hold_run(config):
         pytest.fail("it took the folder over")
 
@@ -326,6 +416,35 @@ def test_a_file_of_the_users_in_any_folder_of_ours_is_no_garbage(finished, tmp_p
     names = ["mine.pt", "latest.pt", ".hidden", "x.partial", ".scratch-mine", "checkpoint.json", "state/mine.pt"]
     mine = put(*(folder / name for folder in folders for name in names))
     run_command(collect_garbage, [str(root), "--delete", "--grace_hours", "0"])
+    assert content(*mine) == mine
+
+
+def test_folders_of_the_users_in_a_run_that_are_called_like_ours_are_no_garbage(finished, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(finished, root)
+    names = ["frames/state/000001-000002/1.png", "state/000001-000001/a.pt", "round-01/mine/state/000001-000001/a.pt"]
+    mine = put(*(root / "tiny" / name for name in [*names, "photos/.a.jpg.4711.partial"]))
+    remove_garbage(f"{root}/tiny", 0, ArtifactsSection())
+    assert content(*mine) == mine
+
+
+def test_a_damaged_lease_of_one_run_keeps_no_other_from_being_looked_at(finished, tmp_path, capsys):
+    root = tmp_path / "root"
+    shutil.copytree(finished, root)
+    shutil.copytree(root / "tiny", root / "other")
+    (root / "other/lease.json").write_text("{}")
+    left = put(root / "tiny/round-01/stage3/state/000001-000001.json", root / "other/.run.json.4711.partial")
+    run_command(collect_garbage, [str(root), "--delete"])
+    assert f"{root}/other: left alone, record {root}/other/lease.json is damaged" in capsys.readouterr().out
+    assert [path.exists() for path in left] == [False, True]
+
+
+def test_a_pipe_where_scratch_folders_have_their_owner_is_not_waited_for(finished, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(finished, root)
+    mine = put(root / "tiny/.scratch-4711-0123abcd/a.pt")
+    os.mkfifo(root / "tiny/.scratch-4711-0123abcd/.owner")
+    assert not remove_garbage(f"{root}/tiny", 0, ArtifactsSection()).files
     assert content(*mine) == mine
 
 

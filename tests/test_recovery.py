@@ -354,6 +354,17 @@ def test_stage3_of_a_finished_round_is_not_touched_by_hand(config, place):
     assert not find_problems(place.uri)
 
 
+def test_stage3_by_hand_in_an_unfinished_round_makes_the_rounds_stage(config, place):
+    this = open_round(config, 1)
+    generate_bad_latents.fn(**this.bad_latents_options())
+    retrain_discriminator.fn(**this.discriminator_options())
+    continue_stage3.fn(this.config_path)
+    made = read_record(open_store(f"{this.location}/stage3"), RECORD_NAME)
+    assert run_round(config, 1)["metrics"]["epoch"] == 1
+    assert read_record(open_store(f"{this.location}/stage3"), RECORD_NAME) == made
+    assert not find_problems(place.uri)
+
+
 def test_what_a_stage_publishes_is_no_garbage(config, place):
     stage = open_store(f"{run_location(config)}/round-01/stage3")
     stage.create("state/publishing.json", b'{"outputs": ["model.pt", "of-an-earlier-try.pt"]}')

@@ -45,6 +45,21 @@ def _stage(folder: str) -> Give:
     return give
 
 
+def _linked(give: Give) -> Give:
+    """`give`, in whose output folder a folder of the user's is linked; its file is unchanged after it."""
+
+    def checked(ground: Ground) -> Any:
+        mine, out = ground.file("mine/a.pt", "mine"), ground.folder / "out"
+        out.mkdir()
+        (out / "linked").symlink_to(mine.parent)
+        try:
+            return give(ground)
+        finally:
+            assert mine.read_text() == "mine", "a file was lost"
+
+    return checked
+
+
 def _train(resume: bool | None) -> Give:
     def give(ground: Ground) -> Any:
         values = {"experiment__save_path": str(ground.folder / "out"), "training__epochs": 1}
@@ -107,12 +122,16 @@ ROWS = [
             "stage.json.bak",
             "state/best.pt",
             "state/parts/mine.pt",
+            "state/000001-000002/frame.png",
+            ".photo.jpg.4711.partial",
             ".scratch-mine/a",
             "run.json",
             "lease.json",
             "round-01/round.json",
         )
     ),
+    Row("a stage", "the whole disk", lambda _: run_stage("stage", "/", {}, {}, lambda *_: {}), ("/ holds", _OUTPUT)),
+    Row("a stage", "an output folder with a link to files of the user's", _linked(_stage("out")), ("a.pt", _OUTPUT)),
     Row("a stage", "the user's home folder", _beside(_stage("."), "photos/a.jpg", "mail/inbox"), ("inbox", _OUTPUT)),
     *(
         Row("a run", f"a folder of its name that holds {name}", _beside(_run, f"root/tiny/{name}"), (name, _RUN))
