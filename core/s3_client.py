@@ -77,6 +77,13 @@ class Connection:
             if not is_passing(cause):
                 raise refusal(cause, self.bucket, self.endpoint, self._setting) from None
             raise UnavailableError(self._lost(cause)) from None
+        except RuntimeError as error:  # botocore's own, of credentials that a program or server gives
+            if "refreshed credentials are still expired" not in str(error):
+                raise
+            raise InputError(
+                f"bucket {self.bucket} at {self.endpoint}: the keys that the AWS configuration gives have expired: "
+                "log in again, or set this machine's clock"
+            ) from None
 
     def whole_answer(self, request: Callable[[], Answer]) -> Answer:
         """What `request` returns, made again while the connection breaks off in the middle of its answer."""

@@ -1,6 +1,7 @@
 """What went wrong between this process and an S3 server: whether it may pass by itself, and a sentence for a person."""
 
 import re
+from urllib.request import getproxies
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -97,6 +98,7 @@ _CREDENTIAL_CODES = {
 }
 # ExpiredToken, ExpiredTokenException, RequestExpired, TokenRefreshRequired
 _SESSION_ENDED = re.compile("expired|refreshrequired", re.IGNORECASE)
+_OF_A_ROLE = re.compile("RoleArn|RoleSessionName|WebIdentityToken")
 _SESSION_ERRORS = (SSOError, TokenRetrievalError)
 # QuotaExceeded, XMinioStorageFull, XMinioAdminBucketQuotaExceeded, InsufficientStorage, ServiceQuotaExceededException
 _FULL = re.compile(
@@ -157,12 +159,14 @@ def refusal(error: Exception, bucket: str, endpoint: str, setting: str | None = 
         return InputError(f"{where}: {_no_tls(str(error))}")
     if isinstance(error, NoRegionError):
         return InputError(f"{where}: no region is set: set AWS_DEFAULT_REGION to the bucket's")
-    if isinstance(error, ParamValidationError) or code == "InvalidBucketName":
+    if (isinstance(error, ParamValidationError) and not _OF_A_ROLE.search(str(error))) or code == "InvalidBucketName":
         return InputError(f"{bucket!r} is no valid bucket name, or a name in it is too long: correct the s3:// address")
     if isinstance(error, ClientError):
         return _refused_request(error, where)
     if isinstance(error, HTTPClientError):
-        return InputError(f"{where}: no S3 server is there, its answer is no HTTP: check {setting or 'the network'}")
+        proxies = ", and HTTP_PROXY and HTTPS_PROXY" if getproxies() else ""
+        told = f"no S3 server is there, its answer is no HTTP: check {setting or 'the network'}{proxies}"
+        return InputError(f"{where}: {told}")
     if isinstance(error, BotoCoreError):
         # No request was made. What botocore says of a setting is its name and value; keys are none of these.
         return InputError(f"the AWS settings of this machine are refused ({error}): mend the AWS_ variable or file")

@@ -30,6 +30,9 @@ def make_client(bucket: str, artifacts: ArtifactsSection, connections: int) -> B
         # A session is not safe for threads, so it is this client's own.
         session = boto3.session.Session()
         _require_credentials(session)
+        if session.region_name and session.region_name != session.region_name.strip():
+            # botocore lets a line break at the end pass, and no request can be sent with it.
+            raise InputError(f"the AWS region {session.region_name!r} holds a line break: set AWS_DEFAULT_REGION again")
         endpoint, setting = artifacts.endpoint_url, "artifacts.endpoint_url"
         if endpoint is None or _is_aws(endpoint):
             client = session.client("s3", endpoint_url=endpoint, config=_config(connections, {}))
@@ -52,7 +55,11 @@ def make_client(bucket: str, artifacts: ArtifactsSection, connections: int) -> B
         # botocore converts what AWS's variables and files hold as it goes, and runs programs that they name.
         _, invalid, url = str(error).partition("Invalid endpoint: ")
         if invalid:
-            _require_address(url, "artifacts.endpoint_url" if artifacts.endpoint_url else _setting_outside())
+            setting = "artifacts.endpoint_url" if artifacts.endpoint_url else _setting_outside()
+            _require_address(url, setting)
+            raise InputError(
+                f"{setting} {url!r} names a host that boto3 refuses: use a name of letters, digits and '-' between dots"
+            ) from None
         raise InputError(
             "the AWS settings of this machine cannot be used: check the AWS_ variables and the files config and "
             f"credentials in ~/.aws ({type(error).__name__})"

@@ -205,6 +205,25 @@ _AWS = [
     ("a token with an accent", _settings(AWS_SESSION_TOKEN="é"), ("AWS_SESSION_TOKEN", "no key has")),
     ("no keys", _settings(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY=""), ("no S3 credentials found",)),
     ("a profile that is not there", _settings(AWS_PROFILE="x"), ("a valid AWS_PROFILE",)),
+    ("a region with a line break", _settings(AWS_DEFAULT_REGION="us-east-1\n"), ("AWS region", "a line break")),
+    (
+        "keys that have expired",
+        _file(
+            "AWS_CONFIG_FILE",
+            '[default]\ncredential_process = /bin/echo \'{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", '
+            '"Expiration": "2020-01-01T00:00:00Z"}\'\n',
+            AWS_ACCESS_KEY_ID="",
+            AWS_SECRET_ACCESS_KEY="",
+            AWS_ENDPOINT_URL="http://127.0.0.1:9",
+        ),
+        ("have expired", "log in again"),
+    ),
+    ("a proxy that is none", _settings(HTTP_PROXY="http://"), ("HTTP_PROXY",)),
+    (
+        "a host's name with an underscore",
+        lambda ground: _read("http://minio_server:9000", ground),
+        ("artifacts.endpoint_url 'http://minio_server:9000'", "letters, digits and '-'"),
+    ),
     ("a region with a space", _settings(AWS_DEFAULT_REGION="us east"), ("us east",)),
     ("a token file that is not there", _settings(AWS_WEB_IDENTITY_TOKEN_FILE="/none"), ("TOKEN_FILE /none",)),
     (
