@@ -12,6 +12,7 @@ from core.artifacts import round_location, run_location
 from core.audit import LAYOUTS_NAME
 from core.bootstrap import Interval
 from core.config import ExperimentConfig
+from core.errors import InputError
 from core.files import require_writable, whole_file
 from core.made_files import MadeFiles
 from core.palette import COLORS
@@ -72,6 +73,17 @@ def list_arms(config: ExperimentConfig) -> list[Arm]:
                     **arm.settings,
                 }
                 arms.append(Arm(name, seed, config.with_values(values), comparison.num_samples))
+    for arm in arms:
+        if arm.config.training.seed != arm.seed:
+            raise InputError(
+                f"comparison.arms.{arm.name} sets training.seed, or the whole section training: give dotted keys such as "
+                "training.epochs, and the arm's seeds as its `seeds`"
+            )
+        if sum(other.config.experiment.name == arm.config.experiment.name for other in arms) > 1:
+            raise InputError(
+                f"comparison.arms.{arm.name}: two trainings would be the run {arm.config.experiment.name}: give each "
+                "seed once, and no arm an experiment.name"
+            )
     return arms
 
 

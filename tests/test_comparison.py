@@ -99,3 +99,17 @@ def test_fewer_failures_is_relative_to_the_control():
     assert found.low < found.value < found.high and found.high - found.low < 0.1
     same = fewer_failures([(control, control)] * 3, np.random.default_rng(1))
     assert same == (0, 0, 0)  # paired: the same noise gave the same layouts
+
+
+@pytest.mark.parametrize(
+    ("comparison", "words"),
+    [
+        ("{arms: {control: {settings: {training.seed: 3}}}}", "arms.control sets training.seed: or the whole section"),
+        ("{arms: {control: {settings: {training: {seed: 3}}}}}", "arms.control sets training.seed"),
+        ("{arms: {control: {settings: {experiment.name: x}}}}", "two trainings would be the run x"),
+        ("{arms: {control: {}, a: {settings: {experiment.name: tiny-control-1}}}, seeds: [1]}", "run tiny-control-1"),
+    ],
+)
+def test_no_two_trainings_of_a_comparison_are_one(prepared, comparison, words):
+    with pytest.raises(InputError, match=words):
+        list_arms(load_config(prepared, [f"comparison={comparison}"]))
