@@ -18,9 +18,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 # How Pillow stores a pixel, where that is 8 bits a colour or less.
 _MODES = ("1", "L", "P", "RGB", "RGBX", "YCbCr")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-# A picture of so many pixels (4096x4096) is read whatever its file's size; a larger one has a byte for every 8,300
-# pixels at least: deflate packs at most 1,032 bytes into one, of eight pixels each. One that claims more is a bomb or cut
-# short.
+# A picture of so many pixels (4096x4096) is read whatever its file's size. A larger one has a byte for every 8,300
+# pixels at least, as deflate packs at most 1,032 bytes into one, of eight pixels each; one that claims more is a bomb.
 _SMALL, _PIXELS_A_BYTE = 2**24, 8300
 
 _ORIENTATION = 0x0112
