@@ -16,6 +16,8 @@ CONFIG_NAME, DECISION_NAME, ANNOUNCED_NAME, REPORT_NAME = (
 )
 # In a stage's folder until it is finished: its resumable states, and the names of the files that it publishes.
 STATE_FOLDER, PUBLISHING_NAME = "state", "publishing.json"
+# In the folder of a run, or of the prerequisites: who works on it.
+LEASE_NAME = "lease.json"
 # In a folder of the user's: what a command made there.
 MADE_NAME = "made.json"
 # In the folder of states: bad latents by parts.
@@ -23,13 +25,26 @@ PARTS_FOLDER = "parts"
 # In the run's folder: Stage 3 continued by hand, outside any round.
 STAGE3_FOLDER = "stage3"
 
-_SNAPSHOT_FILE = re.compile(r"\d{6,}-\d{6,}(\.json|/.+)")
-_PART_FILE = re.compile(rf"{PARTS_FOLDER}/bad_latents_\d{{6,}}-\d{{6,}}\.(pt|json)")
+# Of a state: the lease's token and the state's number; of a part of bad latents: the first and the last but one.
+POSITION = "[0-9]{6,12}-[0-9]{6,12}"
+_PART = re.compile(rf"bad_latents_{POSITION}\.(json|pt)")
+_SNAPSHOT_FILE = re.compile(rf"{POSITION}(\.json|/.+)")
+ROUND_FOLDER = re.compile(r"round-[0-9]{2,}")
 
 _STAGE_FOLDER = re.compile(
-    r"(?:^|/)(?:round-\d{2,}/(?:bad_latents|discriminator|stage3|audit|audit_before)"
+    rf"(?:^|/)(?:{ROUND_FOLDER.pattern}/(?:bad_latents|discriminator|stage3|audit|audit_before)"
     r"|prerequisites/(?:layouts|autoencoder|latents|stage1|stage2))$"
 )
+
+
+def is_state_name(name: str) -> bool:
+    """Whether a file of this name directly below `state/` is the record of a state."""
+    return is_snapshot_file(name) and "/" not in name
+
+
+def is_part_name(name: str) -> bool:
+    """Whether a file of this name among the parts of bad latents is the record of one."""
+    return _PART.fullmatch(name) is not None and name.endswith(".json")
 
 
 def is_snapshot_file(name: str) -> bool:
@@ -39,7 +54,8 @@ def is_snapshot_file(name: str) -> bool:
 
 def is_state_file(name: str) -> bool:
     """Whether we give such a name to a file below a stage's `state/`."""
-    return is_snapshot_file(name) or name == PUBLISHING_NAME or _PART_FILE.fullmatch(name) is not None
+    folder, _, part = name.partition("/")
+    return is_snapshot_file(name) or name == PUBLISHING_NAME or (folder == PARTS_FOLDER and bool(_PART.fullmatch(part)))
 
 
 def is_stage_folder(path: str) -> bool:

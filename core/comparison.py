@@ -76,8 +76,8 @@ def list_arms(config: ExperimentConfig) -> list[Arm]:
     for arm in arms:
         if arm.config.training.seed != arm.seed:
             raise InputError(
-                f"comparison.arms.{arm.name} sets training.seed, or the whole section training: give dotted keys such as "
-                "training.epochs, and the arm's seeds as its `seeds`"
+                f"comparison.arms.{arm.name} sets training.seed, or the whole section training: give dotted keys such "
+                "as training.epochs, and the arm's seeds as its `seeds`"
             )
         if sum(other.config.experiment.name == arm.config.experiment.name for other in arms) > 1:
             raise InputError(

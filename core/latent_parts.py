@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core.artifacts import PARTS_FOLDER, STATE_FOLDER
+from core.artifacts import PARTS_FOLDER, STATE_FOLDER, is_part_name
 from core.errors import InputError
 from core.files import load_tensors, save_tensors
-from core.record_forms import RecordError, is_part_name
+from core.record_forms import RecordError
 from core.records import read_record, record_bytes, refuse_difference
 from core.state_form import is_plain, kind_of
 from core.store import ArtifactsSection, Entry, Store, cache_folder

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from core.artifacts import LEASE_NAME
 from core.errors import InputError, LeaseError
 from core.record_forms import parse_record
 from core.store import ArtifactsSection, Location, Store, Versioned, open_store
 
 log = logging.getLogger(__name__)
 
-LEASE_NAME = "lease.json"
 # The store's times are whole seconds, so an age may be wrong by almost one either way.
 _CLOCK_SLACK = 1.5
 _held: dict[str, "Lease"] = {}

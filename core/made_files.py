@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from core.artifacts import MADE_NAME, STAGE3_FOLDER
+from core.artifacts import MADE_NAME
 from core.errors import InputError
 from core.files import save_json
 from core.record_forms import MADE_BY, RecordError, parse_record
@@ -110,25 +110,6 @@ def names_in(folder: Path) -> Iterator[str]:
 def is_file_systems(name: str) -> bool:
     """Whether a file system makes files of this name by itself: ext4's folder of lost files, NFS's of open ones."""
     return name == "lost+found" or re.fullmatch(r"\.nfs[0-9a-fA-F]{8,}", name) is not None
-
-
-def stage3_files(name: str) -> list[str]:
-    """Names of what continue-stage-3 of the experiment `name` makes in its folder, `*` for digits."""
-    kinds = ("best", "latest", "epoch_*")
-    return [
-        *(f"checkpoints/{name}_checkpoint_{kind}.pt" for kind in kinds),
-        "checkpoints/trajectories.pt",
-        f"samples/{name}_epoch_*_samples.png",
-        f"samples/{name}_real.png",
-        f"samples/{name}_best_and_worst.png",
-        f"{name}_metrics.csv",
-    ]
-
-
-def is_by_hand(file: str, name: str) -> bool:
-    """Whether the file of a run's folder is one that continue-stage-3 by hand makes there for the experiment `name`."""
-    folder, _, below = file.partition("/")
-    return folder == STAGE3_FOLDER and matches(below, stage3_files(name))
 
 
 def foreign_file(folder: Location, name: str, setting: str) -> InputError:

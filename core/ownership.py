@@ -13,10 +13,12 @@ from core.artifacts import (
     ANNOUNCED_NAME,
     CONFIG_NAME,
     DECISION_NAME,
+    LEASE_NAME,
     MADE_NAME,
     PUBLISHING_NAME,
     RECORD_NAME,
     REPORT_NAME,
+    ROUND_FOLDER,
     ROUND_RECORD,
     RUN_RECORD,
     STATE_FOLDER,
@@ -24,7 +26,6 @@ from core.artifacts import (
     is_stage_folder,
     is_state_file,
 )
-from core.lease import LEASE_NAME
 from core.local_store import LOCK_NAME
 from core.made_files import foreign_file, matches, names_in
 from core.record_forms import RecordError, parse_record
@@ -36,7 +37,6 @@ from core.workspace import newest_state
 _RECORDS = (RECORD_NAME, ROUND_RECORD, RUN_RECORD, LEASE_NAME, MADE_NAME)
 # Names of those that we write, wherever we do.
 _WRITTEN = (*_RECORDS, CONFIG_NAME, REPORT_NAME, DECISION_NAME, ANNOUNCED_NAME)
-_ROUND_FOLDER = re.compile(r"round-\d{2,}")
 _PROBE = re.compile(r"\.probe-[0-9a-f]{16}")
 
 
@@ -141,7 +141,7 @@ class Owner:
             return self._record(folder, last) is not None
         run, _, round_ = folder.rpartition("/")
         in_run = last in (CONFIG_NAME, REPORT_NAME) and self.is_run(folder)
-        in_round = last in (CONFIG_NAME, DECISION_NAME, ANNOUNCED_NAME) and _ROUND_FOLDER.fullmatch(round_)
+        in_round = last in (CONFIG_NAME, DECISION_NAME, ANNOUNCED_NAME) and ROUND_FOLDER.fullmatch(round_)
         return in_run or bool(in_round and self.is_run(run))
 
     def _recorded(self, name: str) -> Ours | None:

@@ -21,7 +21,7 @@ from core.records import RECORD_NAME, describe_inputs, difference, local_path, r
 from core.stages import train_prerequisite_stage, with_inputs
 from core.store import join, open_store
 from core.train_autoencoder import BEST_NAME, train_autoencoder
-from core.train_diffusion import checkpoint_name
+from core.training_files import checkpoint_name
 from core.workspace import Workspace
 
 log = logging.getLogger(__name__)

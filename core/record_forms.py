@@ -5,11 +5,23 @@ finds in it what it needs, in the type it needs, and file names that stay below 
 """
 
 import json
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from core.artifacts import (
+    ANNOUNCED_NAME,
+    DECISION_NAME,
+    LEASE_NAME,
+    MADE_NAME,
+    POSITION,
+    PUBLISHING_NAME,
+    RECORD_NAME,
+    ROUND_RECORD,
+    RUN_RECORD,
+    is_part_name,
+    is_state_name,
+)
 from core.errors import InputError
 from core.store import checked_name
 from core.yaml_text import read_yaml
@@ -55,7 +67,7 @@ Count = Annotated[int, Field(ge=0, le=2**63)]
 Number = float | None
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Experiment = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255)]
-Position = Annotated[str, Field(pattern=r"^[0-9]{6,12}-[0-9]{6,12}$")]
+Position = Annotated[str, Field(pattern=f"^{POSITION}$")]
 
 
 class _Form(BaseModel):
@@ -233,18 +245,16 @@ class _Made(_Form):
     files: list[FileName]
 
 
-_POSITION = re.compile(r"[0-9]{6,12}-[0-9]{6,12}\.json")
-_PART = re.compile(r"bad_latents_[0-9]{6,12}-[0-9]{6,12}\.json")
 # By the file's name: its form, and what to do where it is of another.
 _FORMS: dict[str, tuple[type[_Form], str]] = {
-    "stage.json": (_StageRecord, _PUT_BACK),
-    "round.json": (_RoundRecord, _PUT_BACK),
-    "run.json": (_RunRecord, _PUT_BACK),
-    "lease.json": (_Lease, _MOVE),
-    "decision.json": (_Decision, f"{_MOVE}, and be asked again"),
-    "publishing.json": (_Publishing, _MOVE),
-    "made.json": (_Made, _MOVE),
-    "announced.json": (_Announced, f"{_MOVE}, and the round's events are sent again"),
+    RECORD_NAME: (_StageRecord, _PUT_BACK),
+    ROUND_RECORD: (_RoundRecord, _PUT_BACK),
+    RUN_RECORD: (_RunRecord, _PUT_BACK),
+    LEASE_NAME: (_Lease, _MOVE),
+    DECISION_NAME: (_Decision, f"{_MOVE}, and be asked again"),
+    PUBLISHING_NAME: (_Publishing, _MOVE),
+    MADE_NAME: (_Made, _MOVE),
+    ANNOUNCED_NAME: (_Announced, f"{_MOVE}, and the round's events are sent again"),
 }
 
 
@@ -267,16 +277,6 @@ def parse_record(data: bytes, uri: str, name: str) -> dict[str, Any]:
         problem = _first(error)
         raise RecordError(f"record {uri}/{name} is damaged or another program's ({problem}): {remedy}") from None
     return record
-
-
-def is_state_name(name: str) -> bool:
-    """Whether a file of this name among the states of a stage is the record of one."""
-    return _POSITION.fullmatch(name) is not None
-
-
-def is_part_name(name: str) -> bool:
-    """Whether a file of this name among the parts of bad latents is the record of one."""
-    return _PART.fullmatch(name) is not None
 
 
 def rounds_wanted(config: bytes, uri: str, name: str) -> int:

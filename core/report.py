@@ -19,9 +19,8 @@ from core.lease import publishing_store
 from core.records import RECORD_NAME, entry_of, read_record
 from core.rounds import METRIC_TITLES, ROUND_RECORD
 from core.shown import markdown_code, markdown_text
-from core.stages import extremes_name, real_layouts_name
 from core.store import Store, join, open_store, replace
-from core.train_diffusion import samples_name
+from core.training_files import extremes_name, metrics_name, real_layouts_name, samples_name
 
 # Larger pictures are shrunk to this width: Prefect keeps them in its database.
 _PICTURE_BYTES = 200_000
@@ -147,7 +146,7 @@ def _locations(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _curves(config: ExperimentConfig, records: Sequence[Mapping[str, Any]]) -> Picture:
-    name = f"{config.experiment.name}_metrics.csv"
+    name = metrics_name(config.experiment.name)
     folder, stage = _stage3(config, records[-1])
     history = pd.read_csv(folder.fetch({name: entry_of(stage, name, folder.uri)}) / name)
     metrics = [{"round": record["round"], **record["metrics"]} for record in records]

@@ -18,8 +18,10 @@ from core.artifacts import (
     CONFIG_NAME,
     DECISION_NAME,
     RECORD_NAME,
+    ROUND_FOLDER,
     ROUND_RECORD,
     RUN_RECORD,
+    STAGE3_FOLDER,
     round_location,
     run_location,
 )
@@ -27,7 +29,7 @@ from core.bad_latents import BadLatentsRequest
 from core.config import ExperimentConfig, config_bytes, load_config
 from core.errors import InputError
 from core.lease import hold, publishing_store
-from core.made_files import foreign_file, is_by_hand
+from core.made_files import foreign_file, matches
 from core.ownership import Owner, refuse_others
 from core.prerequisites import with_prerequisites
 from core.records import (
@@ -41,7 +43,7 @@ from core.records import (
 )
 from core.seeding import derive_seed
 from core.store import Store, join, open_store, replace, split_location
-from core.train_diffusion import checkpoint_name
+from core.training_files import checkpoint_name, stage3_files
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ METRIC_TITLES = {
 # with, and of the one that the round made.
 ROUND_STAGES = ("bad_latents", "discriminator", "stage3")
 AUDIT_BEFORE, AUDIT = "audit_before", "audit"
-_ROUND_CONFIG = re.compile(rf"round-\d{{2,}}/{re.escape(CONFIG_NAME)}")
+_ROUND_CONFIG = re.compile(rf"{ROUND_FOLDER.pattern}/{re.escape(CONFIG_NAME)}")
 
 
 @contextlib.contextmanager
@@ -83,9 +85,15 @@ def _require_own_folder(config: ExperimentConfig) -> None:
         # Earlier versions kept no record of a Stage 3 by hand, nor of a run of which single rounds were asked for.
         refuse_others(
             store,
-            lambda file: owner.of(file) or is_by_hand(file, name) or _is_round_config(store, file, name),
+            lambda file: owner.of(file) or _is_by_hand(file, name) or _is_round_config(store, file, name),
             setting,
         )
+
+
+def _is_by_hand(file: str, name: str) -> bool:
+    """Whether the file of a run's folder is one that continue-stage-3 by hand makes there for the experiment `name`."""
+    folder, _, below = file.partition("/")
+    return folder == STAGE3_FOLDER and matches(below, stage3_files(name))
 
 
 def _is_round_config(store: Store, file: str, name: str) -> bool:

@@ -1,6 +1,5 @@
 """What there is under an artefact root: its runs, their rounds, who works on them, and what would come next."""
 
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from core.artifacts import ROUND_FOLDER
 from core.errors import InputError, UnavailableError
 from core.latent_parts import parts_progress
 from core.lease import lease_state
@@ -98,7 +98,7 @@ def _run_text(run: Store, unreadable: list[str]) -> str:
             return error
 
     begun = read_record(run, RUN_RECORD)
-    names = sorted(name for name in run.folders() if re.fullmatch(r"round-\d+", name))
+    names = sorted(name for name in run.folders() if ROUND_FOLDER.fullmatch(name))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         records = list(pool.map(lambda name: readable(lambda: read_record(run.below(name), ROUND_RECORD)), names))
     progress = {

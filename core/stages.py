@@ -32,7 +32,7 @@ from core.files import require_writable
 from core.latents import Latents
 from core.layouts import CACHE_BYTES, LayoutPictures
 from core.losses import Frozen
-from core.made_files import MadeFiles, stage3_files
+from core.made_files import MadeFiles
 from core.manifest import read_manifest, split_by_layout
 from core.online_discriminator import OnlineDiscriminator
 from core.ownership import Owner
@@ -49,11 +49,17 @@ from core.train_diffusion import (
     DiffusionTraining,
     EarlyStop,
     LatentSet,
-    checkpoint_name,
     metric_columns,
     viability_scores,
 )
 from core.train_state import SavedState, measured_otherwise, new_train_state
+from core.training_files import (
+    TRAJECTORIES_NAME,
+    checkpoint_name,
+    extremes_name,
+    real_layouts_name,
+    stage3_files,
+)
 from core.trajectories import kept_trajectories
 from core.workspace import ClaimedWorkspace, WatchedWorkspace, Workspace
 
@@ -349,7 +355,7 @@ def _with_discriminator(run: DiffusionTraining, discriminator: LatentDiscriminat
     ]
     if config.discriminator.weight == 0:
         return run
-    path = run.folder / "checkpoints" / "trajectories.pt"
+    path = run.folder / TRAJECTORIES_NAME
     run.trajectories = kept_trajectories(path, state.ema, config, state.epoch, afresh)
     section, alpha_bars = config.discriminator, run.frozen.scheduler.alphas_cumprod
     met = state.online.model if state.online is not None else discriminator
@@ -400,16 +406,6 @@ def _run_stage3(run: DiffusionTraining) -> dict[str, Any]:
         **_trunk(run.frozen),
         **metric_columns("val", run.validate(), run.training.loss.weights),
     }
-
-
-def real_layouts_name(stage: str) -> str:
-    """Name, below Stage 3's folder, of a picture of real layouts that the model was not trained on."""
-    return f"samples/{stage}_real.png"
-
-
-def extremes_name(stage: str) -> str:
-    """Name, below Stage 3's folder, of the generated layouts that the discriminator scored best, then worst."""
-    return f"samples/{stage}_best_and_worst.png"
 
 
 def _show_real_layouts(run: DiffusionTraining) -> None:

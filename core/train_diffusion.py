@@ -29,6 +29,7 @@ from core.sampling import sample_latents
 from core.seeding import derive_seed, generator
 from core.shares import Share
 from core.train_state import TrainState
+from core.training_files import checkpoint_name, metrics_name, samples_name
 from core.trajectories import Trajectories
 from core.workspace import Workspace
 
@@ -380,20 +381,10 @@ class DiffusionTraining:
 
     def _write_metrics(self) -> None:
         if self.workspace.writes:
-            write_metrics(self.state.history, self.folder / f"{self.name}_metrics.csv")
+            write_metrics(self.state.history, self.folder / metrics_name(self.name))
 
     def _sample_path(self) -> Path:
         return self.folder / samples_name(self.name, self.state.epoch)
-
-
-def checkpoint_name(stage: str, kind: str) -> str:
-    """Name, below a stage's folder, of its checkpoint of a kind: best, latest or epoch_NNN."""
-    return f"checkpoints/{stage}_checkpoint_{kind}.pt"
-
-
-def samples_name(stage: str, epoch: int) -> str:
-    """Name, below a stage's folder, of what its model drew after an epoch."""
-    return f"samples/{stage}_epoch_{epoch:03d}_samples.png"
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.artifacts import PUBLISHING_NAME, STATE_FOLDER, is_state_file
+from core.artifacts import PUBLISHING_NAME, STATE_FOLDER, is_state_file, is_state_name
 from core.files import file_entry, save_tensors
 from core.lease import lease_of
 from core.made_files import MadeFiles
-from core.record_forms import is_state_name, parse_record
+from core.record_forms import parse_record
 from core.scratch import SCRATCH_PREFIX, scratch_folder
 from core.store import ArtifactsSection, Store, is_remote
 

@@ -1,0 +1,40 @@
+"""Names, below a stage's folder, of the files that a diffusion training writes."""
+
+TRAJECTORIES_NAME = "checkpoints/trajectories.pt"
+
+
+def checkpoint_name(stage: str, kind: str) -> str:
+    """The checkpoint of a kind: best, latest or epoch_NNN."""
+    return f"checkpoints/{stage}_checkpoint_{kind}.pt"
+
+
+def samples_name(stage: str, epoch: int | str) -> str:
+    """What the model drew after an epoch."""
+    return f"samples/{stage}_epoch_{epoch:>03}_samples.png"
+
+
+def real_layouts_name(stage: str) -> str:
+    """A picture of real layouts that the model was not trained on."""
+    return f"samples/{stage}_real.png"
+
+
+def extremes_name(stage: str) -> str:
+    """The generated layouts that the discriminator scored best, then worst."""
+    return f"samples/{stage}_best_and_worst.png"
+
+
+def metrics_name(stage: str) -> str:
+    """Losses and scores, a row an epoch."""
+    return f"{stage}_metrics.csv"
+
+
+def stage3_files(name: str) -> list[str]:
+    """Everything that continue-stage-3 of the experiment `name` writes; `*` stands for digits."""
+    return [
+        *(checkpoint_name(name, kind) for kind in ("best", "latest", "epoch_*")),
+        TRAJECTORIES_NAME,
+        f"samples/{name}_epoch_*_samples.png",
+        real_layouts_name(name),
+        extremes_name(name),
+        metrics_name(name),
+    ]
