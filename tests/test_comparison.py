@@ -104,7 +104,7 @@ def test_fewer_failures_is_relative_to_the_control():
 @pytest.mark.parametrize(
     ("comparison", "words"),
     [
-        ("{arms: {control: {settings: {training.seed: 3}}}}", "arms.control sets training.seed: or the whole section"),
+        ("{arms: {control: {settings: {training.seed: 3}}}}", "arms.control sets training.seed, or the whole section"),
         ("{arms: {control: {settings: {training: {seed: 3}}}}}", "arms.control sets training.seed"),
         ("{arms: {control: {settings: {experiment.name: x}}}}", "two trainings would be the run x"),
         ("{arms: {control: {}, a: {settings: {experiment.name: tiny-control-1}}}, seeds: [1]}", "run tiny-control-1"),
