@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from core.errors import InputError
-from core.flags import is_empty_cell, number
+from core.flags import number
 from core.floor_survey import pixels_per_metre
 from core.palette import classes_from_rgb
 from core.picture_files import read_picture
@@ -21,23 +21,24 @@ def picture_scale(path: str, size: int) -> float:
 
 
 def typical_scale(rows: pd.DataFrame, column: str, size: int) -> float:
-    """Median scale of manifest rows whose pictures are in `column`: as noted, else measured on the pictures."""
-    if SCALE_COLUMN in rows.columns:
-        noted = [
-            _noted(cell, row)
-            for cell, row in zip(rows[SCALE_COLUMN], rows["manifest_row"], strict=True)
-            if not is_empty_cell(cell)
-        ]
-        if noted:
-            return float(pd.Series(noted).median())
-    return float(pd.Series([picture_scale(path, size) for path in rows[column]]).median())
+    """Median scale of manifest rows whose pictures are in `column`: as noted, else measured on the pictures.
+
+    InputError names the row of a noted one that is no number above 0, or by which no picture is a metre wide.
+    """
+    noted = _noted(rows, size) if SCALE_COLUMN in rows.columns else []
+    return float(pd.Series(noted or [picture_scale(path, size) for path in rows[column]]).median())
 
 
-def _noted(cell: object, row: int) -> float:
-    noted = number(cell)
-    if noted is None or not 0 < noted < math.inf:
-        raise InputError(
-            f"manifest row {row + 1}: {SCALE_COLUMN} is {cell}, no number above 0: mend it, or leave the column out so "
-            "that it is measured"
-        )
-    return noted
+def _noted(rows: pd.DataFrame, size: int) -> list[float]:
+    """What the rows say, those left out that say nothing."""
+    found = []
+    for cell, row in zip(rows[SCALE_COLUMN], rows["manifest_row"], strict=True):
+        scale = number(cell)
+        if scale is None or not (math.isnan(scale) or 0 < scale <= size):
+            raise InputError(
+                f"manifest row {row + 1}: {SCALE_COLUMN} is {cell}, not a number above 0 and at most the {size} pixels "
+                "of a picture: mend it, or leave the column out so that it is measured"
+            )
+        if not math.isnan(scale):
+            found.append(scale)
+    return found

@@ -411,3 +411,26 @@ def test_work_is_not_done_much_further_ahead_than_it_is_taken():
     assert next(results) == 0
     results.close()
     assert len(begun) <= 5
+
+
+def test_the_row_of_a_latent_may_be_text_and_its_absence_is_said(tmp_path, values):
+    path = tmp_path / "all's.NPY"
+    with path.open("wb") as file:
+        np.save(file, values.numpy())
+    read = Latents(manifest_rows([path] * 4, [" 3", "2.0", "1,0", 5]), "latent_path", SHAPE, tmp_path)
+    assert torch.equal(read.batch(torch.arange(4)), values[[3, 2, 1, 5]])
+    for cell, said in [("two", "is two"), ("", "is not given"), (np.nan, "is not given"), (True, "is"), (24, "is 24")]:
+        with pytest.raises(InputError, match=rf"manifest row 2: latent_row {said}.* have rows 0 to 23"):
+            Latents(manifest_rows([path] * 2, [0, cell]), "latent_path", SHAPE, tmp_path)
+    with pytest.raises(InputError, match=r"all's\.NPY have shape \[24, 4, 8, 8\].*takes \[N, 4, 8, 9\].*config's"):
+        PackedLatents(path, (4, 8, 9))
+
+
+def test_a_pool_is_refused_before_it_is_read_if_it_is_none_or_larger_than_memory(tmp_path, monkeypatch):
+    np.save(tmp_path / "scalar.npy", np.float32(1))
+    with pytest.raises(InputError, match=r"scalar\.npy have shape \[\]"):
+        read_pool(tmp_path / "scalar.npy")
+    np.save(tmp_path / "large.npy", np.zeros((3, 4, 8, 8), np.float32))
+    monkeypatch.setattr(latents_module.os, "sysconf", lambda name: 50)
+    with pytest.raises(InputError, match=r"large\.npy take .* of memory: give fewer"):
+        read_pool(tmp_path / "large.npy")

@@ -1,5 +1,6 @@
 """Manifests: which rows count, where their files are, which belong together."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -270,3 +271,115 @@ def test_a_damaged_manifest_is_refused_by_line(tmp_path, content, word):
     (tmp_path / "m.csv").write_text(content)
     with pytest.raises(InputError, match=word):
         read(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        " images/a b.png ",
+        '"images\\a b.png"',
+        "file://{folder}/images/a%20b.png",
+        "file:///D:/set/images/a%20b.png",
+        "d:\\set\\images\\a b.png",
+        "//SERVER/share/images/a b.png",
+        "\\\\Server\\share\\images\\a b.png",
+        "~/images/a b.png",
+        "./images//a b.png",
+    ],
+)
+def test_a_path_is_understood_as_other_systems_write_it(tmp_path, monkeypatch, cell):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a b.png").touch()
+    remap = {"D:\\set": str(tmp_path), "\\\\server\\share": str(tmp_path)}
+    assert resolve_path(cell.format(folder=tmp_path), tmp_path / "m.csv", remap) == tmp_path / "images" / "a b.png"
+
+
+@pytest.mark.parametrize("kinds", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_may_be_composed_otherwise(tmp_path, kinds):
+    there, written = (unicodedata.normalize(kind, "Häuser/ü.png") for kind in kinds)
+    (tmp_path / there).parent.mkdir()
+    (tmp_path / there).touch()
+    assert resolve_path(written, tmp_path / "m.csv", {}) == tmp_path / there
+
+
+def test_an_address_in_a_cell_is_refused_without_its_password(tmp_path):
+    with pytest.raises(InputError, match=r"https://\*\*\*@host/a.png, which is an address.*path_remap"):
+        resolve_path("https://me:secret@host/a.png", tmp_path / "m.csv", {})
+    assert resolve_path("s3://b/a.png", tmp_path / "m.csv", {"s3://b": "/data"}) == Path("/data/a.png")
+
+
+def test_blank_rows_and_sums_of_a_spreadsheet_are_no_layouts(folder):
+    path = folder / "augmented" / "manifest.csv"
+    path.write_text(path.read_text() + ",,,\r\n" * 3 + " ,,80,\n")
+    assert len(read(path, filters={"is_empty": [False]})) == 80
+    path.write_text("layout_path,is_empty\n,\n,x\n")
+    with pytest.raises(InputError, match="no row has layout_path"):
+        read(path)
+
+
+def test_names_of_columns_may_be_written_otherwise(folder):
+    path = folder / "m.csv"
+    path.write_text("Layout Path;IS-EMPTY;Is_Augmented\na.png;no;no\nb.png;yes;yes\n")
+    assert read(path, filters={"is_empty": [False]})["layout_path"].tolist() == [str(folder / "a.png")]
+    path.write_text("Layout_Path,layout_path\na.png,b.png\n")
+    assert read(path, filters={})["layout_path"].tolist() == [str(folder / "b.png")]
+
+
+@pytest.mark.parametrize("wanted", [False, "false", "No", 0, [False], ["nein"]])
+def test_a_flag_may_be_asked_for_in_words(folder, wanted):
+    path = folder / "m.csv"
+    path.write_text("layout_path,is_empty\na.png,WAHR\nb.png,FALSCH\n")
+    assert len(read(path, filters={"is_empty": wanted})) == 1
+
+
+def test_numbers_with_a_comma_are_compared_and_words_are_named(folder):
+    path = folder / "m.csv"
+    path.write_text("layout_path;area\na.png;12,5\nb.png;7\nc.png;NA\nd.png;\n")
+    assert len(read(path, filters={"area__ge": 7.5})) == 1
+    path.write_text("layout_path;area\na.png;12,5\nb.png;wide\n")
+    with pytest.raises(InputError, match=r"row 2: area is 'wide', no number.*area__ge"):
+        read(path, filters={"area__ge": 7.5})
+
+
+@pytest.mark.parametrize("start", ["sep=;\r\n", '"sep=;"\r\n', "SEP=;;\r", "\ufeffsep=;\n"])
+def test_the_separator_may_be_said_first(folder, start):
+    path = folder / "m.csv"
+    path.write_bytes(f"{start}layout_path;is_empty\r\na.png;no\r\n".encode())
+    assert len(read(path)) == 1
+
+
+def test_text_in_utf_16_needs_no_mark_and_cells_may_be_long(folder):
+    path = folder / "m.csv"
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path.write_bytes(f"layout_path,note\na.png,{'x' * 200_000}\n".encode(encoding))
+        assert len(read(path)["note"][0]) == 200_000
+
+
+def test_a_column_of_ours_in_the_table_is_not_taken_for_ours(folder):
+    path = folder / "m.csv"
+    path.write_text("layout_path,manifest_row,stem,group\na.png,7,x,y\nb.png,8,x,y\n")
+    rows = read(path)
+    assert rows["manifest_row"].tolist() == [0, 1] and rows["group"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("word", ["nan", "None", "NULL", "N/A", "-"])
+def test_a_word_for_no_original_names_none(folder, word):
+    rows = [f"h{n}.png,false,{word}" for n in range(6)] + [f"x{n}.png,true,h{n}.png" for n in range(6)]
+    (folder / "m.csv").write_text("\n".join(["layout_path,is_augmented,original_path", *rows]))
+    assert read(folder / "m.csv")["group"].tolist() == [f"h{n}" for n in range(6)] * 2
+
+
+def test_variants_of_variants_and_of_what_names_its_own_source_are_in_one_group(folder):
+    rows = [f"h{n}.png,false,raw/{n}.obj" for n in range(4)] + [f"x{n}.png,true,h{n}.png" for n in range(4)]
+    rows += [f"y{n}.png,true,x{n}.png" for n in range(4)] + [f"h{n}_rot90.png,true," for n in range(4)]
+    (folder / "m.csv").write_text("\n".join(["layout_path,is_augmented,original_path", *rows]))
+    assert read(folder / "m.csv")["group"].tolist() == [str(n) for n in range(4)] * 4
+
+
+def test_what_cannot_be_a_picture_is_named_before_any_is_read(folder):
+    image = str(folder / "augmented" / "images" / "scene00_scene_layout.png")
+    for cell, word in [(str(folder), "is a folder"), ("x" * 300, "File name too long"), ("no.png", "path_remap")]:
+        rows = pd.DataFrame({"layout_path": [image] * 50 + [cell], "manifest_row": range(51)})
+        with pytest.raises(InputError, match=rf"manifest row 51: picture .*{word}"):
+            LayoutPictures(rows, "layout_path", 32)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import InputError
+from core.files import load_tensors
+from core.latents import PackedLatents
 from core.layout_colours import POOLED, SINGLE, count_colours, fault_of
 from core.layout_generator import generate_layout
 from core.layouts import LayoutPictures
@@ -119,3 +121,44 @@ def test_a_turned_photograph_is_turned(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(rgb).save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(read_picture(tmp_path / "a.png"), np.rot90(rgb, -1))
+
+
+def test_walls_in_a_colour_of_structure_are_found_even_where_they_are_few(layouts):
+    painted = [np.where((rgb == 200).all(-1, keepdims=True), 0, rgb).astype(np.uint8) for rgb in layouts]
+    wide = [np.pad(rgb, ((0, 64), (0, 64), (0, 0)), constant_values=240) for rgb in painted]
+    said = fault(wide)
+    assert said is not None and "(0, 0, 0)" in said
+    # Beside walls of their own colour they are floors and ceilings, which are no class.
+    assert fault([*wide[:2], *layouts[2:]]) is None
+
+
+def test_pictures_that_are_mostly_noise_are_refused(layouts):
+    rng = np.random.default_rng(0)
+    noisy = [(rgb + rng.normal(0, 10, rgb.shape)).clip(0, 255).astype(np.uint8) for rgb in layouts]
+    assert "by noise or strong compression: save the picture as PNG" in fault(noisy)
+    slightly = [(rgb + rng.normal(0, 2, rgb.shape)).clip(0, 255).astype(np.uint8) for rgb in layouts]
+    assert fault(slightly) is None
+
+
+def test_a_damaged_note_in_a_picture_does_not_matter(tmp_path):
+    rgb = np.full((16, 32, 3), 240, np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=b"Exif\0\0garbage!!")
+    assert np.array_equal(read_picture(tmp_path / "a.png"), rgb)
+
+
+@pytest.mark.parametrize(
+    ("start", "word"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "it is a web page"),
+        (b"GIF89a", "it is a GIF picture"),
+        (b"\0" * 300, "nothing but zeros"),
+    ],
+)
+@pytest.mark.parametrize("read", [decode_picture, lambda path: load_tensors(path, "latent"), PackedLatents])
+def test_what_a_file_is_instead_is_said(tmp_path, read, start, word):
+    path = tmp_path / "a.bin"
+    path.write_bytes(start)
+    with pytest.raises(InputError, match=word):
+        read(path, (4, 8, 8)) if read is PackedLatents else read(path)

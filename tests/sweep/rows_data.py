@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin
 from core.config import DatasetSection
 from core.files import load_tensors
 from core.latents import Latents, read_latent, read_pool
+from core.layout_scale import typical_scale
 from core.layouts import LayoutPictures, read_layout
 from core.manifest import originals, read_manifest, split_by_layout
 from core.palette import BACKGROUND, COLORS, classes_from_rgb
@@ -282,6 +283,26 @@ def _one_side(originals_: list[str], variants: list[tuple[str, str]]) -> Callabl
     return give
 
 
+def _cell(cell: str) -> Callable[[Ground], Any]:
+    """A manifest of one picture, called `images/a b.png` in truth."""
+
+    def give(ground: Ground) -> bool:
+        there = ground.file("images/a b.png")
+        table = pd.DataFrame({"layout_path": [cell.format(folder=ground.folder)]}).to_csv(index=False)
+        remap = {"D:\\set": str(ground.folder), "\\\\server\\share": str(ground.folder)}
+        return _read(ground.file("m.csv", table), path_remap=remap)["layout_path"][0] == str(there)
+
+    return give
+
+
+def _scale(cell: str) -> Callable[[Ground], Any]:
+    def give(ground: Ground) -> bool:
+        rows = _read(ground.file("m.csv", _rows(ground).assign(pixels_per_metre=cell).to_csv(index=False)))
+        return typical_scale(rows, "layout_path", 32) == 12.5
+
+    return give
+
+
 def _scenes(name: str) -> list[str]:
     return [f"scene_{number:03d}/{name}" for number in range(8)]
 
@@ -356,6 +377,51 @@ MANIFESTS = [
 ]
 
 
+WRITTEN_ELSEWHERE = [
+    *(
+        Row("manifest", f"the path {cell}", _cell(cell), meaning="the file")
+        for cell in (
+            " images/a b.png ",
+            '"images\\a b.png"',
+            "file://{folder}/images/a%20b.png",
+            "file:///d:/set/images/a%20b.png",
+            "//SERVER/share/images/a b.png",
+        )
+    ),
+    Row("manifest", "an address of S3", _cell("s3://bucket/a.png"), ("s3://bucket/a.png", "an address", "path_remap")),
+    Row("manifest", "an address with a password", _cell("https://u:secret@h/a.png"), ("https://***@h/a.png",)),
+    Row(
+        "manifest",
+        "rows of separators and a sum",
+        lambda g: len(_text("layout_path,is_empty,n\na.png,no,1\n,,\n,,1\n", filters={"is_empty": [False]})(g)) == 1,
+        meaning="no layouts",
+    ),
+    Row(
+        "manifest",
+        "columns in capitals",
+        lambda g: len(_text("LAYOUT_PATH,Is_Empty\na.png,no\nb.png,yes\n", filters={"is_empty": [False]})(g)) == 1,
+        meaning="the same columns",
+    ),
+    Row(
+        "manifest",
+        "a word among numbers that are compared",
+        _text("layout_path,area\na.png,7\nb.png,wide\n", filters={"area__le": 9}),
+        ("row 2", "area is 'wide', no number", "area__le"),
+    ),
+    Row(
+        "manifest",
+        "a column manifest_row",
+        lambda g: _text("layout_path,manifest_row\na.png,7\n")(g)["manifest_row"][0] == 0,
+        meaning="another's",
+    ),
+    Row("manifest", "12,5 pixels a metre", _scale("12,5"), meaning="12.5"),
+    *(
+        Row("manifest", f"{cell} pixels a metre", _scale(cell), ("manifest row 1", f"pixels_per_metre is {cell}"))
+        for cell in ("0", "-3", "inf", "3000", "few")
+    ),
+]
+
+
 def _odd_tensor(kind: str) -> torch.Tensor:
     x = torch.ones(SHAPE)
     with warnings.catch_warnings():
@@ -395,6 +461,11 @@ def _npy(value: np.ndarray, rows: int = 1, cut: int = 0) -> Callable[[Ground], A
         return torch.equal(latents, torch.ones(rows, *SHAPE))
 
     return give
+
+
+def _pool_of(ground: Ground, value: Any) -> Any:
+    np.save(ground.folder / "odd.npy", value)
+    return read_pool(ground.folder / "odd.npy")
 
 
 def _deflated(ground: Ground) -> Any:
@@ -446,7 +517,17 @@ LATENTS = [
     Row("packed latents", "text", _npy(_ONES.astype("U3")), ("0.npy", "not real numbers")),
     Row("packed latents", "1e300", _npy(_ONES.astype(float) * 1e300), ("0.npy", "beyond float32")),
     Row("packed latents", "columns first", _npy(np.asfortranarray(_ONES)), ("0.npy", "column by column")),
+    *(
+        Row(kind, given, lambda g, data=data, read=read: read(g.file("odd", data)), ("odd", word))
+        for kind, read in (("latent", lambda path: read_latent(path, SHAPE)), ("picture", read_picture))
+        for given, data, word in (
+            ("a pointer of Git LFS", "version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+            ("nothing in it", "", "it is empty"),
+            ("zeros", b"\0" * 300, "nothing but zeros"),
+        )
+    ),
+    Row("pool of latents", "a number", lambda g: _pool_of(g, np.float32(1)), ("odd.npy", "shape []")),
     Row("packed latents", "cut short", _npy(_ONES, cut=4), ("0.npy", "cut short")),
 ]
 
-ROWS = [*WRONG_COLOURS, *ODD_PICTURES, *MANIFESTS, *LATENTS]
+ROWS = [*WRONG_COLOURS, *ODD_PICTURES, *MANIFESTS, *WRITTEN_ELSEWHERE, *LATENTS]
