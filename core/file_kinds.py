@@ -19,12 +19,12 @@ _BEGINNINGS = (
 TELLING = 256
 
 
-def kind_of_bytes(start: bytes) -> tuple[str, str] | None:
-    """What a file that begins with `start`, its first `TELLING` bytes, is, and what to do; None if it is not known."""
+def kind_of_bytes(start: bytes) -> tuple[str, str | None] | None:
+    """What a file that begins with `start`, its first `TELLING` bytes, is, and what helps if that is known; None if nothing is."""
     if not start:
-        return "empty", "write it again"
+        return "empty", None
     if not any(start):
-        return "nothing but zeros at its start", "copy it again"
+        return "nothing but zeros at its start", None
     if start[:4] == b"PK\x03\x04" and b".npy" in start:
         return "an archive of numpy arrays (.npz)", "save the array with numpy.save"
     if start.startswith(b"\x93NUMPY"):

@@ -127,7 +127,9 @@ def save_tensors(value: Any, path: Path, on_disk: bool = True) -> None:
 def not_it(file: IO[bytes], message: str, remedy: str) -> InputError:
     """The error that `file` is not what was expected: `message`, what it is by its bytes if they tell, and a remedy."""
     found = kind_of_bytes(os.pread(file.fileno(), TELLING, 0))
-    return InputError(f"{message}: {remedy}" if found is None else f"{message} (it is {found[0]}): {found[1]}")
+    return InputError(
+        f"{message}: {remedy}" if found is None else f"{message} (it is {found[0]}): {found[1] or remedy}"
+    )
 
 
 def load_tensors(path: str | Path, what: str) -> object:
