@@ -20,7 +20,7 @@ TELLING = 256
 
 
 def kind_of_bytes(start: bytes) -> tuple[str, str | None] | None:
-    """What a file that begins with `start`, its first `TELLING` bytes, is, and what helps (None: unknown); None if unknown."""
+    """What a file that begins with `start`, its first `TELLING` bytes, is, and what helps, each None if unknown."""
     if not start:
         return "empty", None
     if not any(start):
