@@ -130,5 +130,7 @@ def system_line(error: OSError) -> str:
     if isinstance(error, ConnectionError | TimeoutError):
         remedy = "see that the server is there and run the same command again"
     else:
-        remedy = _REMEDIES.get(error.errno, "it is the operating system's answer: see its log")
+        remedy = _REMEDIES.get(
+            error.errno, "run the same command again; if it comes again, the system's log may say why"
+        )
     return one_line(f"{': '.join([*dict.fromkeys(names), cause])}: {remedy}")

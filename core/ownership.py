@@ -29,7 +29,7 @@ from core.artifacts import (
 from core.local_store import LOCK_NAME
 from core.made_files import foreign_file, matches, names_in
 from core.record_forms import RecordError, parse_record
-from core.scratch import is_abandoned, is_free_partial, is_scratch_name, partial_of
+from core.scratch import SCRATCH_PREFIX, is_abandoned, is_free_partial, is_scratch_name, partial_of
 from core.store import Store, is_remote
 from core.workspace import newest_state
 
@@ -105,8 +105,16 @@ class Owner:
             needed = self._needed(stage)
             if needed == set() and not self._is_stage(stage):
                 return None
-            return Ours("" if needed is None or state in needed else "state that a newer one replaced")
+            kept = needed is None or state in needed or self._is_worked_in(stage)
+            return Ours("" if kept else "state that a newer one replaced")
         return None
+
+    def _is_worked_in(self, stage: str) -> bool:
+        """Whether a process makes the stage now: a state that it is about to name is not replaced, only younger."""
+        if self._remote:
+            return False
+        scratch = Path(self._store.uri, stage).glob(f"{SCRATCH_PREFIX}*")
+        return any(is_scratch_name(folder.name) and not is_abandoned(folder) for folder in scratch)
 
     def _is_stage(self, stage: str) -> bool:
         """Whether a stage of ours that has no state yet was begun in the folder."""

@@ -134,7 +134,7 @@ def open_store(location: Location, artifacts: ArtifactsSection | None = None) ->
     """
     uri = place(location, "artefact folder")
     if not is_remote(uri):
-        from core.local_store import LocalStore
+        from core.local_store import LocalStore  # which needs this module
 
         return LocalStore(Path(uri))
     from core.s3_store import open_bucket  # boto3 takes a while to import

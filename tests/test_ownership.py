@@ -492,6 +492,16 @@ def test_what_processes_left_under_scratch_names_is_garbage_unless_they_live(fin
     }
 
 
+def test_states_of_a_stage_that_a_process_makes_are_left_alone(finished, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(finished, root)
+    stage = root / "tiny/round-02/stage3"
+    put(stage / "state/000001-000001/a.pt")
+    with scratch_folder(stage):
+        assert not [file for garbage in find_garbage(str(root), 0) for file in garbage.files]
+    assert [file.why for garbage in find_garbage(str(root), 0) for file in garbage.files]
+
+
 def test_a_record_names_only_what_lies_below_its_own_folder(finished, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(finished, root)
