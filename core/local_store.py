@@ -147,10 +147,8 @@ class LocalStore:
             with self._guard():
                 path.unlink(missing_ok=True)
             for folder in path.relative_to(self._root).parents[:-1]:
-                try:
-                    (self._root / folder).rmdir()
-                except OSError:
-                    break  # holds something else
+                if not _remove_empty(self._root / folder):
+                    break
 
     def unfinished_uploads(self, older_than: float) -> list[str]:
         return []  # a partial file is listed like any other
@@ -182,6 +180,17 @@ def _open_lock(path: str) -> IO[bytes]:
         lock.close()
         raise InputError(f"file {path} is no regular file: move it elsewhere")
     return lock
+
+
+def _remove_empty(folder: Path) -> bool:
+    """Remove the folder if it holds nothing but our lock; whether it did."""
+    try:
+        if os.listdir(folder) == [LOCK_NAME]:
+            (folder / LOCK_NAME).unlink()
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def _locks_held() -> set[str]:

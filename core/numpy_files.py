@@ -40,7 +40,7 @@ class NumpyFile:
         except OSError as error:
             raise InputError(f"{self._name} cannot be read ({error.strerror}): replace the file") from None
         if not self.shape or any(type(length) is not int or length < 1 for length in self.shape):
-            raise InputError(f"{self._name} hold an array of shape {self.shape}: write one of [N, C, h, w]")
+            raise InputError(f"{self._name} have shape {list(self.shape)}: write an array [N, C, h, w]")
         if self.dtype.kind not in "fiu":
             raise InputError(f"{self._name} hold {_kind(self.dtype)}, not real numbers: write an array of float32")
         if fortran and len(self.shape) > 1:

@@ -126,7 +126,7 @@ class StoredWorkspace(Workspace):
 
     def __init__(self, folder: Path, store: Store, made_from: Mapping[str, Any], artifacts: ArtifactsSection):
         super().__init__(folder)
-        self._store = store.below(STATE_FOLDER)
+        self._stage, self._store = store, store.below(STATE_FOLDER)
         self._made_from = made_from
         self._interval = 60 * artifacts.state_minutes
         self._lease = lease_of(store.uri)
@@ -164,8 +164,9 @@ class StoredWorkspace(Workspace):
                 self._start(lambda: self._publish(snapshot, progress))
 
     def drop_states(self) -> None:
-        """Remove every state: the stage is finished."""
-        self._store.delete([file.name for file in self._store.files() if is_state_file(file.name)])
+        """Remove every state, and their folder: the stage is finished."""
+        names = [file.name for file in self._store.files() if is_state_file(file.name)]
+        self._stage.delete([f"{STATE_FOLDER}/{name}" for name in names])
 
     def _is_due(self) -> bool:
         if self._lease is not None:

@@ -266,6 +266,8 @@ class RadosGateway:
         self._run("monmaptool", "--create", "--clobber", *identity, "--addv", "a", address, str(monmap))
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", str(monmap))
         self._start_monitor()
+        # It lets nobody in until it has made its keys.
+        self._wait("monitor", lambda: self._status("ceph", "quorum_status") == 0, "ceph")
         self._run("ceph", "osd", "create", disk)
         self._run("ceph", "osd", "crush", "add", _DISK, "1", "root=default")
         self._run("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", disk)
@@ -289,6 +291,11 @@ class RadosGateway:
 
     def _run(self, *command: str) -> None:
         """Run one of Ceph's programs to its end."""
+        if status := self._status(*command):
+            raise RuntimeError(f"{command[0]} ended with status {status}{self._log_tail(command[0])}")
+
+    def _status(self, *command: str) -> int:
+        """What one of Ceph's programs ended with."""
         name = command[0]
         process = self._spawn(name, *command)
         try:
@@ -296,8 +303,7 @@ class RadosGateway:
         finally:
             process.kill()
             process.wait()
-        if process.returncode:
-            raise RuntimeError(f"{name} ended with status {process.returncode}{self._log_tail(name)}")
+        return process.returncode
 
     def _spawn(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         config = ("-c", str(self.folder / "ceph.conf"))
