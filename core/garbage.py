@@ -21,13 +21,15 @@ class LeftFile(StoredFile):
 class Garbage:
     """Garbage of one run, or of the prerequisites: files by name below `uri`, and uploads never finished.
 
-    `left_alone` says why nothing was looked for: a process works on it, or who does cannot be read.
+    `busy` is true where a process works on it, and `unreadable` says why that cannot be told. Nothing is
+    looked for then.
     """
 
     uri: str
     files: list[LeftFile]
     uploads: list[str]
-    left_alone: str = ""
+    busy: bool = False
+    unreadable: str = ""
 
 
 def find_garbage(uri: str, grace_hours: float) -> list[Garbage]:
@@ -75,8 +77,8 @@ def _found(store: Store, grace_seconds: float) -> Garbage:
     try:
         free = is_free(store)
     except RecordError as error:  # the other runs' garbage is told all the same
-        return Garbage(store.uri, [], [], str(error))
-    return _garbage_of(store, grace_seconds) if free else Garbage(store.uri, [], [], "a process works on it")
+        return Garbage(store.uri, [], [], unreadable=str(error))
+    return _garbage_of(store, grace_seconds) if free else Garbage(store.uri, [], [], busy=True)
 
 
 def _garbage_of(store: Store, grace_seconds: float) -> Garbage:

@@ -1,5 +1,6 @@
 """Remove what this project left in the runs under an artefact root and nothing needs."""
 
+from core.errors import InputError
 from core.garbage import find_garbage, remove_garbage
 from core.section import Hours
 from core.store import artifacts_of_options, open_store
@@ -16,13 +17,18 @@ def collect_garbage(
     """List what this project left in its runs, older than the grace period; remove it with --delete.
 
     Those are resumable states of finished stages or replaced by newer ones, and what killed processes left under
-    scratch names. Other files are the user's.
+    scratch names. Other files are the user's. A run whose lease cannot be read is left alone, and InputError names it
+    at the end.
     """
     artifacts = artifacts_of_options(endpoint_url=endpoint_url, single_writer=single_writer)
     open_store(uri, artifacts)
+    unreadable = []
     for garbage in find_garbage(uri, grace_hours):
-        if garbage.left_alone:
-            say(f"{garbage.uri}: left alone, {garbage.left_alone}")
+        if garbage.unreadable:
+            unreadable.append(garbage.unreadable)
+            continue
+        if garbage.busy:
+            say(f"{garbage.uri}: left alone, a process works on it")
             continue
         if delete:
             garbage = remove_garbage(garbage.uri, grace_hours, artifacts)
@@ -33,6 +39,11 @@ def collect_garbage(
         size = sum(file.size for file in garbage.files) / 1e6
         done = "removed" if delete else "to remove with --delete"
         say(f"{garbage.uri}: {len(garbage.files)} files ({size:.1f} MB), {len(garbage.uploads)} uploads {done}")
+    if unreadable:
+        *others, last = unreadable
+        for line in others:
+            say(line)
+        raise InputError(last)
 
 
 if __name__ == "__main__":

@@ -428,17 +428,6 @@ def test_folders_of_the_users_in_a_run_that_are_called_like_ours_are_no_garbage(
     assert content(*mine) == mine
 
 
-def test_a_damaged_lease_of_one_run_keeps_no_other_from_being_looked_at(finished, tmp_path, capsys):
-    root = tmp_path / "root"
-    shutil.copytree(finished, root)
-    shutil.copytree(root / "tiny", root / "other")
-    (root / "other/lease.json").write_text("{}")
-    left = put(root / "tiny/round-01/stage3/state/000001-000001.json", root / "other/.run.json.4711.partial")
-    run_command(collect_garbage, [str(root), "--delete"])
-    assert f"{root}/other: left alone, record {root}/other/lease.json is damaged" in capsys.readouterr().out
-    assert [path.exists() for path in left] == [False, True]
-
-
 def test_a_pipe_where_scratch_folders_have_their_owner_is_not_waited_for(finished, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(finished, root)
@@ -500,6 +489,18 @@ def test_states_of_a_stage_that_a_process_makes_are_left_alone(finished, tmp_pat
     with scratch_folder(stage):
         assert not [file for garbage in find_garbage(str(root), 0) for file in garbage.files]
     assert [file.why for garbage in find_garbage(str(root), 0) for file in garbage.files]
+
+
+def test_a_run_whose_lease_cannot_be_read_is_named_after_the_garbage_of_the_others(finished, tmp_path, capsys):
+    root = tmp_path / "root"
+    shutil.copytree(finished, root)
+    shutil.copytree(root / "tiny", root / "other")
+    (root / "other/lease.json").write_text("{}")
+    left = put(root / "tiny/round-01/stage3/state/000001-000001.json")
+    with pytest.raises(SystemExit) as stop:
+        run_command(collect_garbage, [str(root), "--delete"])
+    assert stop.value.code == 2 and not files_below(root) & left.keys()
+    assert f"{root}/other/lease.json" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_record_names_only_what_lies_below_its_own_folder(finished, tmp_path):

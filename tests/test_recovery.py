@@ -336,7 +336,7 @@ def test_garbage_is_what_we_left_and_nothing_needs(config, place):
     assert open_store(place.uri).read("notes/mine.txt") is not None
     assert not find_problems(place.uri)
     with hold(run_location(config), config.artifacts):
-        assert [garbage.left_alone for garbage in find_garbage(place.uri, 0)] == ["a process works on it"]
+        assert [garbage.busy for garbage in find_garbage(place.uri, 0)] == [True]
 
 
 def test_stage3_of_a_finished_round_is_not_touched_by_hand(config, place):
