@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import prefect
 from prefect import Flow
 from prefect.logging.configuration import setup_logging
 
@@ -25,6 +26,7 @@ __all__ = ["run_flow", "say"]
 # Seconds for the engine to end a run. A terminal's signal ends Prefect's temporary server too, for which the engine
 # would wait for minutes; one to this process alone leaves it alive, and a state may be on its way to a bucket.
 _SECONDS_WITHOUT_SERVER, _SECONDS_WITH_SERVER = 3, 8
+_PREFECT = os.path.dirname(prefect.__file__)
 
 
 def run_flow(flow: Flow[..., Any]) -> Any:
@@ -56,7 +58,8 @@ def run_flow(flow: Flow[..., Any]) -> Any:
 
 
 def _not_of_the_engine(record: logging.LogRecord) -> bool:
-    if not record.name.startswith("prefect"):
+    # Prefect's services log under the names of their classes.
+    if not record.name.startswith("prefect") and not record.pathname.startswith(_PREFECT):
         return True
     return record.levelno >= logging.ERROR and not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
 
