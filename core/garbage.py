@@ -37,7 +37,6 @@ def find_garbage(uri: str, grace_hours: float) -> list[Garbage]:
 
     Only what `core.ownership` knows for ours counts; whatever else lies there is the user's.
     """
-    _require_grace(grace_hours)
     return [_found(store, 3600 * grace_hours) for store in _scopes(uri)]
 
 
@@ -47,18 +46,12 @@ def remove_garbage(uri: str, grace_hours: float, artifacts: ArtifactsSection) ->
     Looked for again, holding the run's lease: what was garbage before may belong to a stage finished since. Raises
     LeaseError if somebody works on it.
     """
-    _require_grace(grace_hours)
     store = open_store(uri, artifacts)
     with hold(uri, artifacts):
         garbage = _garbage_of(store, 3600 * grace_hours)
         store.delete([file.name for file in garbage.files])
         store.abort_uploads(3600 * grace_hours)
     return garbage
-
-
-def _require_grace(hours: float) -> None:
-    if not hours >= 0:
-        raise InputError(f"--grace_hours {hours}: it must be 0 or above")
 
 
 def _scopes(uri: str) -> list[Store]:

@@ -28,11 +28,6 @@ def plain_path(text: str) -> str:
     return text
 
 
-def resolve_path(text: str, manifest: Path, remap: Mapping[str, str]) -> Path:
-    """File that `text` in `manifest` means: absolute, beside the manifest, or beside the manifest's parent."""
-    return resolve_paths([text], manifest, remap)[text]
-
-
 def resolve_paths(texts: Iterable[str], manifest: Path, remap: Mapping[str, str]) -> dict[str, Path]:
     """The file that each of `texts` in `manifest` means.
 

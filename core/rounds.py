@@ -311,7 +311,7 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
     }
     steering = _steering(config, number)
     config = _with_weight(config, steering.weight_factor)
-    parent, ended = _parent(config, number, steering), None
+    parent, ended = _parent(config, steering), None
     if parent is None:
         generator = config.required("diffusion.stage1_checkpoint")
         inputs |= {"stage1": generator, "stage2": config.required("diffusion.stage2_checkpoint")}
@@ -439,7 +439,7 @@ def _with_weight(config: ExperimentConfig, factor: float) -> ExperimentConfig:
     return config.with_values(values)
 
 
-def _parent(config: ExperimentConfig, number: int, steering: Steering) -> str | None:
+def _parent(config: ExperimentConfig, steering: Steering) -> str | None:
     """Address of the round to start from, of this run or the one it was forked from; None for a fresh start."""
     if steering.parent_round > 0:
         return round_location(config, steering.parent_round)

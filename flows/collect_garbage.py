@@ -1,10 +1,9 @@
 """Remove what this project left in the runs under an artefact root and nothing needs."""
 
-from core.errors import InputError
 from core.garbage import find_garbage, remove_garbage
 from core.section import Hours
 from core.store import artifacts_of_options, open_store
-from tasks.command_line import run_command, say
+from tasks.command_line import refuse_last, run_command, say
 
 
 def collect_garbage(
@@ -39,11 +38,7 @@ def collect_garbage(
         size = sum(file.size for file in garbage.files) / 1e6
         done = "removed" if delete else "to remove with --delete"
         say(f"{garbage.uri}: {len(garbage.files)} files ({size:.1f} MB), {len(garbage.uploads)} uploads {done}")
-    if unreadable:
-        *others, last = unreadable
-        for line in others:
-            say(line)
-        raise InputError(last)
+    refuse_last(unreadable)
 
 
 if __name__ == "__main__":

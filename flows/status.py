@@ -2,10 +2,9 @@
 
 import sys
 
-from core.errors import InputError
 from core.run_status import find_problems, read_status
 from core.store import artifacts_of_options, open_store
-from tasks.command_line import run_command, say
+from tasks.command_line import refuse_last, run_command, say
 
 
 def status(uri: str, verify: bool = False, endpoint_url: str | None = None) -> list[str]:
@@ -21,11 +20,7 @@ def status(uri: str, verify: bool = False, endpoint_url: str | None = None) -> l
         say(line)
     if verify:
         say(f"verified: {len(problems)} missing or altered" if problems else "verified: everything is as recorded")
-    if shown.unreadable:
-        *others, last = shown.unreadable
-        for line in others:
-            say(line)
-        raise InputError(last)
+    refuse_last(shown.unreadable)
     return problems
 
 

@@ -57,6 +57,14 @@ def say(text: str) -> None:
         put(text)
 
 
+def refuse_last(lines: Sequence[str]) -> None:
+    """InputError of the last of the lines, if there are any, after saying the others as results."""
+    if lines:
+        for line in lines[:-1]:
+            say(line)
+        raise InputError(lines[-1])
+
+
 def _leave(line: str, status: int) -> None:
     if not is_first():
         # What stops every process is said once: torchrun ends the others as soon as the first has left.

@@ -17,8 +17,12 @@ from core.flags import flag
 from core.layout_groups import VARIANTS, layout_group
 from core.layouts import LayoutPictures, pictures_from_rgb, resize_layout
 from core.manifest import choose_rows, is_augmented, originals, read_manifest, split_by_layout
-from core.manifest_paths import resolve_path
+from core.manifest_paths import resolve_paths
 from core.palette import BACKGROUND, COLORS, NUM_CLASSES, UNLABELLED, WALL, classes_from_rgb, rgb_from_classes
+
+
+def resolved(text: str, manifest: Path, remap: dict[str, str]) -> Path:
+    return resolve_paths([text], manifest, remap)[text]
 
 
 @pytest.fixture
@@ -60,7 +64,7 @@ def test_published_paths_are_found(folder):
 def test_every_published_way_to_write_a_path(folder, text):
     manifest = folder / "augmented" / "manifest.csv"
     remap = {"/elsewhere": str(folder / "augmented")}
-    assert resolve_path(text, manifest, remap).exists()
+    assert resolved(text, manifest, remap).exists()
 
 
 def test_no_layout_straddles_the_split(folder):
@@ -245,7 +249,7 @@ def test_a_prefix_is_a_folder(tmp_path):
         ("d:\\data\\b\\a.png", {"D:/data": "/new"}, "/new/b/a.png"),
         ("a.png", {"": "/new"}, "/new/a.png"),
     ]:
-        assert str(resolve_path(text, tmp_path / "m.csv", remap)) == expected
+        assert str(resolved(text, tmp_path / "m.csv", remap)) == expected
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -292,7 +296,7 @@ def test_a_path_is_understood_as_other_systems_write_it(tmp_path, monkeypatch, c
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a b.png").touch()
     remap = {"D:\\set": str(tmp_path), "\\\\server\\share": str(tmp_path)}
-    assert resolve_path(cell.format(folder=tmp_path), tmp_path / "m.csv", remap) == tmp_path / "images" / "a b.png"
+    assert resolved(cell.format(folder=tmp_path), tmp_path / "m.csv", remap) == tmp_path / "images" / "a b.png"
 
 
 @pytest.mark.parametrize("kinds", [("NFC", "NFD"), ("NFD", "NFC")])
@@ -300,13 +304,13 @@ def test_accents_may_be_composed_otherwise(tmp_path, kinds):
     there, written = (unicodedata.normalize(kind, "Häuser/ü.png") for kind in kinds)
     (tmp_path / there).parent.mkdir()
     (tmp_path / there).touch()
-    assert resolve_path(written, tmp_path / "m.csv", {}) == tmp_path / there
+    assert resolved(written, tmp_path / "m.csv", {}) == tmp_path / there
 
 
 def test_an_address_in_a_cell_is_refused_without_its_password(tmp_path):
     with pytest.raises(InputError, match=r"https://\*\*\*@host/a.png, which is an address.*path_remap"):
-        resolve_path("https://me:secret@host/a.png", tmp_path / "m.csv", {})
-    assert resolve_path("s3://b/a.png", tmp_path / "m.csv", {"s3://b": "/data"}) == Path("/data/a.png")
+        resolved("https://me:secret@host/a.png", tmp_path / "m.csv", {})
+    assert resolved("s3://b/a.png", tmp_path / "m.csv", {"s3://b": "/data"}) == Path("/data/a.png")
 
 
 def test_blank_rows_and_sums_of_a_spreadsheet_are_no_layouts(folder):
