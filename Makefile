@@ -13,7 +13,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
-	$(RUN) -m core.lpips_trunk
+	$(RUN) -m core.models.lpips_trunk
 	touch $@
 
 demo: install
@@ -41,6 +41,7 @@ bench: install
 lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports
 
 # What was installed; artefacts and the bucket of `make demo-s3` are work, and stay.
 clean:

@@ -27,7 +27,7 @@ from prefect.settings import (
     update_current_profile,
 )
 
-from core.errors import InputError
+from core.runtime.errors import InputError
 from deployments.automations import automations
 from flows.gpu_slot import GPU_LIMIT
 from flows.prefect_api import configured_server, require_server, server_errors

@@ -9,9 +9,9 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed, State
 
-from core.config import ExperimentConfig, load_config
-from core.errors import LeaseError
-from core.rounds import (
+from core.config.schema import ExperimentConfig, load_config
+from core.inputs.section import Rounds
+from core.rounds.rounds import (
     Round,
     begin_run,
     close_round,
@@ -23,7 +23,7 @@ from core.rounds import (
     round_table,
     untold_round,
 )
-from core.section import Rounds
+from core.runtime.errors import LeaseError
 from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask
 from flows.gpu_slot import gpu_slot

@@ -6,8 +6,8 @@ from typing import Any
 
 from prefect import flow
 
-from core.config import load_config
-from core.rounds import begin_run, hold_run, round_table
+from core.config.schema import load_config
+from core.rounds.rounds import begin_run, hold_run, round_table
 from flows.adversarial_round import adversarial_round
 from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask

@@ -1,8 +1,9 @@
 """Remove what this project left in the runs under an artefact root and nothing needs."""
 
-from core.garbage import find_garbage, remove_garbage
-from core.section import Hours
-from core.store import artifacts_of_options, open_store
+from core.inputs.section import Hours
+from core.rounds.garbage import find_garbage, remove_garbage
+from core.storage.opening import open_store
+from core.storage.store import artifacts_of_options
 from tasks.command_line import refuse_last, run_command, say
 
 

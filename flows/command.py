@@ -13,9 +13,9 @@ import prefect
 from prefect import Flow
 from prefect.logging.configuration import setup_logging
 
-from core.config import load_config
-from core.errors import InputError
-from core.store import Location
+from core.config.schema import load_config
+from core.runtime.errors import InputError
+from core.storage.store import Location
 from flows.prefect_api import configured_server, require_server, server_errors
 from flows.temporary_server import end_server, server_process, temporary_server
 from tasks.command_line import run_command, say

@@ -7,12 +7,12 @@ from prefect import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
-from core.config import ExperimentConfig
-from core.errors import InputError
-from core.report import round_summary
-from core.rounds import keep_decision, read_decision, stop_reason
-from core.section import Weight
-from core.shown import markdown_text
+from core.config.schema import ExperimentConfig
+from core.inputs.section import Weight
+from core.rounds.report import round_summary
+from core.rounds.rounds import keep_decision, read_decision, stop_reason
+from core.runtime.errors import InputError
+from core.runtime.shown import markdown_text
 from flows.prefect_api import configured_server
 
 # Prefect wants a bound; a run that is not answered fails then, and asks again when it is started again.

@@ -4,8 +4,8 @@ import contextlib
 
 from prefect.concurrency.sync import concurrency
 
-from core.config import ExperimentConfig
-from core.device import needs_gpu
+from core.config.schema import ExperimentConfig
+from core.runtime.device import needs_gpu
 
 GPU_LIMIT = "gpu"
 # A machine that dies holds its slot for so long.

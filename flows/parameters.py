@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
 
-from core.places import Location, expanded
+from core.inputs.places import Location, expanded
 
 # A path or s3:// address of a YAML file.
 ConfigLocation = Annotated[

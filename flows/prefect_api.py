@@ -17,8 +17,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from core.errors import InputError
-from core.places import require_plain_address
+from core.inputs.places import require_plain_address
+from core.runtime.errors import InputError
 
 _SECONDS = 20.0
 _VERSION = re.compile(r"\d+\.\d+\.[\w.+-]+")

@@ -5,8 +5,8 @@ from typing import Any
 
 from prefect import flow
 
-from core.config import load_config
-from core.prerequisites import STAGES, hold_prerequisites
+from core.config.schema import load_config
+from core.training.prerequisites import STAGES, hold_prerequisites
 from flows.command import run_flow, say
 from flows.gpu_slot import gpu_slot
 from flows.parameters import ConfigLocation, Override

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from core.errors import InputError
-from core.section import NUMBER
+from core.inputs.section import NUMBER
+from core.runtime.errors import InputError
 
 # What ends this many runs in a row, such as too little memory, ends the next one too.
 MOST_RESTARTS = 5

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 from prefect import flow, unmapped
 from prefect.futures import as_completed
 
-from core.bad_latents import BadLatentsRequest, find_shards
-from core.config import ExperimentConfig
-from core.errors import InputError, UnavailableError
-from core.latent_parts import Shard
-from core.rounds import Round
+from core.config.schema import ExperimentConfig
+from core.records.latent_parts import Shard
+from core.rounds.rounds import Round
+from core.runtime.errors import InputError, UnavailableError
+from core.training.bad_latents import BadLatentsRequest, find_shards
 from flows.prefect_api import server_for_others
 from tasks.sample_shard import sample_shard
 

@@ -2,8 +2,9 @@
 
 import sys
 
-from core.run_status import find_problems, read_status
-from core.store import artifacts_of_options, open_store
+from core.rounds.run_status import find_problems, read_status
+from core.storage.opening import open_store
+from core.storage.store import artifacts_of_options
 from tasks.command_line import refuse_last, run_command, say
 
 

@@ -18,7 +18,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from core.errors import InputError
+from core.runtime.errors import InputError
 
 # Below core's, so that the line goes where those of core go.
 log = logging.getLogger("core.flows")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from core.config import load_config
-from core.rounds import saw_other_data
+from core.config.schema import load_config
+from core.rounds.rounds import saw_other_data
 from flows.command import run_flow, say
 from flows.parameters import ConfigLocation, Override
 from flows.round_events import DATA_CHANGED, announce

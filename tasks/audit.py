@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from json import dumps
 from typing import Any
 
-from core.audit import at_image_size, audit_checkpoint, audit_manifest, audit_stage
-from core.config import load_config
-from core.errors import InputError
-from core.prerequisites import with_prerequisites
-from core.section import Samples, Seed, Side
-from core.store import Location
+from core.audit.audit import at_image_size, audit_checkpoint, audit_manifest, audit_stage
+from core.config.schema import load_config
+from core.inputs.section import Samples, Seed, Side
+from core.runtime.errors import InputError
+from core.storage.store import Location
+from core.training.prerequisites import with_prerequisites
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task
 

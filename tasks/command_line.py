@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from core.distributed import is_first
-from core.errors import InputError, system_line
-from core.progress import log_to_stderr
-from core.store import place
+from core.runtime.distributed import is_first
+from core.runtime.errors import InputError, system_line
+from core.runtime.progress import log_to_stderr
+from core.storage.store import place
 from tasks.interruption import INTERRUPTED_LINE, Interrupted, interruptible
 from tasks.standard_streams import flush_streams, prepare_streams, put, put_error
 

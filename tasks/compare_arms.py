@@ -5,20 +5,20 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from core.audit import audit_stage
-from core.comparison import Arm, list_arms, require_free_results, start_arm, write_results
-from core.config import load_config
-from core.errors import LeaseError
-from core.prerequisites import STAGES, hold_prerequisites, make_prerequisite, with_prerequisites
-from core.rounds import Round, begin_run, close_round, hold_run, open_round
-from core.store import Location
+from core.audit.audit import audit_stage
+from core.config.schema import load_config
+from core.rounds.comparison import Arm, list_arms, require_free_results, start_arm, write_results
+from core.rounds.rounds import Round, begin_run, close_round, hold_run, open_round
+from core.runtime.errors import LeaseError
+from core.storage.store import Location
+from core.training.prerequisites import STAGES, hold_prerequisites, make_prerequisite, with_prerequisites
 from tasks.audit import audit
 from tasks.command_line import run_command, say
 from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
 from tasks.retrain_discriminator import retrain_discriminator
 
-log = logging.getLogger("core.comparison")
+log = logging.getLogger("core.rounds.comparison")
 
 
 def compare_arms(config: Location, output_dir: Location = "docs/evidence", overrides: Sequence[str] = ()) -> str:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from core.artifacts import stage3_location
-from core.config import load_config
-from core.prerequisites import with_prerequisites
-from core.stages import continue_stage3 as train
-from core.store import Location
+from core.config.schema import load_config
+from core.records.artifacts import stage3_location
+from core.storage.store import Location
+from core.training.prerequisites import with_prerequisites
+from core.training.stages import continue_stage3 as train
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task
 

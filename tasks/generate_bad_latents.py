@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from core.bad_latents import BadLatentsRequest
-from core.bad_latents import generate_bad_latents as generate
-from core.config import load_config
-from core.section import Batch, Samples, Seed, Steps
-from core.store import Location
+from core.config.schema import load_config
+from core.inputs.section import Batch, Samples, Seed, Steps
+from core.storage.store import Location
+from core.training.bad_latents import BadLatentsRequest
+from core.training.bad_latents import generate_bad_latents as generate
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from core.distributed import launched
+from core.runtime.distributed import launched
 
 INTERRUPTED_LINE = "interrupted; run the same command again to go on from the last checkpoint"
 # Those of a terminal, of a scheduler, and of a terminal that was closed.

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from core.config import ExperimentConfig
-from core.prerequisites import make_prerequisite
+from core.config.schema import ExperimentConfig
+from core.training.prerequisites import make_prerequisite
 from tasks.stage_task import stage_task
 
 Made = dict[str, Any] | None

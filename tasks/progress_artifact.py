@@ -8,15 +8,15 @@ import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 
-from core.progress import Progress
-from core.shown import markdown_text
+from core.runtime.progress import Progress
+from core.runtime.shown import markdown_text
 
 # Two calls to Prefect's server are at least so far apart: one takes tens of milliseconds.
 SECONDS_BETWEEN = 5.0
 
 
 class ProgressArtifact:
-    """A watcher of `core.progress` that keeps one progress artefact for each stage it is told of.
+    """A watcher of `core.runtime.progress` that keeps one progress artefact for each stage it is told of.
 
     A server that cannot be reached does not stop the training: progress is then told later or not at all.
     """

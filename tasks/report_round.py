@@ -5,11 +5,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from core.config import load_config
-from core.report import keep_report, make_report
-from core.section import Rounds
-from core.shown import markdown_text
-from core.store import Location
+from core.config.schema import load_config
+from core.inputs.section import Rounds
+from core.rounds.report import keep_report, make_report
+from core.runtime.shown import markdown_text
+from core.storage.store import Location
 from tasks.command_line import run_command, say
 
 

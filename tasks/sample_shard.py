@@ -1,9 +1,9 @@
 """sample-shard: a share of a round's bad latents, by whichever process takes it."""
 
-from core.bad_latents import BadLatentsRequest
-from core.bad_latents import sample_shard as sample
-from core.config import ExperimentConfig
-from core.latent_parts import Shard
+from core.config.schema import ExperimentConfig
+from core.records.latent_parts import Shard
+from core.training.bad_latents import BadLatentsRequest
+from core.training.bad_latents import sample_shard as sample
 from tasks.stage_task import stage_task
 
 

@@ -9,8 +9,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 
-from core.errors import UnavailableError
-from core.progress import watched
+from core.runtime.errors import UnavailableError
+from core.runtime.progress import watched
 from tasks.progress_artifact import ProgressArtifact
 
 Parameters = ParamSpec("Parameters")

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TextIO
 
-from core.errors import printable
+from core.runtime.errors import printable
 
 OUTPUT_ERROR_STATUS = 2
 # What a pipe whose reader left answers.

@@ -47,7 +47,7 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
     if problem is None and not isinstance(error, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    from core.errors import one_line
+    from core.runtime.errors import one_line
     from tasks.interruption import INTERRUPTED_LINE
     from tasks.standard_streams import put_error
 

@@ -16,9 +16,9 @@ os.environ.pop("PREFECT_API_KEY", None)
 os.environ.pop("PREFECT_PROFILE", None)
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
-from core.config import ExperimentConfig, load_config
-from core.layout_generator import write_layouts
-from core.prerequisites import STAGES, make_prerequisite, with_prerequisites
+from core.config.schema import ExperimentConfig, load_config
+from core.houses.layout_generator import write_layouts
+from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
 
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 

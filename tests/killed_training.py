@@ -26,13 +26,14 @@ from pathlib import Path
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
-from core.artifacts import round_location, run_location
-from core.config import config_bytes, load_config
-from core.lease import LEASE_NAME
-from core.prerequisites import STAGES, make_prerequisite, with_prerequisites
-from core.records import RECORD_NAME, read_record
-from core.rounds import ROUND_STAGES
-from core.store import join, open_store
+from core.config.schema import config_bytes, load_config
+from core.records.artifacts import round_location, run_location
+from core.records.lease import LEASE_NAME
+from core.records.stage_records import RECORD_NAME, read_record
+from core.rounds.rounds import ROUND_STAGES
+from core.storage.opening import open_store
+from core.storage.store import join
+from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
 from tests.conftest import TINY
 
 log = logging.getLogger("tests.killed_training")
@@ -160,7 +161,7 @@ def _prepare(folder: Path) -> Path:
     import torch
     from torchvision.models import alexnet
 
-    from core.layout_generator import write_layouts
+    from core.houses.layout_generator import write_layouts
 
     torch.manual_seed(0)
     torch.save(alexnet(weights=None).features.state_dict(), folder / "trunk.pt")

@@ -10,8 +10,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from core.config import ExperimentConfig
-from core.places import expanded
+from core.config.schema import ExperimentConfig
+from core.inputs.places import expanded
 
 
 class Leaf(NamedTuple):

@@ -23,7 +23,8 @@ from botocore.config import Config
 from moto import mock_aws
 from moto.core.botocore_stubber import BotocoreStubber
 
-from core.store import ArtifactsSection, Store, open_store
+from core.storage.opening import open_store
+from core.storage.store import ArtifactsSection, Store
 from deployments.radosgw import RadosGateway, missing_programs
 
 MOTO_KEYS = {"AWS_ACCESS_KEY_ID": "moto-user", "AWS_SECRET_ACCESS_KEY": "moto-secret"}

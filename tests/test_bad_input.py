@@ -18,8 +18,8 @@ from PIL import Image
 from prefect import Task
 from torch.optim import Adam
 
-from core.config import ExperimentConfig, config_bytes, load_config
-from core.errors import InputError
+from core.config.schema import ExperimentConfig, config_bytes, load_config
+from core.runtime.errors import InputError
 from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
@@ -643,9 +643,9 @@ def test_more_samples_than_originals_are_a_warning_and_all_are_used(generate, ma
 def huge_steps() -> Iterator[None]:
     """Stage 3 and the discriminator take steps of a length that neither config nor option can ask for."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("core.train_diffusion.learning_rate", lambda *_: 1e30)
+        patched.setattr("core.training.train_diffusion.learning_rate", lambda *_: 1e30)
         patched.setattr(
-            "core.train_discriminator.Adam", lambda *given, **options: Adam(*given, **options | {"lr": 1e30})
+            "core.training.train_discriminator.Adam", lambda *given, **options: Adam(*given, **options | {"lr": 1e30})
         )
         yield
 
@@ -761,9 +761,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     def no_work(*_: object) -> None:
         raise AssertionError("worked before it knew where to write")
 
-    monkeypatch.setattr("core.bad_latents._generate", no_work)
-    monkeypatch.setattr("core.train_discriminator._train", no_work)
-    monkeypatch.setattr("core.stages._training", no_work)
+    monkeypatch.setattr("core.training.bad_latents._generate", no_work)
+    monkeypatch.setattr("core.training.train_discriminator._train", no_work)
+    monkeypatch.setattr("core.training.stages._training", no_work)
     file = tmp_path / "file"
     file.write_text("kept")
     for target in (file, file / "below", Path("/proc/nowhere")):

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 
-from core.device import pick_device, reduced_dtype
-from core.diffusion import build_unet
-from core.files import save_tensors
-from core.sampling import sample_latents
-from core.train_discriminator import DiscriminatorRequest, train_discriminator
+from core.inputs.tensor_files import save_tensors
+from core.models.diffusion import build_unet
+from core.models.sampling import sample_latents
+from core.runtime.device import pick_device, reduced_dtype
+from core.training.train_discriminator import DiscriminatorRequest, train_discriminator
 from tests.benchmarks.results import machine, write_results
 from tests.benchmarks.speed import flops, matrix_rate, measure
 from tests.benchmarks.workload import Workload, prepare

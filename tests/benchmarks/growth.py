@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from core.config import ExperimentConfig, load_config
-from core.diffusion import build_unet
-from core.sampling import sample_latents
+from core.config.schema import ExperimentConfig, load_config
+from core.models.diffusion import build_unet
+from core.models.sampling import sample_latents
 from tests.benchmarks.orchestration import prepare, rounds_by_core
 from tests.benchmarks.results import machine, write_results
 

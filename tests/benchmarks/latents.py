@@ -22,16 +22,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from core.autoencoder import Autoencoder
-from core.checkpoints import build_autoencoder
-from core.config import ExperimentConfig, load_config
-from core.encode_layouts import encode_layouts
-from core.files import save_tensors
-from core.latents import write_packed
-from core.layout_generator import write_layouts
-from core.layouts import CACHE_BYTES, scaled
-from core.stages import load_splits
-from core.workspace import Workspace
+from core.config.schema import ExperimentConfig, load_config
+from core.data.latents import write_packed
+from core.data.layouts import CACHE_BYTES, scaled
+from core.houses.layout_generator import write_layouts
+from core.inputs.tensor_files import save_tensors
+from core.models.autoencoder import Autoencoder
+from core.models.checkpoints import build_autoencoder
+from core.records.workspace import Workspace
+from core.training.encode_layouts import encode_layouts
+from core.training.stages import load_splits
 from tests.benchmarks.results import machine, write_results
 
 CSV = Path(__file__).with_suffix(".csv")

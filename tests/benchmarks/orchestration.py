@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from prefect.testing.utilities import prefect_test_harness
 
-from core.config import ExperimentConfig, load_config
-from core.layout_generator import write_layouts
-from core.prerequisites import STAGES, make_prerequisite
-from core.rounds import begin_run, close_round, hold_run, open_round
+from core.config.schema import ExperimentConfig, load_config
+from core.houses.layout_generator import write_layouts
+from core.rounds.rounds import begin_run, close_round, hold_run, open_round
+from core.training.prerequisites import STAGES, make_prerequisite
 from flows.adversarial_training import adversarial_training
 from tasks import progress_artifact
 from tasks.continue_stage3 import continue_stage3

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.device import pick_device, reduced_dtype
-from core.diffusion import build_scheduler, build_unet
-from core.discriminator import LatentDiscriminator, discriminator_loss
-from core.sampling import CPU_BATCH, sample_latents
-from core.seeding import sample_noise
+from core.models.diffusion import build_scheduler, build_unet
+from core.models.discriminator import LatentDiscriminator, discriminator_loss
+from core.models.sampling import CPU_BATCH, sample_latents
+from core.runtime.device import pick_device, reduced_dtype
+from core.runtime.seeding import sample_noise
 from tests.benchmarks.results import machine, write_results
 from tests.benchmarks.workload import Workload, prepare
 from tests.benchmarks.yardsticks import sample_stock, train_discriminator_stock, train_stock

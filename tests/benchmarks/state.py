@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from core.config import ExperimentConfig, load_config
-from core.diffusion import build_unet
-from core.store import ArtifactsSection, open_store
-from core.train_state import TrainState, new_train_state
-from core.workspace import StoredWorkspace, workspace_folder
+from core.config.schema import ExperimentConfig, load_config
+from core.models.diffusion import build_unet
+from core.records.workspace import StoredWorkspace, workspace_folder
+from core.storage.opening import open_store
+from core.storage.store import ArtifactsSection
+from core.training.train_state import TrainState, new_train_state
 from tests.benchmarks.results import machine, write_results
 
 CSV = Path(__file__).with_suffix(".csv")

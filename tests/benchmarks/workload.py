@@ -8,12 +8,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from core.bad_latents import BadLatentsRequest, generate_bad_latents
-from core.config import ExperimentConfig, load_config
-from core.prerequisites import STAGES, make_prerequisite, with_prerequisites
-from core.progress import Progress, watched
-from core.stages import continue_stage3
-from core.train_discriminator import DiscriminatorRequest, train_discriminator
+from core.config.schema import ExperimentConfig, load_config
+from core.runtime.progress import Progress, watched
+from core.training.bad_latents import BadLatentsRequest, generate_bad_latents
+from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
+from core.training.stages import continue_stage3
+from core.training.train_discriminator import DiscriminatorRequest, train_discriminator
 
 # Quick to make: nothing that is timed depends on how good the models are.
 _QUICK = (

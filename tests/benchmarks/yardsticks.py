@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, random_split
 
-from core.discriminator import ADAM_BETAS, PENALTY_NOISE, PENALTY_WEIGHT, LatentDiscriminator
-from core.train_discriminator import VALIDATION_SHARE
+from core.models.discriminator import ADAM_BETAS, PENALTY_NOISE, PENALTY_WEIGHT, LatentDiscriminator
+from core.training.train_discriminator import VALIDATION_SHARE
 
 
 class LatentFiles(Dataset):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.errors import InputError
+from core.runtime.errors import InputError
 from tests.commands import Command
 from tests.sweep.ground import Ground, Row
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from core.config import ExperimentConfig, load_config
-from core.errors import InputError
-from core.yaml_text import read_yaml
+from core.config.schema import ExperimentConfig, load_config
+from core.inputs.yaml_text import read_yaml
+from core.runtime.errors import InputError
 from tests.schema import PLACES, SINGLE
 from tests.sweep.ground import Ground, Row
 

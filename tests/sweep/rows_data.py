@@ -13,14 +13,14 @@ import pandas as pd
 import torch
 from PIL import Image, PngImagePlugin
 
-from core.config import DatasetSection
-from core.files import load_tensors
-from core.latents import Latents, read_latent, read_pool
-from core.layout_scale import typical_scale
-from core.layouts import LayoutPictures, read_layout
-from core.manifest import originals, read_manifest, split_by_layout
-from core.palette import BACKGROUND, COLORS, classes_from_rgb
-from core.picture_files import read_picture
+from core.config.schema import DatasetSection
+from core.data.latents import Latents, read_latent, read_pool
+from core.data.layout_scale import typical_scale
+from core.data.layouts import LayoutPictures, read_layout
+from core.data.manifest import originals, read_manifest, split_by_layout
+from core.data.palette import BACKGROUND, COLORS, classes_from_rgb
+from core.data.picture_files import read_picture
+from core.inputs.tensor_files import load_tensors
 from tests.sweep.ground import Ground, Row
 
 TITLE = "Pictures, manifests and latents that mean something else"

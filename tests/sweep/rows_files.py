@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from core.config import load_config
-from core.errors import InputError
-from core.files import load_tensors
-from core.latents import PackedLatents, read_pool
-from core.layouts import read_layout
+from core.config.schema import load_config
+from core.data.latents import PackedLatents, read_pool
+from core.data.layouts import read_layout
+from core.inputs.tensor_files import load_tensors
+from core.runtime.errors import InputError
 from tests.sweep.ground import Ground, Row
 
 TITLE = "Files that are not what they say"

@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from core.artifacts import round_location
-from core.comparison import require_free_results
-from core.config import ExperimentConfig, load_config
-from core.download_cache import DownloadCache
-from core.garbage import find_garbage, remove_garbage
-from core.prerequisites import hold_prerequisites
-from core.records import run_stage
-from core.rounds import begin_run, hold_run
-from core.stages import continue_stage3
-from core.store import ArtifactsSection
+from core.config.schema import ExperimentConfig, load_config
+from core.records.artifacts import round_location
+from core.records.stage_records import run_stage
+from core.rounds.comparison import require_free_results
+from core.rounds.garbage import find_garbage, remove_garbage
+from core.rounds.rounds import begin_run, hold_run
+from core.storage.download_cache import DownloadCache
+from core.storage.store import ArtifactsSection
+from core.training.prerequisites import hold_prerequisites
+from core.training.stages import continue_stage3
 from tests.sweep.ground import Ground, Row
 
 TITLE = "Files of the user's where we would write"

@@ -5,14 +5,15 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from core.config import ExperimentConfig
-from core.lease import is_free
-from core.prerequisites import make_prerequisite
-from core.records import difference, read_record, run_stage
-from core.rounds import begin_run, open_round, read_decision
-from core.run_status import find_problems, read_status
-from core.store import LARGEST_SMALL_FILE, ArtifactsSection, open_store
-from core.workspace import newest_state
+from core.config.schema import ExperimentConfig
+from core.records.lease import is_free
+from core.records.stage_records import difference, read_record, run_stage
+from core.records.workspace import newest_state
+from core.rounds.rounds import begin_run, open_round, read_decision
+from core.rounds.run_status import find_problems, read_status
+from core.storage.opening import open_store
+from core.storage.store import LARGEST_SMALL_FILE, ArtifactsSection
+from core.training.prerequisites import make_prerequisite
 from flows.status import status
 from tests.sweep.ground import Ground, Row
 

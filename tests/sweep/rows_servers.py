@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from core.s3_errors import refusal
-from core.store import Store, artifacts_of_options, open_store
+from core.storage.opening import open_store
+from core.storage.s3_errors import refusal
+from core.storage.store import Store, artifacts_of_options
 from flows.prefect_api import require_server
 from tests.sweep.ground import Ground, Row
 from tests.web_servers import HTML, PAGE, Reply, answering, make_certificate, sending

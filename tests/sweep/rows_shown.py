@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from core.config import load_config
-from core.errors import InputError
-from core.store import artifacts_of_options, open_store
+from core.config.schema import load_config
+from core.runtime.errors import InputError
+from core.storage.opening import open_store
+from core.storage.store import artifacts_of_options
 from flows.prefect_api import configured_server
 from tests.sweep.ground import Ground, Row
 

@@ -10,25 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from core.checkpoints import (
-    build_autoencoder,
-    load_autoencoder,
-    load_discriminator,
-    load_unet,
-)
-from core.config import DiscriminatorSection, ExperimentConfig
-from core.diffusion import build_unet
-from core.discriminator import ADAM_BETAS, LatentDiscriminator
-from core.files import file_entry, load_tensors
-from core.latent_parts import LatentParts
-from core.online_discriminator import OnlineDiscriminator
-from core.records import describe_inputs, record_bytes
-from core.store import ArtifactsSection, open_store
-from core.train_autoencoder import LATEST_NAME, train_autoencoder
-from core.train_discriminator import DiscriminatorRequest, train_discriminator
-from core.train_state import TrainState, new_train_state
-from core.trajectories import kept_trajectories
-from core.workspace import Workspace
+from core.config.schema import DiscriminatorSection, ExperimentConfig
+from core.inputs.tensor_files import load_tensors
+from core.models.checkpoints import build_autoencoder, load_autoencoder, load_discriminator, load_unet
+from core.models.diffusion import build_unet
+from core.models.discriminator import ADAM_BETAS, LatentDiscriminator
+from core.models.trajectories import kept_trajectories
+from core.records.latent_parts import LatentParts
+from core.records.stage_records import describe_inputs, record_bytes
+from core.records.workspace import Workspace
+from core.runtime.files import file_entry
+from core.storage.opening import open_store
+from core.storage.store import ArtifactsSection
+from core.training.online_discriminator import OnlineDiscriminator
+from core.training.train_autoencoder import LATEST_NAME, train_autoencoder
+from core.training.train_discriminator import DiscriminatorRequest, train_discriminator
+from core.training.train_state import TrainState, new_train_state
 from tests.sweep.ground import Ground, Row
 
 TITLE = "States and checkpoints of another form"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import LONGEST_LINE, InputError
+from core.runtime.errors import LONGEST_LINE, InputError
 from tests.sweep.ground import Ground, Row
 from tests.sweep.table import KINDS, PAGE, as_markdown
 

@@ -1,0 +1,1 @@
+"""The independent judge: rules, distribution, memorisation. May import training and below."""

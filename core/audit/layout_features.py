@@ -1,0 +1,87 @@
+"""Features of layouts for distances between sets of them: a frozen AlexNet's, which no discriminator has."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from core.config.schema import PerceptualLossSection
+from core.data.palette import COLORS, NUM_CLASSES
+from core.data.variants import all_variants
+from core.models.perceptual import Perceptual, build_perceptual
+from core.runtime.errors import InputError
+from core.runtime.seeding import derive_seed
+
+# AlexNet sees walls of one pixel only if they are enlarged.
+_SIDE = 128
+# Where something is matters, down to the quarter of the layout.
+_POOLED = 2
+_DIMENSIONS = 64
+_LAYOUTS_FITTED = 2048
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """Principal components of AlexNet's view of real layouts; call it with class maps [N, S, S] for [N, D].
+
+    One factor scales all components, so that their variance over the fitted layouts is 1 on average.
+    """
+
+    perceptual: Perceptual
+    mean: np.ndarray
+    components: np.ndarray
+
+    @property
+    def trunk(self) -> str:
+        """Where AlexNet's weights come from: a file, `torchvision`, or `random`."""
+        return self.perceptual.trunk
+
+    @classmethod
+    def fit(cls, real_training_maps: np.ndarray, section: PerceptualLossSection) -> "FeatureSpace":
+        """Space of up to 64 components that real training layouts, class maps [N, S, S], vary in most.
+
+        Fitted on every rotated and mirrored variant, or 2,048 of them, since layouts are generated in all. AlexNet's
+        weights are those of the perceptual loss; where that has another network, the installed or torchvision's.
+        Raises InputError if the layouts are all the same.
+        """
+        perceptual = build_perceptual(
+            PerceptualLossSection(backbone=section.backbone if section.net == "alex" else None)
+        )
+        variants = all_variants(real_training_maps)
+        order = np.random.default_rng(derive_seed(0, "feature space")).permutation(len(variants))
+        features = alexnet_features(variants[order[:_LAYOUTS_FITTED]], perceptual).astype(np.float64)
+        mean = features.mean(0)
+        variances, axes = np.linalg.eigh(np.cov(features, rowvar=False))
+        # Ascending; directions beyond the number of layouts have variances of rounding errors.
+        kept = np.flatnonzero(variances > 1e-6 * variances[-1])[::-1][: min(_DIMENSIONS, len(features) - 1)]
+        if not variances[-1] > 0:
+            raise InputError("audit: real training layouts are all the same: give others, or set audit: null")
+        scale = np.sqrt(variances[kept].mean())
+        return cls(perceptual, mean.astype(np.float32), (axes[:, kept] / scale).astype(np.float32))
+
+    def __call__(self, maps: np.ndarray) -> np.ndarray:
+        """Features, float32 [N, D], of class maps, [N, S, S] of 0 to 9."""
+        return (alexnet_features(maps, self.perceptual) - self.mean) @ self.components
+
+
+@torch.no_grad()
+def alexnet_features(maps: np.ndarray, perceptual: Perceptual) -> np.ndarray:
+    """Fifth convolution's activations, averaged in 2x2 cells, of class maps in palette colours: float32 [N, 1024].
+
+    `maps` are uint8 [N, S, S] of 0 to 9, brought to 128x128 (enlarged pixel by pixel, or averaged if larger).
+    """
+    if maps.ndim != 3 or (maps.size and maps.max() >= NUM_CLASSES):
+        raise ValueError(f"class maps must be [N, S, S] of 0 to {NUM_CLASSES - 1}, got {maps.shape} up to {maps.max()}")
+    device = next(perceptual.parameters()).device
+    colors = torch.from_numpy(COLORS).float().to(device) / 127.5 - 1
+    parts = []
+    for start in range(0, len(maps), _BATCH):
+        classes = torch.from_numpy(maps[start : start + _BATCH].astype(np.int64)).to(device)
+        rgb = colors[classes].permute(0, 3, 1, 2)
+        larger = rgb.shape[-1] > _SIDE
+        rgb = F.adaptive_avg_pool2d(rgb, _SIDE) if larger else F.interpolate(rgb, size=_SIDE, mode="nearest")
+        activations = perceptual.net.net(perceptual.net.scaling_layer(rgb)).relu5
+        parts.append(F.adaptive_avg_pool2d(activations, _POOLED).flatten(1).cpu())
+    return torch.cat(parts).numpy()

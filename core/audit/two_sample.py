@@ -1,0 +1,118 @@
+"""Classifier two-sample test (Lopez-Paz & Oquab, 2017): can a network trained afresh tell generated from real?"""
+
+import itertools
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
+
+from core.audit.bootstrap import Interval, percentile_interval, resampled_means
+from core.data.palette import NUM_CLASSES
+from core.data.variants import COUNT, all_variants
+from core.runtime.seeding import derive_seed, generator
+
+STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 300, 64, 3e-3, 1e-2
+TEST_SHARE = 0.5
+
+# Larger maps are seen as shares of classes in this many cells a side.
+_SIDE = 64
+_WIDTH = 128
+
+
+class LayoutClassifier(nn.Sequential):
+    """Logits [B, 1] that layouts of `size` pixels a side, 16 or more, are real; takes one-hot maps [B, classes, S, S].
+
+    Halved until 4x4 is left, ever wider: about as fast at any size, and no layer of it is the discriminator's.
+    """
+
+    def __init__(self, size: int):
+        blocks = round(math.log2(size / 4))
+        widths = [_WIDTH >> (blocks - 1 - block) for block in range(blocks)]
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise([NUM_CLASSES, *widths]):
+            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(8, outputs), nn.ReLU()]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(_WIDTH, 1))
+
+
+def two_sample_accuracy(
+    real_training: np.ndarray, real_test: np.ndarray, fake: np.ndarray, seed: int, resamples: int = 1000
+) -> Interval:
+    """Test accuracy of a fresh classifier of real and generated class maps, mean of both classes; 0.5 if alike.
+
+    Maps are uint8 [N, S, S]. Real ones come already divided, so that no layout is on both sides, generated ones are
+    divided in halves by seed. Batches hold as many of either, rotated and mirrored at random; a test layout is judged
+    by its mean logit over all eight variants. The interval is over test layouts, not over trainings. On a CPU the
+    same arguments give the same bits, and torch's global generator is left as it was.
+    """
+    order = np.random.default_rng(derive_seed(seed, "two-sample split")).permutation(len(fake))
+    num_test = int(TEST_SHARE * len(fake))
+    if min(len(real_training), len(real_test), num_test) < 1:
+        raise ValueError(
+            f"a two-sample test needs real layouts on both sides and two generated ones, got {len(real_training)}, "
+            f"{len(real_test)} and {len(fake)}"
+        )
+    model = _train(_class_shares(real_training), _class_shares(fake[order[num_test:]]), seed)
+    right = [_logits(model, real_test) > 0, _logits(model, fake[order[:num_test]]) <= 0]
+    rng = np.random.default_rng(derive_seed(seed, "two-sample bootstrap"))
+    resampled = np.mean([resampled_means(values, rng, resamples) for values in right], axis=0)
+    return percentile_interval(np.mean([values.mean() for values in right]), resampled)
+
+
+def _train(real: Tensor, fake: Tensor, seed: int) -> LayoutClassifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "two-sample weights"))
+        model = LayoutClassifier(real.shape[-1])
+    optimizer = AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
+    half = BATCH_SIZE // 2
+    labels = torch.cat([torch.ones(half), torch.zeros(half)])
+    pixels = _variant_pixels(real.shape[-1])
+    for step in range(STEPS):
+        rng = generator(seed, "two-sample step", step)
+        batch = torch.cat([pool[torch.randint(len(pool), (half,), generator=rng)] for pool in (real, fake)])
+        turned = pixels[torch.randint(COUNT, (BATCH_SIZE,), generator=rng)]
+        logits = model(_unpacked(batch, turned)).squeeze(1)
+        optimizer.zero_grad(set_to_none=True)
+        F.binary_cross_entropy_with_logits(logits, labels).backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def _logits(model: LayoutClassifier, maps: np.ndarray) -> np.ndarray:
+    """Mean logit [N] over the eight variants of each layout."""
+    shares = _class_shares(maps)
+    sums = torch.zeros(len(shares))
+    for pixels in _variant_pixels(shares.shape[-1]):
+        sums += torch.cat([model(_unpacked(part, pixels.expand(len(part), -1))) for part in shares.split(256)]).squeeze(
+            1
+        )
+    return (sums / COUNT).numpy()
+
+
+def _class_shares(maps: np.ndarray) -> Tensor:
+    """One-hot class maps, or shares of classes in 64x64 cells if larger: uint8 [N, classes, S, S], 255 for all."""
+    parts = []
+    for start in range(0, len(maps), 16):
+        classes = torch.from_numpy(maps[start : start + 16].astype(np.int64))
+        one_hot = F.one_hot(classes, NUM_CLASSES).permute(0, 3, 1, 2)
+        if one_hot.shape[-1] > _SIDE:
+            one_hot = F.adaptive_avg_pool2d(one_hot.float(), _SIDE)
+        parts.append((one_hot * 255).round().byte())
+    return torch.cat(parts)
+
+
+def _variant_pixels(side: int) -> Tensor:
+    """Which pixel of a layout lies where in each of its variants: long [8, side * side]."""
+    return torch.from_numpy(all_variants(np.arange(side * side).reshape(1, side, side))).flatten(1)
+
+
+def _unpacked(shares: Tensor, pixels: Tensor) -> Tensor:
+    """Network input of packed shares [B, classes, S, S] with pixels [B, S * S] in place: float [B, classes, S, S]."""
+    index = pixels[:, None].expand(-1, shares.shape[1], -1)
+    return shares.flatten(2).gather(2, index).view(shares.shape).float() / 255

@@ -1,0 +1,1 @@
+"""The generator of house layouts. May import data and below."""

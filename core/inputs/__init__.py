@@ -1,0 +1,1 @@
+"""Reads and checks what people give: numbers, paths, YAML, tables, arrays, tensors. May import runtime."""

@@ -1,0 +1,86 @@
+"""Convolutional autoencoder: layout RGB to a standardised latent, and back to RGB and class logits."""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.data.palette import NUM_CLASSES
+
+
+class Decoded(NamedTuple):
+    """Pictures a decoder draws: `rgb` [B, 3, H, W] in [-1, 1] and `logits` [B, classes, H, W]."""
+
+    rgb: Tensor
+    logits: Tensor
+
+
+def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution, group norm, SiLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1),
+        nn.GroupNorm(min(8, channels_out), channels_out),
+        nn.SiLU(),
+    )
+
+
+class Encoder(nn.Module):
+    """Latent [B, latent_channels, H / 2^steps, W / 2^steps] of RGB [B, 3, H, W] in [-1, 1]."""
+
+    def __init__(self, latent_channels: int, base_channels: int, steps: int, max_channels: int):
+        super().__init__()
+        widths = [min(base_channels * 2**i, max_channels) for i in range(steps + 1)]
+        layers: list[nn.Module] = [_block(3, widths[0])]
+        for wide_in, wide_out in itertools.pairwise(widths):
+            layers += [_block(wide_in, wide_out, stride=2), _block(wide_out, wide_out)]
+        self.net = nn.Sequential(*layers, nn.Conv2d(widths[-1], latent_channels, 1))
+        # Standardises every latent channel, so that the diffusion prior N(0, 1) fits; the running
+        # statistics are part of the frozen model.
+        self.standardise = nn.BatchNorm2d(latent_channels, affine=False, momentum=0.02)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        return self.standardise(self.net(rgb))
+
+
+class Decoder(nn.Module):
+    """Layout pictures of a latent [B, latent_channels, h, w]."""
+
+    def __init__(self, latent_channels: int, base_channels: int, steps: int, max_channels: int):
+        super().__init__()
+        widths = [min(base_channels * 2**i, max_channels) for i in range(steps + 1)][::-1]
+        layers: list[nn.Module] = [_block(latent_channels, widths[0]), _block(widths[0], widths[0])]
+        for wide_in, wide_out in itertools.pairwise(widths):
+            layers += [nn.Upsample(scale_factor=2, mode="nearest"), _block(wide_in, wide_out)]
+            layers += [_block(wide_out, wide_out)]
+        self.trunk = nn.Sequential(*layers)
+        self.rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        self.segmentation = nn.Conv2d(widths[-1], NUM_CLASSES, 3, padding=1)
+
+    def forward(self, latent: Tensor) -> Decoded:
+        features = self.trunk(latent)
+        return Decoded(torch.tanh(self.rgb(features)), self.segmentation(features))
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder; latents have zero mean and unit variance in every channel."""
+
+    def __init__(self, latent_channels: int, base_channels: int, downsampling_steps: int, max_channels: int):
+        super().__init__()
+        sizes = (latent_channels, base_channels, downsampling_steps, max_channels)
+        self.encoder = Encoder(*sizes)
+        self.decoder = Decoder(*sizes)
+
+    @torch.no_grad()
+    def encode(self, rgb: Tensor) -> Tensor:
+        """Latent [B, C, h, w] of RGB [B, 3, H, W] in [-1, 1]; deterministic in eval mode."""
+        return self.encoder(rgb)
+
+
+def autoencoder_loss(decoded: Decoded, rgb: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared error of the RGB head and cross entropy of the segmentation head.
+
+    `rgb` [B, 3, H, W] in [-1, 1]; `classes` [B, H, W] long, 255 where unlabelled.
+    """
+    return F.mse_loss(decoded.rgb, rgb), F.cross_entropy(decoded.logits, classes, ignore_index=255)

@@ -1,0 +1,124 @@
+"""The noise schedule and the DDIM sampler.
+
+Notation: `alpha_bar` cumulative signal share, `x0` clean latent, `xt` latent at timestep t, `eps` noise.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from torch import Tensor
+
+from core.config.schema import SchedulerSection, UNetSection
+from core.runtime.errors import InputError
+from core.runtime.shares import with_share_dropout
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+# The cosine schedule is Nichol & Dhariwal (2021) with beta clamped to 0.999; the linear one is Ho et al. (2020).
+_BETA_SCHEDULES = {"CosineScheduler": "squaredcos_cap_v2", "LinearScheduler": "linear"}
+
+
+def build_scheduler(section: SchedulerSection) -> DDIMScheduler:
+    """diffusers' scheduler: eps prediction, no clipping, the last step ends at the clean latent."""
+    return DDIMScheduler(
+        num_train_timesteps=section.num_steps,
+        beta_schedule=_BETA_SCHEDULES[section.type],
+        clip_sample=False,
+        set_alpha_to_one=True,
+        prediction_type=section.prediction_type,
+    )
+
+
+def build_unet(section: UNetSection, latent_size: int) -> UNet2DModel:
+    """diffusers' UNet with widths base * 2^level; it halves the map between levels."""
+    levels = range(section.depth)
+    attention = set(section.attention_at)
+    down = tuple("AttnDownBlock2D" if level in attention else "DownBlock2D" for level in levels)
+    up = tuple("AttnUpBlock2D" if level in attention else "UpBlock2D" for level in reversed(levels))
+    unet = UNet2DModel(
+        sample_size=latent_size,
+        in_channels=section.in_channels,
+        out_channels=section.out_channels,
+        block_out_channels=tuple(section.base_channels * 2**level for level in levels),
+        down_block_types=down,
+        up_block_types=up,
+        layers_per_block=section.num_res_blocks,
+        norm_num_groups=section.norm_groups,
+        dropout=section.dropout,
+        time_embedding_dim=section.time_dim,
+        add_attention=section.mid_attention,
+        attention_head_dim=min(32, section.base_channels),
+    )
+    return with_share_dropout(unet)
+
+
+def denoiser(unet: UNet2DModel | Callable[..., tuple[Tensor]], scheduler: DDIMScheduler) -> Denoiser:
+    """The UNet as a function (xt [B, C, h, w], t [B]) -> eps_pred [B, C, h, w] in fp32, whatever it predicts.
+
+    A UNet that predicts v = sqrt(ab) eps - sqrt(1 - ab) x0 (Salimans & Ho, 2022) gives
+    eps_pred = sqrt(ab) v + sqrt(1 - ab) xt: at high noise its error in x0 stays as small as that in v, where an
+    error in eps would be multiplied by 1 / sqrt(ab).
+    """
+    if scheduler.config.prediction_type == "epsilon":
+        return lambda xt, t: unet(xt, t, return_dict=False)[0].float()
+
+    def denoise(xt: Tensor, t: Tensor) -> Tensor:
+        alpha_bar = scheduler.alphas_cumprod.to(xt.device)[t][:, None, None, None]
+        v_pred = unet(xt, t, return_dict=False)[0].float()
+        return alpha_bar.sqrt() * v_pred + (1 - alpha_bar).sqrt() * xt
+
+    return denoise
+
+
+def add_noise(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """xt ~ q(xt | x0), equation 4 of Ho et al. (2020); `alpha_bar` [B]."""
+    alpha_bar = alpha_bar[:, None, None, None]
+    return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
+
+
+def predict_x0(xt: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Invert `add_noise` for x0; `alpha_bar` [B]."""
+    alpha_bar = alpha_bar[:, None, None, None]
+    return (xt - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
+
+
+class DDIMState(NamedTuple):
+    """Where a sampling chain stands before its evaluation number `position`: `xt` [B, C, h, w] at timestep `t`."""
+
+    position: int
+    t: int
+    xt: Tensor
+
+
+def ddim_timesteps(scheduler: DDIMScheduler, num_steps: int) -> list[int]:
+    """The `num_steps` timesteps of diffusers' leading spacing, noisiest first; InputError if it has no so many."""
+    if num_steps > len(scheduler.betas):
+        raise InputError(
+            f"num_steps {num_steps} of the sampler: it must be at most scheduler.num_steps {len(scheduler.betas)}"
+        )
+    scheduler.set_timesteps(num_steps)
+    return scheduler.timesteps.tolist()
+
+
+def ddim_chain(denoise: Denoiser, xt: Tensor, alpha_bars: Tensor, timesteps: list[int]) -> Iterator[DDIMState]:
+    """Every state of the deterministic chain (equation 12 of Song et al., 2021), the clean latent (t = -1) last.
+
+    One update is linear in xt and eps, with coefficients in float64: one evaluation, one fused step.
+    """
+    alpha_bars = alpha_bars.double().cpu()
+    for position, t in enumerate(timesteps):
+        yield DDIMState(position, t, xt)
+        eps = denoise(xt, torch.full((len(xt),), t, device=xt.device))
+        alpha_bar = alpha_bars[t]
+        previous = alpha_bars[timesteps[position + 1]] if position + 1 < len(timesteps) else torch.ones(())
+        scale = (previous / alpha_bar).sqrt()
+        xt = torch.add(xt * scale.item(), eps, alpha=((1 - previous).sqrt() - scale * (1 - alpha_bar).sqrt()).item())
+    yield DDIMState(len(timesteps), -1, xt)
+
+
+def sample_ddim(denoise: Denoiser, noise: Tensor, alpha_bars: Tensor, timesteps: list[int]) -> Tensor:
+    """Clean latents [B, C, h, w] from `noise`; gradients flow unless the caller turns them off."""
+    *_, last = ddim_chain(denoise, noise, alpha_bars, timesteps)
+    return last.xt

@@ -1,0 +1,83 @@
+"""Where artefacts live below `artifacts.root`, under names a person understands."""
+
+import re
+
+from core.config.schema import ExperimentConfig
+from core.storage.store import join
+
+# The records: of a finished stage, of a finished round, of a run that was begun.
+RECORD_NAME, ROUND_RECORD, RUN_RECORD = "stage.json", "round.json", "run.json"
+# In the folder of a run or round: its config, a person's answer, whether its events were sent, its report.
+CONFIG_NAME, DECISION_NAME, ANNOUNCED_NAME, REPORT_NAME = (
+    "config.yaml",
+    "decision.json",
+    "announced.json",
+    "report.html",
+)
+# In a stage's folder until it is finished: its resumable states, and the names of the files that it publishes.
+STATE_FOLDER, PUBLISHING_NAME = "state", "publishing.json"
+# In the folder of a run, or of the prerequisites: who works on it.
+LEASE_NAME = "lease.json"
+# In a folder of the user's: what a command made there.
+MADE_NAME = "made.json"
+# In the folder of states: bad latents by parts.
+PARTS_FOLDER = "parts"
+# In the run's folder: Stage 3 continued by hand, outside any round.
+STAGE3_FOLDER = "stage3"
+
+# Of a state: the lease's token and the state's number; of a part of bad latents: the first and the last but one.
+POSITION = "[0-9]{6,12}-[0-9]{6,12}"
+_PART = re.compile(rf"bad_latents_{POSITION}\.(json|pt)")
+_SNAPSHOT_FILE = re.compile(rf"{POSITION}(\.json|/.+)")
+ROUND_FOLDER = re.compile(r"round-[0-9]{2,}")
+
+_STAGE_FOLDER = re.compile(
+    rf"(?:^|/)(?:{ROUND_FOLDER.pattern}/(?:bad_latents|discriminator|stage3|audit|audit_before)"
+    r"|prerequisites/(?:layouts|autoencoder|latents|stage1|stage2))$"
+)
+
+
+def is_state_name(name: str) -> bool:
+    """Whether a file of this name directly below `state/` is the record of a state."""
+    return is_snapshot_file(name) and "/" not in name
+
+
+def is_part_name(name: str) -> bool:
+    """Whether a file of this name among the parts of bad latents is the record of one."""
+    return _PART.fullmatch(name) is not None and name.endswith(".json")
+
+
+def is_snapshot_file(name: str) -> bool:
+    """Whether a file of this name below a stage's `state/` is a state or of one: `{token}-{number}.json`, and files."""
+    return _SNAPSHOT_FILE.fullmatch(name) is not None
+
+
+def is_state_file(name: str) -> bool:
+    """Whether we give such a name to a file below a stage's `state/`."""
+    folder, _, part = name.partition("/")
+    return is_snapshot_file(name) or name == PUBLISHING_NAME or (folder == PARTS_FOLDER and bool(_PART.fullmatch(part)))
+
+
+def is_stage_folder(path: str) -> bool:
+    """Whether a path ends like the folder of a round's stage, or of a prerequisite."""
+    return _STAGE_FOLDER.search(path) is not None
+
+
+def prerequisites_location(config: ExperimentConfig) -> str:
+    """`{root}/prerequisites`: shared by every experiment under the root."""
+    return join(config.artifacts.root, "prerequisites")
+
+
+def run_location(config: ExperimentConfig) -> str:
+    """`{root}/{experiment.name}`."""
+    return join(config.artifacts.root, config.experiment.name)
+
+
+def round_location(config: ExperimentConfig, number: int) -> str:
+    """`{root}/{experiment.name}/round-01`."""
+    return join(run_location(config), f"round-{number:02d}")
+
+
+def stage3_location(config: ExperimentConfig) -> str:
+    """`experiment.save_path`, or `{root}/{experiment.name}/stage3`."""
+    return config.experiment.save_path or join(run_location(config), STAGE3_FOLDER)

@@ -1,0 +1,106 @@
+"""Bad latents in parts, files of some seeds each, which several processes may make and no crash loses."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.inputs.state_form import is_plain, kind_of
+from core.inputs.tensor_files import load_tensors, save_tensors
+from core.records.artifacts import PARTS_FOLDER, STATE_FOLDER, is_part_name
+from core.records.record_forms import RecordError
+from core.records.stage_records import read_record, record_bytes, refuse_difference
+from core.records.workspace import workspace_folder
+from core.runtime.errors import InputError
+from core.storage.store import ArtifactsSection, Entry, Store, cache_folder
+
+
+class Shard(NamedTuple):
+    """Bad latents `first` up to `last`, that one excluded, for one process to sample."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class LatentParts:
+    """`count` bad latents as files `state/parts/bad_latents_{first}-{last}.pt` of `size` latents in a stage's store.
+
+    A part counts once its record is there, which is created after it and says what it was made from. Its bytes are the
+    same whoever makes it, so two processes at the same part do no harm. They go with the stage's other states.
+    """
+
+    store: Store
+    made_from: dict[str, Any]
+    count: int
+    size: int
+    artifacts: ArtifactsSection
+
+    def missing(self) -> list[range]:
+        """Positions of the latents of every part that is not there; InputError if one is there made otherwise."""
+        made = self._made()
+        return [part for part in self._parts() if _name(part) not in made]
+
+    def add(self, part: range, latents: Tensor) -> None:
+        """Publish the latents of a part, whole, and then its record."""
+        name = _name(part)
+        with workspace_folder(self.store, cache_folder(self.artifacts)) as folder:
+            save_tensors(latents, folder / f"{name}.pt", on_disk=False)
+            entries = self._folder.upload(folder, [f"{name}.pt"])
+        self._folder.create(f"{name}.json", record_bytes(self.made_from | {"outputs": entries}))
+
+    def read(self) -> Tensor:
+        """Every latent [count, C, h, w] in order, once all parts are there; InputError if one is not what it was."""
+        made = self._made()
+        entries = {f"{_name(part)}.pt": made[_name(part)] for part in self._parts()}
+        folder = self._folder.fetch(entries)
+        return torch.cat([self._latents(folder, part) for part in self._parts()])
+
+    def _latents(self, folder: Path, part: range) -> Tensor:
+        path, shape = folder / f"{_name(part)}.pt", [len(part), *self.made_from["settings"]["latent_shape"]]
+        latents = load_tensors(path, "bad latents")
+        fits = isinstance(latents, Tensor) and is_plain(latents) and list(latents.shape) == shape
+        if not fits or not torch.isfinite(latents).all():
+            raise InputError(
+                f"bad latents {path} are {kind_of(latents)}, not finite numbers {shape}: move the file and its record "
+                "elsewhere, and the part is made again"
+            )
+        return latents
+
+    @property
+    def _folder(self) -> Store:
+        return self.store.below(STATE_FOLDER).below(PARTS_FOLDER)
+
+    def _parts(self) -> list[range]:
+        return [range(first, min(first + self.size, self.count)) for first in range(0, self.count, self.size)]
+
+    def _made(self) -> dict[str, Entry]:
+        """What the record of each part that is there says of its file."""
+        made = {}
+        for name in _recorded(self._folder):
+            record = read_record(self._folder, f"{name}.json")
+            if record is not None:  # else the stage was finished meanwhile
+                refuse_difference(record, self.made_from, self._folder.uri)
+                if f"{name}.pt" not in record["outputs"]:
+                    raise RecordError(
+                        f"record {self._folder.uri}/{name}.json does not name {name}.pt: move it elsewhere, and the "
+                        "part is made again"
+                    )
+                made[name] = record["outputs"][f"{name}.pt"]
+        return made
+
+
+def parts_progress(states: Store) -> str | None:
+    """How many latents the parts in the store of a stage's states hold, in words; None if there are none."""
+    spans = [name.removeprefix("bad_latents_").split("-") for name in _recorded(states.below(PARTS_FOLDER))]
+    return f"{sum(int(last) - int(first) for first, last in spans)} bad latents" if spans else None
+
+
+def _name(part: range) -> str:
+    return f"bad_latents_{part.start:06d}-{part.stop:06d}"
+
+
+def _recorded(folder: Store) -> list[str]:
+    return [file.name.removesuffix(".json") for file in folder.files() if is_part_name(file.name)]

@@ -1,0 +1,86 @@
+"""What of ours lies in the runs of an artefact root and is needed no more."""
+
+from dataclasses import dataclass
+
+from core.records.lease import hold, is_free
+from core.records.ownership import Owner
+from core.records.record_forms import RecordError
+from core.rounds.run_status import PREREQUISITES, find_runs
+from core.runtime.errors import InputError
+from core.storage.opening import open_store
+from core.storage.store import ArtifactsSection, Store, StoredFile
+
+
+@dataclass(frozen=True)
+class LeftFile(StoredFile):
+    """A file of ours that nothing needs, and `why`."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Garbage of one run, or of the prerequisites: files by name below `uri`, and uploads never finished.
+
+    `busy` is true where a process works on it, and `unreadable` says why that cannot be told. Nothing is
+    looked for then.
+    """
+
+    uri: str
+    files: list[LeftFile]
+    uploads: list[str]
+    busy: bool = False
+    unreadable: str = ""
+
+
+def find_garbage(uri: str, grace_hours: float) -> list[Garbage]:
+    """Garbage, older than the grace period, of every run under the root at `uri`, or of the run at `uri`.
+
+    Only what `core.records.ownership` knows for ours counts; whatever else lies there is the user's.
+    """
+    return [_found(store, 3600 * grace_hours) for store in _scopes(uri)]
+
+
+def remove_garbage(uri: str, grace_hours: float, artifacts: ArtifactsSection) -> Garbage:
+    """Remove the garbage of the run at `uri`, or of the prerequisites there; what was removed.
+
+    Looked for again, holding the run's lease: what was garbage before may belong to a stage finished since. Raises
+    LeaseError if somebody works on it.
+    """
+    store = open_store(uri, artifacts)
+    with hold(uri, artifacts):
+        garbage = _garbage_of(store, 3600 * grace_hours)
+        store.delete([file.name for file in garbage.files])
+        store.abort_uploads(3600 * grace_hours)
+    return garbage
+
+
+def _scopes(uri: str) -> list[Store]:
+    store = open_store(uri)
+    if Owner(store).is_run():
+        return [store]
+    scopes = find_runs(store)
+    if PREREQUISITES in store.folders():
+        scopes.append(store.below(PREREQUISITES))
+    if not scopes:
+        raise InputError(f"{uri} holds no run: give an artefact root, or a run's folder in it")
+    return scopes
+
+
+def _found(store: Store, grace_seconds: float) -> Garbage:
+    try:
+        free = is_free(store)
+    except RecordError as error:  # the other runs' garbage is told all the same
+        return Garbage(store.uri, [], [], unreadable=str(error))
+    return _garbage_of(store, grace_seconds) if free else Garbage(store.uri, [], [], busy=True)
+
+
+def _garbage_of(store: Store, grace_seconds: float) -> Garbage:
+    files = list(store.files())
+    owner = Owner(store, {file.name for file in files})
+    left = []
+    for file in files:
+        found = owner.of(file.name)
+        if found is not None and found.left and file.age >= grace_seconds:
+            left.append(LeftFile(file.name, file.size, file.age, found.left))
+    return Garbage(store.uri, left, store.unfinished_uploads(grace_seconds))

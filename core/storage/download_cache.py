@@ -1,0 +1,155 @@
+"""Downloads of this host by digest: bounded in size, shared by processes, and never trusted unread.
+
+The folder is marked as the standard for cache folders says (bford.info/cachedir), and a folder that holds anything else
+is refused. Files are removed by their form of name alone, `sha256/ab/<64 hex>`.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from core.runtime.errors import InputError
+from core.runtime.files import require_writable, sha256, whole_file
+from core.runtime.scratch import is_scratch_name, partial_of
+from core.storage.foreign_files import foreign_file, is_file_systems
+from core.storage.store import Entry
+
+# Writes a file to the path it is given and says what it wrote; None if there is nothing to download.
+Download = Callable[[Path], Entry | None]
+
+_PARTIAL = ".partial"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_TAG_NAME, _TAG = "CACHEDIR.TAG", b"Signature: 8a477f597d28d172789f06886806bc55\n# Downloads of adversarial-layouts.\n"
+# What a cache holds besides; earlier versions wrote no tag.
+_FOLDERS = {"sha256", "locks", "views"}
+# A partial file this old was left by a killed process.
+_PARTIAL_SECONDS = 24 * 3600
+
+
+class DownloadCache:
+    """Files `sha256/ab/<64 hex>` in `folder`, of which the least recently used go when they exceed `max_bytes`.
+
+    Who uses a file holds a hard link of it, so that none is lost by its removal from the cache.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int):
+        require_writable(folder)
+        _require_own(folder)
+        self._folder, self._max_bytes = folder, max_bytes
+
+    def link(self, entry: Entry, target: Path, download: Download) -> Entry | None:
+        """Make `target` a link to a file that is `entry`, verified, downloaded (at most twice) where it is not cached.
+
+        Returns what was found: `entry`, or what the download gave instead, in which case there is no `target`.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path = self._path(entry["sha256"])
+        with self._only_here(entry["sha256"]):
+            if self._link_cached(path, entry, target):
+                return entry
+            found = self._download(path, entry, target, download)
+            if found is not None and found != entry:
+                found = self._download(path, entry, target, download)
+            return found
+
+    def trim(self) -> None:
+        """Remove the least recently used files beyond the bound."""
+        files = []
+        for path in self._folder.glob("sha256/??/*"):
+            if not _DIGEST.fullmatch(path.stem) or path.stem[:2] != path.parent.name:
+                continue  # not of the cache
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                if path.suffix != _PARTIAL:
+                    files.append((status.st_mtime, status.st_size, path))
+                elif time.time() - status.st_mtime > _PARTIAL_SECONDS:
+                    path.unlink()
+        excess = sum(size for _, size, _ in files) - self._max_bytes
+        for _, size, path in sorted(files):
+            if excess <= 0:
+                break
+            path.unlink(missing_ok=True)
+            excess -= size
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / "sha256" / digest[:2] / digest
+
+    @contextlib.contextmanager
+    def _only_here(self, digest: str) -> Iterator[None]:
+        """Keeps other threads and processes from fetching the same file meanwhile."""
+        locks = self._folder / "locks"
+        locks.mkdir(exist_ok=True)
+        with (locks / digest[:2]).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _link_cached(self, path: Path, entry: Entry, target: Path) -> bool:
+        linked = _beside(target)
+        try:
+            # Linked first: what is verified then stays, whatever is trimmed meanwhile.
+            _link(path, linked)
+            if linked.stat().st_size == entry["size"] and sha256(linked) == entry["sha256"]:
+                os.utime(path)
+                os.replace(linked, target)
+                return True
+            path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            pass
+        finally:
+            linked.unlink(missing_ok=True)
+        return False
+
+    def _download(self, path: Path, entry: Entry, target: Path, download: Download) -> Entry | None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, linked = path.with_suffix(_PARTIAL), _beside(target)
+        partial.unlink(missing_ok=True)
+        try:
+            found = download(partial)
+            if found == entry:
+                partial.chmod(0o444)  # a reader that writes would change it for all
+                _link(partial, linked)
+                os.replace(linked, target)
+                os.replace(partial, path)
+            return found
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise InputError(
+                    f"no space left in the cache {self._folder}: free some, or set artifacts.cache to another folder"
+                ) from None
+            raise
+        finally:
+            partial.unlink(missing_ok=True)
+            linked.unlink(missing_ok=True)
+
+
+def _require_own(folder: Path) -> None:
+    """Mark a new cache; InputError for a folder of something else."""
+    tag = folder / _TAG_NAME
+    if tag.is_file() and tag.read_bytes() == _TAG:
+        return
+    for path in sorted(folder.iterdir()):
+        name = path.name
+        if not (name in _FOLDERS or is_scratch_name(name) or partial_of(name) == _TAG_NAME or is_file_systems(name)):
+            raise foreign_file(folder, name, "artifacts.cache")
+    with whole_file(tag) as file:
+        file.write(_TAG)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{secrets.token_hex(8)}.link")
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without links, or with no more for this file
+        shutil.copyfile(source, target)

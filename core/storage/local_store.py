@@ -1,0 +1,217 @@
+"""Artefacts in a folder of this machine: whole files, on disk before anything says that they are there."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from core.runtime.errors import InputError
+from core.runtime.files import file_entry, open_input, whole_file
+from core.storage.store import LARGEST_SMALL_FILE, Entry, Guard, StoredFile, Versioned, altered, checked_name, too_large
+
+LOCK_NAME = ".lock"
+_thread = threading.local()
+
+
+class LocalStore:
+    """`Store` over a folder; several processes of one host may use it at once.
+
+    Creation is a hard link, which fails where the name is taken; replacement is a rename under a lock.
+    """
+
+    def __init__(self, root: Path, guard: Guard = contextlib.nullcontext):
+        self.uri = str(root)
+        self._root, self._guard = root, guard
+
+    def below(self, name: str) -> "LocalStore":
+        return LocalStore(self._root / checked_name(name), self._guard)
+
+    def guarded(self, guard: Guard) -> "LocalStore":
+        return LocalStore(self._root, guard)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        self._root.mkdir(parents=True, exist_ok=True)
+        path, held = str((self._root / LOCK_NAME).resolve()), _locks_held()
+        if path in held:  # a guarded change inside the guard's own lock
+            yield
+            return
+        with _open_lock(path) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            held.add(path)
+            try:
+                yield
+            finally:
+                held.discard(path)
+
+    def upload(self, folder: Path, names: Iterable[str]) -> dict[str, Entry]:
+        entries = {name: self._add(folder / checked_name(name), self._root / name) for name in names}
+        os.sync()  # one wait for thousands of small files
+        return entries
+
+    def _add(self, source: Path, target: Path) -> Entry:
+        entry = file_entry(source)
+        there = _open(target)
+        if there is not None:
+            there.close()
+            if file_entry(target) == entry:
+                return entry
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = _own_name(target)
+        try:
+            try:
+                os.link(source, partial)
+            except OSError:  # another file system
+                shutil.copyfile(source, partial)
+            with self._guard():
+                os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return entry
+
+    def fetch(self, entries: Mapping[str, Entry]) -> Path:
+        for name, wanted in entries.items():
+            found = self.measure(name)
+            if found != wanted:
+                raise altered(self.uri, name, wanted, found)
+        return self._root
+
+    def measure(self, name: str) -> Entry | None:
+        path = self._root / checked_name(name)
+        file = _open(path)
+        if file is None:
+            return None
+        file.close()
+        return file_entry(path)
+
+    def read(self, name: str) -> Versioned | None:
+        file = _open(self._root / checked_name(name))
+        if file is None:
+            return None
+        with file:
+            status = os.fstat(file.fileno())
+            if status.st_size > LARGEST_SMALL_FILE:
+                raise too_large(self.uri, name, status.st_size)
+            data = file.read()
+        return Versioned(data, _version(data), time.time() - status.st_mtime)
+
+    def create(self, name: str, data: bytes) -> bool:
+        path = self._root / checked_name(name)
+        whole = _own_name(path)
+        with whole_file(whole) as file:
+            file.write(data)
+        try:
+            with self._guard():
+                os.link(whole, path)
+        except FileExistsError:
+            return False
+        finally:
+            whole.unlink()
+        _sync_folder(path.parent)
+        return True
+
+    def swap(self, name: str, data: bytes, version: str) -> str | None:
+        with self._guard(), self.exclusive():
+            there = self.read(name)
+            if there is None or there.version != version:
+                return None
+            with whole_file(self._root / name) as file:
+                file.write(data)
+        return _version(data)
+
+    def files(self) -> Iterator[StoredFile]:
+        now = time.time()
+        for path in sorted(self._root.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and path.name != LOCK_NAME:
+                    status = path.stat()
+                    yield StoredFile(path.relative_to(self._root).as_posix(), status.st_size, now - status.st_mtime)
+
+    def folders(self) -> list[str]:
+        if not self._root.is_dir():
+            return []
+        return sorted(path.name for path in self._root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+    def delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            path = self._root / checked_name(name)
+            with self._guard():
+                path.unlink(missing_ok=True)
+            for folder in path.relative_to(self._root).parents[:-1]:
+                if not _remove_empty(self._root / folder):
+                    break
+
+    def unfinished_uploads(self, older_than: float) -> list[str]:
+        return []  # a partial file is listed like any other
+
+    def abort_uploads(self, older_than: float) -> None:
+        pass
+
+
+def _open(path: Path) -> IO[bytes] | None:
+    """The file at `path`, None if there is none; InputError for what is no file, which is not waited for."""
+    try:
+        return open_input(path, "file")
+    except InputError:
+        # Looked for afterwards: it may be removed at any instant.
+        if not os.path.lexists(path):
+            return None
+        raise
+
+
+def _open_lock(path: str) -> IO[bytes]:
+    """The lock file at `path`; InputError for a pipe or device in its place, which would be waited for."""
+    try:
+        lock = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666), "ab")
+    except OSError as error:
+        if error.errno not in (errno.ENXIO, errno.EISDIR):
+            raise
+        raise InputError(f"file {path} is no regular file: move it elsewhere") from None
+    if not stat.S_ISREG(os.fstat(lock.fileno()).st_mode):
+        lock.close()
+        raise InputError(f"file {path} is no regular file: move it elsewhere")
+    return lock
+
+
+def _remove_empty(folder: Path) -> bool:
+    """Remove the folder if it holds nothing but our lock; whether it did."""
+    try:
+        if os.listdir(folder) == [LOCK_NAME]:
+            (folder / LOCK_NAME).unlink()
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _locks_held() -> set[str]:
+    """Lock files that this thread holds."""
+    if not hasattr(_thread, "held"):
+        _thread.held = set()
+    return _thread.held
+
+
+def _own_name(path: Path) -> Path:
+    """A hidden name beside `path` that no other thread or process uses."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

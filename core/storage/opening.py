@@ -1,0 +1,20 @@
+"""Opening the store at an address: a local folder or an S3 bucket."""
+
+from pathlib import Path
+
+from core.inputs.places import Location, is_remote
+from core.storage.local_store import LocalStore
+from core.storage.store import ArtifactsSection, Store, place
+
+
+def open_store(location: Location, artifacts: ArtifactsSection | None = None) -> Store:
+    """The store at a local path or `s3://bucket/prefix`.
+
+    A bucket once opened with settings (endpoint, cache, patience) is opened with them again where none are given.
+    """
+    uri = place(location, "artefact folder")
+    if not is_remote(uri):
+        return LocalStore(Path(uri))
+    from core.storage.s3_store import open_bucket  # boto3 takes a while to import
+
+    return open_bucket(uri, artifacts)

@@ -1,0 +1,206 @@
+"""generate-bad-latents: real latents of original layouts and as many latents of the current model."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+
+from core.config.schema import ExperimentConfig
+from core.data.layouts import LayoutPictures
+from core.data.manifest import choose_rows, originals, read_manifest, split_by_layout
+from core.inputs.tensor_files import save_tensors
+from core.models.autoencoder import Autoencoder
+from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
+from core.models.sampling import CPU_BATCH, sample_latents
+from core.records.latent_parts import LatentParts, Shard
+from core.records.lease import publishing_store
+from core.records.stage_records import RECORD_NAME, describe_inputs, local_path, read_record, run_stage
+from core.records.workspace import Workspace
+from core.runtime.device import pick_device
+from core.runtime.errors import InputError, require_positive
+from core.runtime.files import require_writable, whole_file
+from core.runtime.progress import bar, each
+from core.runtime.seeding import derive_seed
+from core.storage.opening import open_store
+from core.storage.store import Location, is_remote
+
+log = logging.getLogger(__name__)
+
+_STAGE = "bad latents"
+# Fewest latents a part: what a crash may cost, and how evenly shards can be.
+_PART = 64
+
+
+@dataclass(frozen=True)
+class BadLatentsRequest:
+    """The documented inputs and options of the task."""
+
+    manifest: Location
+    autoencoder_checkpoint: Location
+    diffusion_checkpoint: Location
+    output_dir: Location
+    num_samples: int = 5000
+    batch_size: int = 32
+    num_steps: int = 100
+    seed: int = 42
+    device: str = "auto"
+    held_out: bool = True  # whether layouts of the validation split may be used where training ones run short
+    real_variants: bool = False  # whether rotated and mirrored layouts are real ones too
+
+
+def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -> dict[str, Any]:
+    """Stage record after writing the discriminator's dataset to `request.output_dir`.
+
+    `real_latents/`, `real_latents_all.pt`, `bad_latents/`, `bad_latents_all.pt` ([N, C, h, w] float32) and
+    `discriminator_manifest.csv`. Bad latent i comes from seed i alone, by DDIM with `num_steps` evaluations.
+    """
+    _require_sense(config, request)
+    inputs = {
+        "manifest": request.manifest,
+        "autoencoder": find_checkpoint(request.autoencoder_checkpoint),
+        "diffusion": find_checkpoint(request.diffusion_checkpoint),
+    }
+    settings = {
+        name: getattr(request, name) for name in ("num_samples", "num_steps", "seed", "held_out", "real_variants")
+    }
+    model = config.describing_model()
+    settings |= {name: model[name] for name in ("dataset", "unet", "scheduler")}
+    settings["use_amp"] = model["training"]["use_amp"]
+    settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
+
+    def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
+        return _generate(config, request, paths, workspace.folder)
+
+    return run_stage(_STAGE, request.output_dir, inputs, settings, work, config.artifacts)
+
+
+def find_shards(config: ExperimentConfig, request: BadLatentsRequest, count: int) -> list[Shard]:
+    """At most `count` shards, of about equal size, of the bad latents still to be sampled; none once the stage is done.
+
+    Raises InputError as `generate_bad_latents` does for its options, the diffusion checkpoint, and latents that are
+    there already but were made otherwise.
+    """
+    _require_sense(config, request)
+    if read_record(open_store(request.output_dir, config.artifacts), RECORD_NAME) is not None:
+        return []
+    missing = _latent_parts(config, request).missing()
+    chunks = [missing[len(missing) * n // count : len(missing) * (n + 1) // count] for n in range(count)]
+    return [Shard(chunk[0].start, chunk[-1].stop) for chunk in chunks if chunk]
+
+
+def sample_shard(config: ExperimentConfig, request: BadLatentsRequest, shard: Shard) -> None:
+    """Sample what is not there yet of a shard, and keep it where `generate_bad_latents` of the request looks for it.
+
+    Needs of the request's inputs the diffusion checkpoint alone, and no lease: whoever samples a latent makes the same.
+    """
+    parts = _latent_parts(config, request)
+    if not is_remote(request.output_dir):
+        require_writable(Path(request.output_dir))
+    checkpoint = local_path(find_checkpoint(request.diffusion_checkpoint))
+    unet = load_unet(checkpoint, config).to(pick_device(request.device))
+    _sample(unet, config, request, parts, shard)
+
+
+def _require_sense(config: ExperimentConfig, request: BadLatentsRequest) -> None:
+    require_positive(num_samples=request.num_samples, batch_size=request.batch_size, num_steps=request.num_steps)
+    if request.num_steps > config.scheduler.num_steps:
+        raise InputError(
+            f"--num_steps {request.num_steps}: it must be at most the diffusion config's scheduler.num_steps "
+            f"{config.scheduler.num_steps}"
+        )
+
+
+def _generate(
+    config: ExperimentConfig, request: BadLatentsRequest, paths: Mapping[str, Path], folder: Path
+) -> dict[str, Any]:
+    device = pick_device(request.device)
+    rows = _candidates(config, request, paths["manifest"])
+    unet = load_unet(paths["diffusion"], config).to(device)
+    autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
+    chosen = choose_rows(rows, request.num_samples, derive_seed(request.seed, "real latents"))
+    pictures = LayoutPictures(chosen, config.dataset.outputs.rgb, config.dataset.image_size)
+    real = encode_pictures(pictures, autoencoder, request.batch_size, "real latents")
+    parts = _latent_parts(config, request)
+    _sample(unet, config, request, parts, Shard(0, request.num_samples))
+    bad = parts.read()
+    names = _write_latents(real, "real", folder) + _write_latents(bad, "bad", folder)
+    _write_manifest(names, len(real), request.seed, folder)
+    return {"real_latents": len(real), "bad_latents": len(bad), "bad_latent_std": bad.std().item()}
+
+
+def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> LatentParts:
+    """The parts of the request's bad latents, in whole batches of every device."""
+    store = publishing_store(request.output_dir, config.artifacts)
+    model = config.describing_model()
+    settings = {"num_steps": request.num_steps, "seed": request.seed, "latent_shape": config.latent_shape}
+    settings["use_amp"] = model["training"]["use_amp"]
+    settings |= {name: model[name] for name in ("unet", "scheduler")}
+    made_from = describe_inputs(_STAGE, {"diffusion": find_checkpoint(request.diffusion_checkpoint)}, settings)
+    batch = math.lcm(CPU_BATCH, request.batch_size)
+    return LatentParts(store, made_from, request.num_samples, -(-_PART // batch) * batch, config.artifacts)
+
+
+def _sample(
+    unet: UNet2DModel, config: ExperimentConfig, request: BadLatentsRequest, parts: LatentParts, shard: Shard
+) -> None:
+    """Make the parts in the shard that are not there."""
+    for part in each([part for part in parts.missing() if part.start in range(*shard)], _STAGE, "parts"):
+        seeds = [derive_seed(request.seed, _STAGE, index) for index in part]
+        parts.add(part, sample_latents(unet, config, seeds, request.num_steps, request.batch_size, _STAGE))
+
+
+def _candidates(config: ExperimentConfig, request: BadLatentsRequest, manifest: Path) -> pd.DataFrame:
+    """Rows to choose reals from: those of the training split, which later validation never sees.
+
+    If they are too few and `held_out` allows it, all rows; if even those are too few, all are used.
+    """
+    rows = read_manifest(manifest, [config.dataset.outputs.rgb], config.dataset)
+    training, _ = split_by_layout(rows, config.training.train_split, config.training.split_seed)
+    if not request.real_variants:
+        training, rows = originals(training), originals(rows)
+    if len(training) < request.num_samples and request.held_out:
+        training = rows
+    if len(training) < request.num_samples:
+        log.warning(
+            "num_samples %d is above the %d %s layouts of %s: all of them are used",
+            request.num_samples,
+            len(training),
+            "real" if request.real_variants else "original",
+            request.manifest,
+        )
+    return training
+
+
+@torch.no_grad()
+def encode_pictures(pictures: LayoutPictures, autoencoder: Autoencoder, batch_size: int, description: str) -> Tensor:
+    """Latents [N, C, h, w] on the CPU of every picture."""
+    device = next(autoencoder.parameters()).device
+    batches = torch.arange(len(pictures)).split(batch_size)
+    parts = []
+    for indices in each(batches, description, "batches"):
+        parts.append(autoencoder.encode(pictures.batch(indices.tolist(), device=device).rgb).cpu())
+    return torch.cat(parts)
+
+
+def _write_latents(latents: Tensor, kind: str, folder: Path) -> list[str]:
+    """Write each latent and all of them; returns the relative names of the single files."""
+    names = [f"{kind}_latents/{kind}_latent_{index:05d}.pt" for index in range(len(latents))]
+    for name, latent in zip(bar(names, f"writing {kind} latents"), latents, strict=True):
+        save_tensors(latent.clone(), folder / name, on_disk=False)
+    save_tensors(latents, folder / f"{kind}_latents_all.pt")
+    return names
+
+
+def _write_manifest(names: list[str], num_real: int, seed: int, folder: Path) -> None:
+    labels = [1] * num_real + [0] * (len(names) - num_real)
+    rows = pd.DataFrame({"latent_path": names, "label": labels, "is_viable": [label == 1 for label in labels]})
+    shuffled = rows.sample(frac=1, random_state=seed % 2**32)
+    with whole_file(folder / "discriminator_manifest.csv") as file:
+        shuffled.to_csv(file, index=False)

@@ -1,0 +1,165 @@
+"""Latents of every layout of a manifest, with rotated and mirrored variants if they are wanted."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from core.config.schema import ExperimentConfig
+from core.data.latents import ROW_COLUMN, write_packed
+from core.data.layout_groups import VARIANTS
+from core.data.layout_scale import SCALE_COLUMN, picture_scale
+from core.data.layouts import LayoutPictures, scaled
+from core.data.manifest import is_augmented, read_manifest
+from core.data.variants import COUNT, variant
+from core.models.autoencoder import Autoencoder
+from core.models.checkpoints import load_autoencoder
+from core.records.workspace import Workspace
+from core.runtime.device import pick_device
+from core.runtime.errors import InputError
+from core.runtime.files import whole_file
+from core.runtime.prefetching import work_ahead
+from core.runtime.progress import each
+from core.runtime.shown import write_csv
+
+LATENTS_NAME = "latents.npy"
+_PARTS = "parts"
+# Layouts encoded together.
+_BATCH = 16
+# Latents encoded between two chances to keep a state; a whole number of batches in every variant.
+_PART = _BATCH * COUNT * 2
+
+
+def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, Any]:
+    """Number of latents after writing `latents.npy` ([N, C, h, w] float32) and `manifest.csv` to the workspace.
+
+    The manifest has the source's columns, `latent_path` and the `latent_row` in it, and the pictures'
+    `pixels_per_metre`, which at the working size can no longer be told, and with `dataset.augment` eight rows an
+    original. Pictures are written to `images/` at the working size, so that the folder stands for itself wherever it
+    lies. Sources that hold variants are encoded as they are. What is in `parts/` already is not encoded again.
+    `training.num_workers` threads read and write pictures ahead of the model.
+    """
+    rgb = config.dataset.outputs.rgb
+    rows = read_manifest(config.dataset.manifest, [rgb], config.dataset)
+    _refuse_equal_names(rows, rgb)
+    pictures = LayoutPictures(rows, rgb, config.dataset.image_size)
+    if SCALE_COLUMN not in rows.columns:
+        scale = partial(picture_scale, size=config.dataset.image_size)
+        rows[SCALE_COLUMN] = list(work_ahead(scale, rows[rgb], config.training.num_workers))
+    augment = config.dataset.augment and not is_augmented(rows).any()
+    entries = _entries(rows, augment, config)
+    device = pick_device(config.training.device)
+    autoencoder = load_autoencoder(config.autoencoder.checkpoint, config).to(device)
+    parts = _encode(rows, pictures, COUNT if augment else 1, autoencoder, config, workspace)
+    workspace.settle()
+    with whole_file(workspace.folder / LATENTS_NAME) as file:
+        write_packed((np.load(part) for part in parts), len(entries), config.latent_shape, file)
+    shutil.rmtree(workspace.folder / _PARTS)
+    with whole_file(workspace.folder / "manifest.csv") as file:
+        # What is read again here, and what filters compare with.
+        filtered = [part for name in config.dataset.filters for part in (name, name.rpartition("__")[0])]
+        kept = (*config.dataset.outputs.model_dump().values(), "original_path", *filtered)
+        write_csv(entries.drop(columns=["manifest_row", "stem", "group"]), file, kept)
+    return {"latents": len(entries), "layouts": int(rows["group"].nunique())}
+
+
+def _refuse_equal_names(rows: pd.DataFrame, column: str) -> None:
+    """InputError if two rows name one picture, or a layout and its variant have the same name in different folders."""
+    first: dict[str, int] = {}
+    for row, (stem, path) in enumerate(zip(rows["stem"], rows[column], strict=True)):
+        before = first.setdefault(stem, row)
+        if before == row:
+            continue
+        numbers = f"manifest rows {rows['manifest_row'][before] + 1} and {rows['manifest_row'][row] + 1}"
+        if path == rows[column][before]:
+            raise InputError(f"{numbers} name the same picture {path}: remove one")
+        raise InputError(f"{numbers} are both called {stem}: their files would be the same; rename one")
+
+
+def _entries(rows: pd.DataFrame, augment: bool, config: ExperimentConfig) -> pd.DataFrame:
+    """The new manifest's rows, in the order of the latents: every variant of a batch of layouts, batch after batch."""
+    order = [
+        (row, index)
+        for batch in _batches(range(len(rows)))
+        for index in range(COUNT if augment else 1)
+        for row in batch
+    ]
+    positions, variants = np.array(order).T
+    entries, outputs = rows.iloc[positions].reset_index(drop=True), config.dataset.outputs
+    if augment:
+        kinds = {
+            "is_augmented": variants > 0,
+            "augmentation_id": variants,
+            "augmentation_type": [VARIANTS[index - 1] if index else None for index in variants],
+            "original_path": [
+                _original_name(stem, path) for stem, path in zip(entries["stem"], entries[outputs.rgb], strict=True)
+            ],
+        }
+    elif "original_path" in entries.columns:
+        # Of layouts that got longer names than their files', the originals' names are the longer ones too.
+        renamed = [stem != Path(path).stem for stem, path in zip(entries["stem"], entries[outputs.rgb], strict=True)]
+        renamed = renamed & entries["original_path"].notna()
+        entries["original_path"] = entries["original_path"].where(~renamed, entries["group"] + ".png")
+    names = [_picture_name(stem, index) for stem, index in zip(entries["stem"], variants, strict=True)]
+    places = {outputs.latent: LATENTS_NAME, ROW_COLUMN: np.arange(len(entries)), outputs.rgb: names}
+    return entries.assign(**places, **(kinds if augment else {}))
+
+
+def _encode(
+    rows: pd.DataFrame,
+    pictures: LayoutPictures,
+    variants: int,
+    autoencoder: Autoencoder,
+    config: ExperimentConfig,
+    workspace: Workspace,
+) -> list[Path]:
+    """Files [n, C, h, w] of all latents, in order, those that are not there yet now encoded with their pictures."""
+    size, device = _PART // variants, next(autoencoder.parameters()).device
+    layouts = {
+        workspace.folder / _PARTS / f"latents_{start:06d}.npy": range(start, min(start + size, len(rows)))
+        for start in range(0, len(rows), size)
+    }
+    missing = [part for part in layouts if not part.exists()]
+
+    def draw(row: int) -> np.ndarray:
+        """Every variant of a layout, uint8 [variants, H, W, 3], after writing its picture."""
+        picture = pictures.read(row)
+        views = np.stack([variant(picture, index) for index in range(variants)])
+        for index, view in enumerate(views):
+            path = workspace.folder / _picture_name(rows["stem"][row], index)
+            with whole_file(path, on_disk=False) as file:
+                Image.fromarray(view).save(file, format="PNG")
+        return views
+
+    rows_missing = (row for part in missing for row in layouts[part])
+    # Closed at once on an error, so that nothing is written to a folder that is being removed.
+    with closing(work_ahead(draw, rows_missing, config.training.num_workers)) as drawn:
+        for part in each(missing, "encoding layouts", "parts"):
+            latents = []
+            for batch in _batches(layouts[part]):
+                for views in np.stack([next(drawn) for _ in batch], axis=1):
+                    latents.append(autoencoder.encode(scaled(torch.from_numpy(views).to(device))).cpu())
+            with whole_file(part, on_disk=False) as file:
+                np.save(file, torch.cat(latents).numpy())
+            workspace.keep_files(f"{layouts[part].stop} of {len(rows)} layouts")
+    return list(layouts)
+
+
+def _batches(rows: range) -> Iterator[range]:
+    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+
+
+def _original_name(stem: str, path: str) -> str:
+    """The name of an original's picture: that of its file, unless it got a longer one."""
+    return Path(path).name if Path(path).stem == stem else f"{stem}.png"
+
+
+def _picture_name(stem: str, index: int) -> str:
+    return f"images/{stem}_{VARIANTS[index - 1]}.png" if index else f"images/{stem}.png"

@@ -1,0 +1,238 @@
+"""What Stage 3 starts from: layouts, autoencoder, latents, Stage 1, Stage 2, each made where the config names none."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from core.config.schema import ExperimentConfig
+from core.data.manifest import read_rows
+from core.houses.layout_generator import write_layouts
+from core.records.artifacts import prerequisites_location
+from core.records.lease import hold
+from core.records.ownership import Owner, refuse_others
+from core.records.record_forms import RecordError
+from core.records.stage_records import RECORD_NAME, describe_inputs, difference, local_path, read_record, run_stage
+from core.records.workspace import Workspace
+from core.runtime.errors import InputError
+from core.storage.opening import open_store
+from core.storage.store import join
+from core.training.encode_layouts import encode_layouts
+from core.training.stages import train_prerequisite_stage, with_inputs
+from core.training.train_autoencoder import BEST_NAME, train_autoencoder
+from core.training.training_files import checkpoint_name
+
+log = logging.getLogger(__name__)
+
+STAGES = ("layouts", "autoencoder", "latents", "stage1", "stage2")
+
+
+@dataclass(frozen=True)
+class Prerequisite:
+    """One stage: from what it is made, how, and the config key that its `result` file fills.
+
+    A config that does not say how it is made has no `work` and can only find it made; then `settings` holds no
+    training, and any training that gave such a model will do.
+    """
+
+    stage: str
+    location: str
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]
+    work: Callable[[Workspace, Mapping[str, Path]], dict[str, Any]] | None
+    key: str
+    result: str
+
+    def finished(self) -> bool:
+        """Whether the stage is there, made from the same; a logged line says where it is not."""
+        record = read_record(open_store(self.location), RECORD_NAME)
+        if record is None:
+            return False
+        found = difference(record, describe_inputs(self.stage, self.inputs, self.settings))
+        if found is not None:
+            log.warning("%s is not used: it was made with %s", self.location, found)
+        return found is None
+
+    def filled_in(self, config: ExperimentConfig) -> ExperimentConfig:
+        """`config` with the stage's result."""
+        return config.with_values({self.key: join(self.location, self.result)})
+
+
+@contextlib.contextmanager
+def hold_prerequisites(config: ExperimentConfig, wait: bool = False) -> Iterator[None]:
+    """The lease of the prerequisites, which every experiment under the root shares, while one is still to be made."""
+    if _all_finished(config):
+        yield
+        return
+    store = open_store(prerequisites_location(config), config.artifacts)
+    owner = Owner(store)
+    if not any(owner.of(f"{stage}/{RECORD_NAME}") for stage in STAGES):
+        refuse_others(store, owner.of, "artifacts.root")
+    with hold(prerequisites_location(config), config.artifacts, wait):
+        yield
+
+
+def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | None:
+    """Record of a stage, made now or found finished; None where the config provides the result or wants none.
+
+    The stages before it must be finished. Raises InputError if the artefact root holds the stage made from
+    something else.
+    """
+    open_store(config.artifacts.root, config.artifacts)
+    for earlier in STAGES[: STAGES.index(stage)]:
+        plan = _PLANS[earlier](config)
+        config = plan.filled_in(config) if plan else config
+    plan = _PLANS[stage](config)
+    if plan is None:
+        return None
+    if plan.work is None and not plan.finished():
+        raise InputError(
+            f"{plan.key} is missing, and so is prerequisites.{stage} to make it with: set one of them in the config"
+        )
+    return run_stage(plan.stage, plan.location, plan.inputs, plan.settings, plan.work, config.artifacts)
+
+
+def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
+    """`config` with its empty keys filled by the finished prerequisites under its root, as far as they are there.
+
+    One that was made from another config does not count; the first that cannot be made from this config, or is
+    not finished, ends the search, since the later ones are made from it. RecordError for a record of another form.
+    """
+    open_store(config.artifacts.root, config.artifacts)
+    for stage in STAGES:
+        try:
+            plan = _PLANS[stage](config)
+            if plan is not None and not plan.finished():
+                break
+        except RecordError:
+            raise
+        except InputError:
+            break
+        config = plan.filled_in(config) if plan else config
+    return config
+
+
+def _all_finished(config: ExperimentConfig) -> bool:
+    """Whether the config, filled in with what is finished, needs none of the stages any more."""
+    config = with_prerequisites(config)
+    with contextlib.suppress(InputError):
+        return all(_PLANS[stage](config) is None for stage in STAGES)
+    return False
+
+
+def _layouts(config: ExperimentConfig) -> Prerequisite | None:
+    """Generated layouts, for a config with `dataset.synthetic` and no manifest."""
+    synthetic = config.dataset.synthetic
+    if config.dataset.manifest is not None or synthetic is None:
+        return None
+    location = _location(config, "layouts")
+
+    def work(workspace: Workspace, _: Mapping[str, Path]) -> dict[str, int]:
+        def written(count: int) -> None:
+            workspace.keep_files(f"{count} of {synthetic.count} layouts")
+
+        write_layouts(workspace.folder, synthetic.count, synthetic.seed, synthetic.rooms, written)
+        return {"layouts": synthetic.count}
+
+    return Prerequisite("layouts", location, {}, synthetic.model_dump(), work, "dataset.manifest", "manifest.csv")
+
+
+def _autoencoder(config: ExperimentConfig) -> Prerequisite | None:
+    if config.autoencoder.checkpoint is not None:
+        return None
+    location = _location(config, "autoencoder")
+    inputs = {"manifest": config.required("dataset.manifest")}
+    settings = _data_settings(config) | {"autoencoder": config.autoencoder.model_dump(exclude={"checkpoint"})}
+    work = None
+    if config.prerequisites is not None and config.prerequisites.autoencoder is not None:
+        settings |= {
+            "seed": config.prerequisites.seed,
+            "training": config.prerequisites.autoencoder.model_dump(),
+        }
+        work = _on_local_inputs(train_autoencoder, config)
+    return Prerequisite("autoencoder", location, inputs, settings, work, "autoencoder.checkpoint", BEST_NAME)
+
+
+def _latents(config: ExperimentConfig) -> Prerequisite | None:
+    """Encoded layouts, unless the manifest has latents and they are of an autoencoder that the user named."""
+    own_autoencoder = join(_location(config, "autoencoder"), BEST_NAME)
+    autoencoder = config.required("autoencoder.checkpoint")
+    if autoencoder != own_autoencoder and _has_latents(config):
+        return None
+    location = _location(config, "latents")
+    if config.dataset.manifest == join(location, "manifest.csv"):
+        return None
+    inputs = {"manifest": config.required("dataset.manifest"), "autoencoder": autoencoder}
+    work = _on_local_inputs(encode_layouts, config)
+    return Prerequisite("latents", location, inputs, _data_settings(config), work, "dataset.manifest", "manifest.csv")
+
+
+def _stage1(config: ExperimentConfig) -> Prerequisite | None:
+    return _diffusion_stage(1, config) if config.diffusion.stage1_checkpoint is None else None
+
+
+def _stage2(config: ExperimentConfig) -> Prerequisite | None:
+    """Stage 2, unless the config names one or is for Stage 1 alone."""
+    wanted = config.diffusion.stage2_checkpoint is None and config.experiment.phase != "diffusion_stage1"
+    return _diffusion_stage(2, config) if wanted else None
+
+
+def _diffusion_stage(number: int, config: ExperimentConfig) -> Prerequisite:
+    stage = f"stage{number}"
+    inputs = {
+        "manifest": config.required("dataset.manifest"),
+        "autoencoder": config.required("autoencoder.checkpoint"),
+    }
+    if number == 2:
+        inputs["stage1"] = config.required("diffusion.stage1_checkpoint")
+    model = config.describing_model()
+    settings = {name: model[name] for name in ("unet", "scheduler")}
+    training, work = config.stage_training(number), None
+    if training is not None:
+        settings["training"] = config.describing_model(training)["training"]
+        work = _on_local_inputs(partial(train_prerequisite_stage, number, training), config)
+    result = checkpoint_name(stage, "best")
+    location = _location(config, stage)
+    return Prerequisite(stage, location, inputs, settings, work, f"diffusion.{stage}_checkpoint", result)
+
+
+_PLANS: dict[str, Callable[[ExperimentConfig], Prerequisite | None]] = {
+    "layouts": _layouts,
+    "autoencoder": _autoencoder,
+    "latents": _latents,
+    "stage1": _stage1,
+    "stage2": _stage2,
+}
+
+
+def _location(config: ExperimentConfig, stage: str) -> str:
+    return join(prerequisites_location(config), stage)
+
+
+def _on_local_inputs(
+    train: Callable[[ExperimentConfig, Workspace], dict[str, Any]], config: ExperimentConfig
+) -> Callable[[Workspace, Mapping[str, Path]], dict[str, Any]]:
+    """A stage's work: `train` with the config's inputs replaced by their local paths."""
+    return lambda workspace, paths: train(with_inputs(config, paths), workspace)
+
+
+def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """What of the dataset an autoencoder or latent depends on; the manifest counts by content, as an input."""
+    return {
+        "dataset": config.dataset.model_dump(mode="json", include={"outputs", "filters", "image_size", "augment"}),
+        "split": config.training.model_dump(include={"train_split", "split_seed"}),
+    }
+
+
+def _has_latents(config: ExperimentConfig) -> bool:
+    """Whether the manifest names a latent for some layout; an unreadable one is reported by its reader."""
+    path = local_path(config.required("dataset.manifest"))
+    try:
+        rows = read_rows(path, config.dataset)
+    except InputError:
+        return False
+    column = config.dataset.outputs.latent
+    return column in rows.columns and bool(rows[column].notna().any())

@@ -1,0 +1,178 @@
+"""The autoencoder: layouts to standardised latents and back, trained once and then frozen."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from core.config.schema import AutoencoderTrainingSection, ExperimentConfig
+from core.data.layout_groups import VARIANTS
+from core.data.layouts import LayoutPictures, Pictures
+from core.data.manifest import read_manifest, split_by_layout
+from core.data.palette import BACKGROUND, UNLABELLED
+from core.inputs.state_form import Source, checked_optimizer, checked_weights, mapping, rows
+from core.inputs.tensor_files import save_tensors
+from core.models.autoencoder import Autoencoder, autoencoder_loss
+from core.models.checkpoints import build_autoencoder, load_checkpoint
+from core.records.workspace import Workspace
+from core.runtime.device import pick_device
+from core.runtime.errors import InputError
+from core.runtime.files import whole_file
+from core.runtime.progress import EpochProgress
+from core.runtime.seeding import derive_seed, generator
+
+BEST_NAME, LATEST_NAME = "autoencoder_checkpoint_best.pt", "autoencoder_checkpoint_latest.pt"
+
+
+@dataclass
+class _Run:
+    model: Autoencoder
+    optimizer: AdamW
+    config: ExperimentConfig
+    device: torch.device
+    history: list[dict[str, float]]
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What the best checkpoint holds."""
+        sizes = self.config.autoencoder.model_dump(exclude={"checkpoint", "frozen"})
+        return {
+            "state_dict": self.model.state_dict(),
+            "config": sizes | {"image_size": self.config.dataset.image_size},
+        }
+
+    def state(self) -> dict[str, Any]:
+        """The same with what a resumed run needs."""
+        return self.checkpoint() | {
+            "optimizer_state": self.optimizer.state_dict(),
+            "training_history": self.history,
+        }
+
+
+def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[str, float]:
+    """Metrics of the best epoch after writing the checkpoints and `autoencoder_metrics.csv` to the workspace.
+
+    `pixel_agreement` is the share of labelled validation pixels whose class the segmentation head gets right at
+    the working size, `object_agreement` the same over pixels that are not background. Goes on from
+    `autoencoder_checkpoint_latest.pt` if it is there.
+    """
+    settings = config.prerequisites.autoencoder
+    layouts = read_manifest(config.dataset.manifest, [config.dataset.outputs.rgb], config.dataset)
+    splits = split_by_layout(layouts, config.training.train_split, config.training.split_seed)
+    training, validation = (
+        LayoutPictures(split, config.dataset.outputs.rgb, config.dataset.image_size) for split in splits
+    )
+    folder = workspace.folder
+    run = _start(config, folder)
+    batch_size = min(settings.batch_size, len(training))
+    steps = len(training) // batch_size
+    with EpochProgress("autoencoder", settings.epochs, steps, len(run.history)) as progress:
+        for epoch in range(len(run.history) + 1, settings.epochs + 1):
+            row = {"epoch": epoch, "train_loss": _train_epoch(run, training, epoch, batch_size, steps, progress)}
+            row |= _validate(run, validation, batch_size)
+            if row["val_loss"] < min((old["val_loss"] for old in run.history), default=float("inf")):
+                save_tensors(run.checkpoint(), folder / BEST_NAME)
+            run.history.append(row)
+            workspace.keep(LATEST_NAME, run.state, f"epoch {epoch}")
+            progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
+    workspace.settle()
+    save_tensors(run.state(), folder / LATEST_NAME)
+    with whole_file(folder / "autoencoder_metrics.csv") as file:
+        pd.DataFrame(run.history).to_csv(file, index=False)
+    best = min(run.history, key=lambda row: row["val_loss"])
+    return {name: best[name] for name in ("epoch", "val_loss", "pixel_agreement", "object_agreement")}
+
+
+def _start(config: ExperimentConfig, folder: Path) -> _Run:
+    settings = config.prerequisites.autoencoder
+    device = pick_device(config.training.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.prerequisites.seed, "autoencoder weights"))
+        model = build_autoencoder(config.autoencoder).to(device, memory_format=torch.channels_last)
+    optimizer = AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    history: list[dict[str, float]] = []
+    latest = folder / LATEST_NAME
+    if latest.exists():
+        history = _resume(model, optimizer, latest, settings.epochs)
+    return _Run(model, optimizer, config, device, history)
+
+
+def _resume(model: Autoencoder, optimizer: AdamW, path: Path, epochs: int) -> list[dict[str, float]]:
+    """History of the state at `path`, with its weights and moments taken over; InputError if it is of another form."""
+    source = Source("autoencoder checkpoint", path, "put back an unaltered copy of it")
+    checkpoint = load_checkpoint(path, "autoencoder checkpoint")
+    state = mapping(checkpoint, ("optimizer_state", "training_history"), "the file", source)
+    history = rows(state["training_history"], None, "training_history", source)
+    if not 1 <= len(history) <= epochs or any("val_loss" not in row for row in history):
+        raise source.error("training_history", f"is not of 1 to {epochs} epochs, each with its val_loss")
+    weights = checked_weights(checkpoint["state_dict"], model, path)
+    moments = checked_optimizer(state["optimizer_state"], optimizer, model, len(history), "optimizer_state", source)
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(moments)
+    return history
+
+
+def _train_epoch(
+    run: _Run, pictures: LayoutPictures, epoch: int, batch_size: int, steps: int, progress: EpochProgress
+) -> float:
+    config, settings = run.config, run.config.prerequisites.autoencoder
+    rng = generator(config.prerequisites.seed, "autoencoder epoch", epoch)
+    order = torch.randperm(len(pictures), generator=rng)
+    variants = torch.zeros(len(pictures), dtype=torch.long)
+    if config.dataset.augment:
+        variants = torch.randint(len(VARIANTS) + 1, (len(pictures),), generator=rng)
+    total = torch.zeros((), device=run.device)
+    run.model.train()
+    for indices in order[: steps * batch_size].split(batch_size):
+        inputs = pictures.batch(indices.tolist(), variants[indices].tolist(), run.device)
+        latent = run.model.encoder(inputs.rgb.to(memory_format=torch.channels_last))
+        # Noise on the latent makes the decoder tolerate the small errors of a generated latent.
+        latent = latent + settings.latent_noise * torch.randn(latent.shape, generator=rng).to(run.device)
+        loss = _loss(run, latent, inputs)
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"autoencoder: the loss is {loss.item()} in epoch {epoch}; nothing was updated: lower "
+                "prerequisites.autoencoder.learning_rate"
+            )
+        for group in run.optimizer.param_groups:
+            group["lr"] = _learning_rate(settings, progress.done, settings.epochs * steps)
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+        run.optimizer.step()
+        total += loss.detach()
+        progress.step()
+    return (total / steps).item()
+
+
+def _learning_rate(settings: AutoencoderTrainingSection, step: int, steps: int) -> float:
+    """A short linear warm-up, then a cosine to 0: a constant rate leaves torn walls."""
+    return settings.learning_rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _loss(run: _Run, latent: Tensor, pictures: Pictures) -> Tensor:
+    mse, cross_entropy = autoencoder_loss(run.model.decoder(latent), pictures.rgb, pictures.classes)
+    return mse + run.config.prerequisites.autoencoder.segmentation_weight * cross_entropy
+
+
+@torch.no_grad()
+def _validate(run: _Run, pictures: LayoutPictures, batch_size: int) -> dict[str, float]:
+    run.model.eval()
+    loss, right, labelled, right_objects, objects = 0.0, 0, 0, 0, 0
+    for indices in torch.arange(len(pictures)).split(batch_size):
+        inputs = pictures.batch(indices.tolist(), device=run.device)
+        latent = run.model.encode(inputs.rgb)
+        loss += _loss(run, latent, inputs).item() * len(indices) / len(pictures)
+        agree = run.model.decoder(latent).logits.argmax(1) == inputs.classes
+        known, object_ = inputs.classes != UNLABELLED, inputs.classes < BACKGROUND
+        right, labelled = right + (agree & known).sum().item(), labelled + known.sum().item()
+        right_objects, objects = right_objects + (agree & object_).sum().item(), objects + object_.sum().item()
+    return {
+        "val_loss": loss,
+        "pixel_agreement": right / max(1, labelled),
+        "object_agreement": right_objects / max(1, objects),
+    }

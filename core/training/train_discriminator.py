@@ -1,0 +1,290 @@
+"""retrain-discriminator: real latents against bad ones."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam
+
+from core.data.latents import read_pool
+from core.inputs.numpy_files import PACKED_SUFFIX
+from core.inputs.state_form import (
+    Source,
+    are_weights,
+    checked_optimizer,
+    checked_weights,
+    is_plain_tree,
+    mapping,
+    rows,
+    without_wrappers,
+)
+from core.inputs.tensor_files import load_tensors
+from core.models.checkpoints import save_discriminator
+from core.models.diffusion import add_noise
+from core.models.discriminator import ADAM_BETAS, LatentDiscriminator, LossOfDiscriminator, draw_noise_levels
+from core.records.stage_records import recorded_names, run_stage
+from core.records.workspace import Workspace
+from core.runtime import distributed
+from core.runtime.device import autocast, reduced_dtype
+from core.runtime.errors import InputError, require_positive
+from core.runtime.files import whole_file
+from core.runtime.progress import EpochProgress
+from core.runtime.seeding import derive_seed, generator
+from core.runtime.shares import Share, forwarding
+from core.storage.opening import open_store
+from core.storage.store import ArtifactsSection, Location, is_remote, join
+
+# Of files of latents.
+_SUFFIXES = (".pt", PACKED_SUFFIX)
+_LATEST_NAME = "discriminator_latest.pt"
+_STATE = ("state_dict", "optimizer_state", "training_history", "best")
+
+# Share of latents, drawn by seed, that the discriminator never trains on.
+VALIDATION_SHARE = 0.2
+# Share of training latents judged clean; the others are noised, so that every noise level is learnt.
+CLEAN_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class DiscriminatorRequest:
+    """The documented inputs and options of the task."""
+
+    real_latents: Location
+    fake_latents: Location
+    output_dir: Location
+    epochs: int = 50
+    batch_size: int = 64
+    learning_rate: float = 0.0002
+    seed: int = 42
+    device: str = "auto"
+    use_amp: bool = True  # bfloat16 where the device multiplies it faster
+
+
+def train_discriminator(request: DiscriminatorRequest, artifacts: ArtifactsSection | None = None) -> dict[str, Any]:
+    """Stage record after writing `discriminator_best.pt` (lowest validation loss) and `discriminator_history.csv`.
+
+    History columns: epoch, train_loss, train_acc, val_loss, val_acc, on clean latents for validation.
+    """
+    require_positive(epochs=request.epochs, batch_size=request.batch_size, learning_rate=request.learning_rate)
+    with distributed.joined(request.device):
+        return _train_recorded(request, artifacts)
+
+
+def _train_recorded(request: DiscriminatorRequest, artifacts: ArtifactsSection | None) -> dict[str, Any]:
+    distributed.require_divisible(
+        _rows_a_class(request) * 2, "--batch_size", f"give a multiple of {math.lcm(2, distributed.size())}"
+    )
+    inputs = _input_files("real", request.real_latents) | _input_files("fake", request.fake_latents)
+    settings = {name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed", "use_amp")}
+
+    def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
+        pools = [
+            read_latent_pool([path for name, path in paths.items() if name.startswith(kind)], source)
+            for kind, source in (("real", request.real_latents), ("fake", request.fake_latents))
+        ]
+        return _train(request, *pools, workspace)
+
+    return run_stage("discriminator", request.output_dir, inputs, settings, work, artifacts)
+
+
+def read_latent_pool(files: Sequence[Path], path: Location) -> Tensor:
+    """Latents [N, C, h, w] of the files found at `path`, each with one or more."""
+    parts = []
+    for file in files:
+        parts.append(read_pool(file))
+        if parts[-1].shape[1:] != parts[0].shape[1:]:
+            raise InputError(
+                f"latents {file} have shape {list(parts[-1].shape[1:])}, others {list(parts[0].shape[1:])}: "
+                "give latents of one autoencoder"
+            )
+    height, width = parts[0].shape[2:]
+    if height != width or height < 2:
+        raise InputError(
+            f"latents {path} have shape {list(parts[0].shape[1:])}, the discriminator takes square ones from 2x2 on: "
+            "give other latents"
+        )
+    pool = torch.cat(parts)
+    if len(pool) < 2:
+        raise InputError(f"latents {path} hold {len(pool)} latent: training and validation need at least two")
+    return pool
+
+
+def _input_files(kind: str, location: Location) -> dict[str, Location]:
+    """Inputs of the stage: the `.pt` or `.npy` file at `location`, or each of those in the folder there."""
+    if not is_remote(location) and not Path(location).exists():
+        raise InputError(f"latents {location} do not exist: give a .pt or .npy file, or a folder of them")
+    if _holds_latents(str(location)):
+        return {kind: location}
+    names = recorded_names(location)
+    if names is None:
+        names = [file.name for file in open_store(location).files() if "/" not in file.name]
+    names = [name for name in names if _holds_latents(name)]
+    if not names:
+        raise InputError(f"folder {location} holds no .pt or .npy file: give a file or folder of latents")
+    return {f"{kind} {name}": join(location, name) for name in names}
+
+
+def _holds_latents(name: str) -> bool:
+    """Whether a file's name says so; macOS puts a `._NAME` beside each file that it copies to other file systems."""
+    return name.lower().endswith(_SUFFIXES) and not Path(name).name.startswith("._")
+
+
+def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace: Workspace) -> dict[str, Any]:
+    device = distributed.own_device(request.device)
+    if real.shape[1:] != fake.shape[1:]:
+        raise InputError(
+            f"real latents have shape {list(real.shape[1:])} and fake ones {list(fake.shape[1:])}: "
+            "both must come from the same autoencoder"
+        )
+    real, real_validation = _split(real, request.seed, "real split")
+    fake, fake_validation = _split(fake, request.seed, "fake split")
+    model_config = {"latent_channels": real.shape[1], "latent_size": real.shape[2]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(request.seed, "discriminator weights"))
+        model = LatentDiscriminator(**model_config).to(device)
+    training = [pool.to(device) for pool in (real, fake)]
+    validation = [pool.to(device) for pool in (real_validation, fake_validation)]
+    optimizer = Adam(model.parameters(), lr=request.learning_rate, betas=ADAM_BETAS, fused=True)
+    history: list[dict[str, float]] = []
+    best: dict[str, float] = {}
+    latest = workspace.folder / _LATEST_NAME
+    if latest.exists():
+        history, best = _resume(model, optimizer, latest, request.epochs)
+        distributed.from_first(None)  # all have read it
+        if workspace.writes:
+            latest.unlink()  # not among the outputs
+    # An epoch is one pass over the larger class; the smaller is seen as often, so that classes are balanced.
+    steps = max(1, -(-max(len(real), len(fake)) // _rows_a_class(request)))
+    losses = distributed.replicated(LossOfDiscriminator(model))
+    with EpochProgress("discriminator", request.epochs, steps, len(history)) as progress:
+        for epoch in range(len(history) + 1, request.epochs + 1):
+            row = {"epoch": epoch, **_train_epoch(losses, optimizer, training, request, epoch, steps, progress)}
+            row |= _validate(model, validation)
+            if not math.isfinite(row["val_loss"]):
+                raise InputError(
+                    f"discriminator: the loss is {row['val_loss']} in the validation of epoch {epoch}; it was not "
+                    "saved: lower --learning_rate"
+                )
+            history.append(row)
+            if not best or row["val_loss"] < best["val_loss"]:
+                best = row
+                scores = {name: row[name] for name in ("epoch", "val_loss", "val_acc")}
+                if workspace.writes:
+                    save_discriminator(model, model_config, scores, workspace.folder / "discriminator_best.pt")
+            workspace.keep(_LATEST_NAME, partial(_state, model, optimizer, history, best), f"epoch {epoch}")
+            progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
+    if workspace.writes:
+        with whole_file(workspace.folder / "discriminator_history.csv") as file:
+            pd.DataFrame(history).to_csv(file, index=False)
+    return {"val_acc": best["val_acc"], "val_loss": best["val_loss"], "best_epoch": best["epoch"]}
+
+
+def _resume(
+    model: LatentDiscriminator, optimizer: Adam, path: Path, epochs: int
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """History and best row of the state at `path`, its weights and moments taken over; InputError if it is none."""
+    source = Source("discriminator state", path, "put back an unaltered copy of it")
+    state = mapping(load_tensors(path, "discriminator state"), _STATE, "the file", source)
+    if not are_weights(state["state_dict"]):
+        raise source.error("state_dict", "holds no weights")
+    history = rows(state["training_history"], None, "training_history", source)
+    if not 1 <= len(history) <= epochs or not is_plain_tree(state["best"]) or state["best"] not in history:
+        raise source.error("training_history", f"is not of 1 to {epochs} epochs, the best among them")
+    weights = checked_weights(without_wrappers(state["state_dict"]), model, path)
+    moments = checked_optimizer(state["optimizer_state"], optimizer, model, len(history), "optimizer_state", source)
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(moments)
+    return history, history[history.index(state["best"])]
+
+
+def _state(
+    model: LatentDiscriminator, optimizer: Adam, history: list[dict[str, float]], best: dict[str, float]
+) -> dict[str, Any]:
+    return {
+        "state_dict": model.state_dict(),
+        "optimizer_state": optimizer.state_dict(),
+        "training_history": history,
+        "best": best,
+    }
+
+
+def _rows_a_class(request: DiscriminatorRequest) -> int:
+    """Latents of each class in a batch."""
+    return request.batch_size // 2 or 1
+
+
+def _split(pool: Tensor, seed: int, stream: str) -> tuple[Tensor, Tensor]:
+    order = torch.randperm(len(pool), generator=generator(seed, stream))
+    held_out = max(1, int(VALIDATION_SHARE * len(pool)))
+    return pool[order[held_out:]], pool[order[:held_out]]
+
+
+def _train_epoch(
+    losses: nn.Module,
+    optimizer: Adam,
+    pools: list[Tensor],
+    request: DiscriminatorRequest,
+    epoch: int,
+    steps: int,
+    progress: EpochProgress,
+) -> dict[str, float]:
+    half, device = _rows_a_class(request), pools[0].device
+    dtype = reduced_dtype(device, request.use_amp)
+    mine = Share(distributed.rank(), distributed.size()).rows(2 * half)
+    positions = mine.positions.to(device)
+    # Everything is drawn where it is used: nothing in the loop waits for the device.
+    rng = generator(request.seed, "discriminator epoch", epoch, device=device)
+    orders = [_endless_order(len(pool), steps * half, rng) for pool in pools]
+    labels = torch.cat([torch.ones(half, device=device), torch.zeros(half, device=device)])
+    own_labels = labels[positions]
+    loss_sum, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+    losses.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(request.seed, "discriminator dropout", epoch))
+        for step in range(steps):
+            take = slice(step * half, (step + 1) * half)
+            latents = torch.cat([pool[order[take]] for pool, order in zip(pools, orders, strict=True)])
+            alpha_bar = draw_noise_levels(len(latents), CLEAN_SHARE, rng)
+            eps, shift = (torch.randn(latents.shape, generator=rng, device=device) for _ in range(2))
+            drawn = (add_noise(latents, eps, alpha_bar), labels, alpha_bar, shift)
+            with forwarding(mine), autocast(device, dtype):
+                part, logits = losses(*(value[positions] for value in drawn))
+            hits = ((logits > 0) == (own_labels > 0.5)).float().mean()
+            loss, hits = distributed.averaged([part, hits])
+            optimizer.zero_grad(set_to_none=True)
+            part.backward()
+            optimizer.step()
+            loss_sum += loss.detach()
+            correct += hits
+            progress.step()
+    if not torch.isfinite(loss_sum):
+        raise InputError(
+            f"discriminator: the loss is {loss_sum.item()} in epoch {epoch}; the epoch was not saved: lower "
+            "--learning_rate"
+        )
+    return {"train_loss": (loss_sum / steps).item(), "train_acc": (correct / steps).item()}
+
+
+def _endless_order(size: int, length: int, rng: torch.Generator) -> Tensor:
+    """`length` indices below `size`: permutation after permutation."""
+    rounds = -(-length // size)
+    return torch.cat([torch.randperm(size, generator=rng, device=rng.device) for _ in range(rounds)])[:length]
+
+
+@torch.no_grad()
+def _validate(model: LatentDiscriminator, pools: list[Tensor]) -> dict[str, float]:
+    """Loss and accuracy on clean held-out latents, the mean of the two classes."""
+    model.eval()
+    loss, accuracy = 0.0, 0.0
+    for pool, label in zip(pools, (1.0, 0.0), strict=True):
+        logits = torch.cat([model(part) for part in pool.split(512)])
+        loss += F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label)).item() / 2
+        accuracy += ((logits > 0) == (label > 0.5)).float().mean().item() / 2
+    return {"val_loss": loss, "val_acc": accuracy}

@@ -1,0 +1,235 @@
+"""A diffusion model in training, and the checkpoint that it goes on from."""
+
+import copy
+import logging
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from core.config.schema import ExperimentConfig, OptimizationSection
+from core.inputs import state_form as form
+from core.inputs.state_form import Source, checked_optimizer, checked_weights
+from core.inputs.tensor_files import save_tensors
+from core.models.checkpoints import load_checkpoint, refuse_other_schedule, with_prefix
+from core.records.stage_records import KEYS_OF_THE_USER
+from core.runtime.device import memory_format
+from core.runtime.errors import InputError
+from core.training.online_discriminator import OnlineDiscriminator
+
+log = logging.getLogger(__name__)
+
+# What a checkpoint that can be gone on from holds besides the weights.
+_PROGRESS = ("optimizer_state", "epoch", "step", "best_val_loss", "adversarial_weight", "start", "training_history")
+_START = ("epoch", "viability_score", "noise_loss")
+_REMEDY = (
+    "put back an unaltered copy, or start from its weights alone (diffusion.stage2_checkpoint) in another "
+    "experiment.save_path"
+)
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What a checkpoint holds, every part of it in the form that a training takes over.
+
+    `discriminator` is the sha256 of the weights of the one that it was trained against, None where the checkpoint does
+    not say; `config` are the settings that it was made with, as far as the checkpoint tells them.
+    """
+
+    path: Path
+    unet: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    epoch: int
+    step: int
+    best_val_loss: float | None
+    adversarial_weight: float | None
+    start: dict[str, float]
+    history: list[dict[str, Any]]
+    online: dict[str, Any] | None
+    discriminator: str | None
+    config: dict[str, Any]
+
+    def measured_anew(self) -> "SavedState":
+        """The same without the figures it is compared with: they are measured when the training goes on."""
+        return replace(self, start={}, best_val_loss=None)
+
+    def judged_anew(self) -> "SavedState":
+        """The same without anything that the discriminator of the time had a part in but the model itself."""
+        return replace(self.measured_anew(), adversarial_weight=None, online=None)
+
+
+@dataclass
+class TrainState:
+    """A diffusion model in training: everything a resumed run needs, and progress in epochs and steps.
+
+    `discriminator` is the sha256 of the weights of the one that it is trained against, if it is.
+    """
+
+    unet: UNet2DModel
+    ema: UNet2DModel
+    optimizer: Optimizer
+    epoch: int = 0
+    step: int = 0
+    best_val_loss: float | None = None
+    adversarial_weight: float | None = None
+    start: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    online: OnlineDiscriminator | None = None
+    discriminator: str | None = None
+
+    def save(self, path: Path, config: ExperimentConfig, resumable: bool = True) -> None:
+        """Write the checkpoint, with the optimizer if it is to be resumed from."""
+        save_tensors(self.checkpoint(config, resumable), path)
+
+    def checkpoint(self, config: ExperimentConfig, resumable: bool = True) -> dict[str, Any]:
+        """What the checkpoint holds, sharing its tensors with the training."""
+        weights = {f"unet.{key}": value for key, value in self.unet.state_dict().items()}
+        weights |= {f"unet_ema.{key}": value for key, value in self.ema.state_dict().items()}
+        checkpoint = {
+            "state_dict": weights,
+            "config": config.describing_model(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "best_val_loss": self.best_val_loss,
+            "adversarial_weight": self.adversarial_weight,
+            "start": self.start,
+            "training_history": self.history,
+            "discriminator": self.discriminator,
+        }
+        if resumable:
+            checkpoint["optimizer_state"] = self.optimizer.state_dict()
+            if self.online is not None:
+                checkpoint["online_discriminator"] = self.online.state_dict()
+        return checkpoint
+
+    def read(self, path: Path, config: ExperimentConfig) -> SavedState:
+        """The checkpoint at `path`, all of it looked at and nothing taken over yet; InputError if it does not fit.
+
+        The state of the online discriminator is read if this training has one and is judged by the same discriminator.
+        """
+        checkpoint = load_checkpoint(path, "checkpoint")
+        missing = next((name for name in _PROGRESS if name not in checkpoint), None)
+        if missing is not None:
+            raise InputError(f"checkpoint {path} holds no {missing} to go on from: give the _latest.pt file")
+        source = Source("checkpoint", path, _REMEDY)
+        refuse_other_schedule(checkpoint["config"], config, path)
+        epoch, step = (form.count(checkpoint[name], name, source) for name in ("epoch", "step"))
+        discriminator = form.digest(checkpoint.get("discriminator"), "discriminator", source)
+        return SavedState(
+            path=path,
+            unet=checked_weights(with_prefix(checkpoint["state_dict"], "unet."), self.unet, path),
+            ema=checked_weights(with_prefix(checkpoint["state_dict"], "unet_ema."), self.ema, path),
+            optimizer=checked_optimizer(
+                checkpoint["optimizer_state"], self.optimizer, self.unet, step, "optimizer_state", source
+            ),
+            epoch=epoch,
+            step=step,
+            best_val_loss=_optional(checkpoint["best_val_loss"], "best_val_loss", source),
+            adversarial_weight=_optional(checkpoint["adversarial_weight"], "adversarial_weight", source, least=0),
+            start=_checked_start(checkpoint["start"], epoch, source),
+            history=form.rows(checkpoint["training_history"], epoch, "training_history", source),
+            online=self._read_online(checkpoint, discriminator, step, source),
+            discriminator=discriminator,
+            config=checkpoint["config"],
+        )
+
+    def _read_online(
+        self, checkpoint: dict[str, Any], discriminator: str | None, steps: int, source: Source
+    ) -> dict[str, Any] | None:
+        if self.online is None or (discriminator is not None and discriminator != self.discriminator):
+            return None
+        if "online_discriminator" in checkpoint:
+            return self.online.checked(checkpoint["online_discriminator"], steps, source)
+        section = checkpoint["config"].get("discriminator")
+        if isinstance(section, dict) and section.get("update") == "online":
+            raise source.error("online_discriminator", "is missing")
+        log.warning("%s: discriminator.update was frozen until now; a copy of the discriminator begins", source.path)
+        return None
+
+    def take_over(self, saved: SavedState) -> None:
+        """Go on from what `read` gave."""
+        self.unet.load_state_dict(saved.unet)
+        self.ema.load_state_dict(saved.ema)
+        self.optimizer.load_state_dict(saved.optimizer)
+        self.epoch, self.step = saved.epoch, saved.step
+        self.best_val_loss, self.adversarial_weight = saved.best_val_loss, saved.adversarial_weight
+        self.start, self.history = saved.start, saved.history
+        if self.online is not None and saved.online is not None:
+            self.online.load_state_dict(saved.online)
+
+
+# What the figures of a checkpoint depend on besides its weights: what they are measured on, with, and how.
+_MEASURES = (
+    "autoencoder",
+    "dataset",
+    "discriminator.batch_fraction",
+    "discriminator.form",
+    "discriminator.trajectories",
+    "discriminator.weight",
+    "rounds.bad_latents.num_steps",
+    "rounds.viability_samples",
+    "training.batch_size",
+    "training.loss",
+    "training.seed",
+    "training.split_seed",
+    "training.train_split",
+)
+
+
+def measured_otherwise(made_with: dict[str, Any], config: ExperimentConfig) -> str | None:
+    """The first setting in which the figures of a checkpoint with these settings do not compare with the config's."""
+    now = config.describing_model()
+    return next((key for key in _MEASURES if not _agree(key, _at(made_with, key), _at(now, key))), None)
+
+
+# Stands for a setting that is not named: an older checkpoint has fewer, and a setting without effect is left out.
+_UNNAMED = object()
+
+
+def _at(settings: Any, key: str) -> Any:
+    for part in key.split("."):
+        settings = settings.get(part, _UNNAMED) if isinstance(settings, dict) else _UNNAMED
+    return settings
+
+
+def _agree(key: str, before: Any, now: Any) -> bool:
+    """Whether two settings are equal, as far as both checkpoint and config name them."""
+    if isinstance(before, dict) and isinstance(now, dict) and key not in KEYS_OF_THE_USER:
+        return all(_agree(f"{key}.{part}", before[part], now[part]) for part in now.keys() & before.keys())
+    return before is _UNNAMED or now is _UNNAMED or before == now
+
+
+def _optional(value: Any, name: str, source: Source, least: float = -math.inf) -> float | None:
+    return None if value is None else form.number(value, name, source, least)
+
+
+def _checked_start(value: Any, epoch: int, source: Source) -> dict[str, float]:
+    """The figures that a training began with, {} where they were not measured."""
+    if isinstance(value, dict) and not value:
+        return {}
+    start = form.mapping(value, _START, "start", source)
+    return {
+        "epoch": form.count(start["epoch"], "start.epoch", source, most=epoch),
+        "viability_score": form.number(start["viability_score"], "start.viability_score", source, 0, 1),
+        "noise_loss": form.number(start["noise_loss"], "start.noise_loss", source, 0),
+    }
+
+
+def new_train_state(unet: UNet2DModel, section: OptimizationSection, device: torch.device) -> TrainState:
+    """State before the first step: EMA equal to the UNet, a fresh optimizer."""
+    unet = unet.to(device, memory_format=memory_format(device))
+    ema = copy.deepcopy(unet).eval().requires_grad_(False)
+    optimizer = AdamW(
+        unet.parameters(),
+        lr=section.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=section.weight_decay,
+        fused=True,
+    )
+    return TrainState(unet, ema, optimizer)

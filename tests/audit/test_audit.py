@@ -1,0 +1,212 @@
+"""The audit as a command and as a part of a round: what it writes, what it says, what follows from it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.audit import two_sample
+from core.audit.audit import audit_checkpoint, make_reference
+from core.audit.rules import RULES
+from core.config.schema import config_bytes, load_config
+from core.records.stage_records import create_record, read_record
+from core.rounds.rounds import begin_run, close_round, hold_run, next_round, open_round, stop_reason
+from core.runtime.errors import InputError
+from core.storage.opening import open_store
+from core.training.prerequisites import with_prerequisites
+from tasks.audit import audit, audit_now
+from tests.conftest import own_copy
+
+
+@pytest.fixture(autouse=True)
+def _short_two_sample_training(monkeypatch):
+    monkeypatch.setattr(two_sample, "STEPS", 20)
+
+
+@pytest.fixture(scope="module")
+def audited(prepared, tmp_path_factory):
+    """Config of a tiny experiment with an audit."""
+    path = own_copy(prepared, tmp_path_factory.mktemp("audited"))
+    path.write_text(path.read_text().replace("audit: null", "audit: {num_samples: 12, pass_share: 0.5}"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def stage2(audited):
+    return with_prerequisites(load_config(audited)).diffusion.stage2_checkpoint
+
+
+def test_the_command_prints_one_json_object_last(audited, stage2):
+    command = [sys.executable, "-m", "tasks.audit", "--config", str(audited), "--checkpoint", stage2]
+    done = subprocess.run([*command, "--num_samples", "10", "--json"], capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["layouts"] == 10 and 0 <= said["viable"] <= 1
+    figures = said["intervals"].keys()
+    assert figures >= {"viable", *RULES, "frechet_distance", "two_sample_accuracy", "memorised"}
+    assert said.keys() >= figures
+    assert set(said["rules"]) == {"scale", "pieces", "bounds"}
+
+
+def test_layouts_in_files_are_audited_too(audited, manifest):
+    said = json.loads(audit_now(audited, layouts=manifest, json=True))
+    assert said["layouts"] == 12 and said["viable"] >= 0.5 and said["on_palette"] == 1.0
+    assert "viable" in audit_now(audited, layouts=manifest)
+
+
+@pytest.fixture
+def without_models(tmp_path):
+    """A config that names no model, no artefacts and no manifest."""
+    path = tmp_path / "bare.yaml"
+    path.write_text(
+        "experiment: {name: bare}\ndataset: {}\naudit: {pass_share: 0.5}\n"
+        f"artifacts: {{root: {tmp_path / 'none'}}}\n"
+    )
+    return path
+
+
+def test_layouts_in_files_need_no_model(without_models, manifest):
+    said = json.loads(audit_now(without_models, layouts=manifest, real=manifest, image_size=32, json=True))
+    assert said["layouts"] == 12 and said["viable"] >= 0.5
+    assert said["rules"]["bounds"]["off_palette"] == [None, 0.0]  # of the pictures themselves
+    own = [f"dataset.manifest={manifest}"]
+    assert json.loads(audit_now(without_models, layouts=manifest, image_size=32, json=True, overrides=own)) == said
+    assert not (without_models.parent / "none").exists()
+
+
+def test_what_layouts_are_judged_against_is_asked_for(without_models, manifest):
+    with pytest.raises(InputError, match=r"dataset\.manifest is missing"):
+        audit_now(without_models, layouts=manifest)
+    with pytest.raises(InputError, match="--image_size 5: it must be from 16"):
+        audit_now(without_models, layouts=manifest, real=manifest, image_size=5)
+    with pytest.raises(InputError, match="--real and --image_size go with --layouts"):
+        audit_now(without_models, checkpoint="a.pt", real=manifest)
+
+
+def test_the_same_seed_draws_the_same_layouts_and_another_others(audited, stage2):
+    config = with_prerequisites(load_config(audited))
+    first, again, other = (audit_checkpoint(config, stage2, 10, seed) for seed in (7, 7, 8))
+    assert first.as_json() == again.as_json()
+    assert (first.layouts.classes == again.layouts.classes).all()
+    assert (first.layouts.classes != other.layouts.classes).any()
+    more = audit_checkpoint(config, stage2, 12, 7)
+    assert (more.layouts.classes[:10] == first.layouts.classes).all()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--checkpoint", "a.pt", "--layouts", "m.csv"]])
+def test_one_thing_is_audited_at_a_time(audited, arguments):
+    command = [sys.executable, "-m", "tasks.audit", "--config", str(audited), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: give either --checkpoint, a model to audit, or --layouts")
+
+
+def test_too_few_layouts_are_refused(audited, stage2):
+    with pytest.raises(InputError, match="4 layouts are too few to audit: give at least 10"):
+        audit_checkpoint(with_prerequisites(load_config(audited)), stage2, 4, 7)
+
+
+def test_a_missing_checkpoint_is_named(audited, tmp_path):
+    command = [sys.executable, "-m", "tasks.audit", str(audited), "--checkpoint", str(tmp_path / "no.pt")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and str(tmp_path / "no.pt") in done.stderr.splitlines()[-1]
+
+
+def stage(metrics):
+    return {"metrics": metrics}
+
+
+STAGE3 = {"epoch": 1, "first_epoch": 0, "viability_before": 0.4, "viability_after": 0.6, "val_noise_loss": 0.2}
+
+
+def audit_figures(viable):
+    intervals = {name: [viable - 0.03, viable + 0.03] for name in ("viable", "coverage")}
+    return {"viable": viable, "coverage": viable, "intervals": intervals}
+
+
+def close_with(config, number, before, after, **changes):
+    """Record of a round whose stages are stand-ins, with these audits."""
+    with hold_run(config):
+        begin_run(config)
+        this = open_round(config, number)
+        store = open_store(this.location)
+        for name in ("bad_latents", "discriminator", "stage3"):
+            if store.below(name).read("stage.json") is None:
+                create_record({"outputs": {}}, store.below(name), "stage.json")
+        latest = this.stage3_checkpoint.removeprefix(f"{this.location}/")
+        store.create(latest, b"weights")
+        audits = [] if before is None else [{"output_dir": "elsewhere/a", "metrics": audit_figures(before)}]
+        audits.append({"output_dir": "elsewhere/b", "metrics": audit_figures(after)})
+        parts = stage({"bad_latent_std": 1.0}), stage({"val_acc": 0.7}), stage(STAGE3 | changes)
+        return close_round(this, *parts, audits, seconds=1.0)
+
+
+@pytest.fixture
+def judged(prepared, tmp_path):
+    def config(*overrides):
+        return load_config(own_copy(prepared, tmp_path), ["audit={}", *overrides])
+
+    return config
+
+
+def test_a_worse_round_is_in_its_record_and_the_log(judged, caplog):
+    config = judged()
+    record = close_with(config, 1, 0.5, 0.3)
+    assert record["metrics"]["viable_before"] == 0.5 and record["metrics"]["viable"] == 0.3
+    assert any("viable layouts fell from 0.500 to 0.300" in alarm for alarm in record["alarms"])
+    assert "round 1: viable layouts fell" in caplog.text
+    assert stop_reason(config, 1) is None and next_round(config) == 2
+
+
+def test_the_run_stops_after_a_worse_round_if_it_is_to(judged):
+    config = judged("rounds.on_regression=stop")
+    close_with(config, 1, 0.5, 0.3)
+    assert stop_reason(config, 1).startswith("stopped after round 1 (rounds.on_regression): ")
+
+
+def test_a_worse_round_halves_the_weight_of_the_next(judged):
+    config = judged("rounds.on_regression=halve_weight", "rounds.count=3")
+    close_with(config, 1, 0.5, 0.3)
+    following = open_round(config, 2).config.discriminator
+    assert (following.weight, following.balance) == (0.05, 0.25)
+    assert close_with(config, 2, None, 0.4)["metrics"]["viable_before"] == 0.3
+
+
+def test_the_best_round_is_gone_on_from(judged):
+    config = judged("rounds.on_regression=keep_best", "rounds.count=4")
+    close_with(config, 1, 0.4, 0.5)
+    close_with(config, 2, None, 0.3)
+    third = open_round(config, 3)
+    assert third.generator.endswith("round-01/stage3/checkpoints/tiny_checkpoint_latest.pt")
+    assert third.config.training.epochs == 2
+
+
+def test_a_stage_leaves_figures_layouts_and_a_picture(audited, stage2, tmp_path):
+    config = tmp_path / "filled.yaml"
+    config.write_bytes(config_bytes(with_prerequisites(load_config(audited))))
+    made = audit.fn(config, stage2, tmp_path / "audit", num_samples=12)
+    figures = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert figures["viable"] == made["metrics"]["viable"]
+    with np.load(tmp_path / "audit" / "layouts.npz") as layouts:
+        assert layouts["classes"].shape == (12, 32, 32) and layouts["viable"].mean() == pytest.approx(figures["viable"])
+    assert (tmp_path / "audit" / "layouts.png").exists()
+    record = read_record(open_store(str(tmp_path / "audit")), "stage.json")
+    assert (
+        record["metrics"]["intervals"]["viable"][0] <= figures["viable"] <= record["metrics"]["intervals"]["viable"][1]
+    )
+
+
+def test_too_few_real_layouts_are_refused(audited, stage2):
+    config = with_prerequisites(load_config(audited)).with_values({"training.train_split": 0.99})
+    with pytest.raises(InputError, match=r"11 original .* and 1 held out.*training.train_split, or audit: null"):
+        audit_checkpoint(config, stage2, 10, 7)
+
+
+def test_the_reference_is_made_of_training_and_held_out_originals(audited):
+    config = with_prerequisites(load_config(audited))
+    paths = {"manifest": Path(config.dataset.manifest), "autoencoder": Path(config.autoencoder.checkpoint)}
+    reference = make_reference(config, paths)
+    assert (len(reference.training), len(reference.held_out)) == (9, 3)
+    assert make_reference(config, paths) is reference

@@ -1,0 +1,152 @@
+"""The schema of a config, walked: bounds of every number, places of every path, and what each field refuses."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.config.schema import config_bytes, load_config
+from core.inputs.places import address
+from core.inputs.section import choices
+from core.runtime.errors import InputError
+from tests.schema import LEAVES, NUMBERS, PLACES, SINGLE, TEXTS, bounds
+
+
+@pytest.fixture(scope="module")
+def minimal(tmp_path_factory) -> Path:
+    """A config that has every section."""
+    path = tmp_path_factory.mktemp("minimal") / "c.yaml"
+    path.write_text("experiment: {name: x}\ndataset: {manifest: m.csv, synthetic: {}}\nprerequisites: {}\n")
+    return path
+
+
+def refusal(path: Path, setting: str) -> str:
+    with pytest.raises(InputError) as told:
+        load_config(path, [setting])
+    line = str(told.value)
+    assert line.isprintable() and "Section" not in line
+    return line
+
+
+def test_the_walk_sees_the_fields_of_every_kind():
+    keys = {leaf.key for leaf in LEAVES}
+    assert {"unet.depth", "comparison.arms.some.seeds", "artifacts.cache_gb", "dataset.synthetic.rooms"} <= keys
+    assert len(NUMBERS) > 70
+
+
+@pytest.mark.parametrize("leaf", NUMBERS, ids=lambda leaf: leaf.key)
+def test_every_number_is_bounded_on_both_sides(leaf):
+    low, high = bounds(leaf)
+    assert low >= 0 and high <= 2**63, f"{leaf.key}: give its type in core/inputs/section.py both bounds"
+
+
+@pytest.mark.parametrize("leaf", SINGLE, ids=lambda leaf: leaf.key)
+def test_no_number_takes_what_is_none(minimal, leaf):
+    for value in (".nan", ".inf", "-.inf", "-1", "true", "many", "''", "[1]", "{a: 1}", "1e300"):
+        assert leaf.key in refusal(minimal, f"{leaf.key}={value}")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(SINGLE), st.integers() | st.floats())
+def test_a_number_is_taken_within_its_bounds_and_nowhere_else(leaf, value):
+    if leaf.key.endswith(".rooms"):
+        return
+    path = Path("configs/stage3/stage3_unet128_d4.yaml")
+    try:
+        config = load_config(path, [f"{leaf.key}={value!r}".replace("=inf", "=.inf").replace("=nan", "=.nan")])
+    except InputError as error:
+        assert str(error).isprintable()
+        return
+    found = config.model_dump()
+    for part in leaf.key.split("."):
+        found = found[part]
+    low, high = bounds(leaf)
+    assert found == value and low <= value <= high and not isinstance(found, bool)
+
+
+@pytest.mark.parametrize("leaf", [leaf for leaf in SINGLE if not leaf.nullable], ids=lambda leaf: leaf.key)
+def test_no_number_that_is_needed_may_be_left_empty(minimal, leaf):
+    line = refusal(minimal, f"{leaf.key}=null")
+    assert leaf.key in line and "null" in line
+
+
+def test_every_path_is_a_place():
+    """A field of text is a path, an address, or one of these: a new path cannot miss being one."""
+    others = {
+        *("experiment.name", "training.device", "rounds.bad_latents.dask_address", "comparison.control"),
+        *("dataset.outputs.latent", "dataset.outputs.rgb", "dataset.outputs.segmentation"),
+    }
+    addresses = {leaf.key for leaf in TEXTS if any(getattr(said, "func", None) is address for said in leaf.said)}
+    assert {leaf.key for leaf in TEXTS} - others - addresses == PLACES
+    assert addresses == {"artifacts.endpoint_url"}
+    assert {"artifacts.root", "artifacts.cache", "dataset.manifest", "experiment.save_path"} <= PLACES
+
+
+@pytest.mark.parametrize("key", sorted(PLACES))
+def test_every_path_is_expanded_and_recorded_expanded(minimal, monkeypatch, tmp_path, key):
+    monkeypatch.setenv("HOME", "/home/of/someone")
+    monkeypatch.setenv("SCRATCH_OF_TEST", "/scratch")
+    for given_, meant in [
+        ("~/a", "/home/of/someone/a"),
+        ("$SCRATCH_OF_TEST/a", "/scratch/a"),
+        ("s3://b/p", "s3://b/p"),
+    ]:
+        config = load_config(minimal, [f"{key}={given_}"])
+        (tmp_path / "again.yaml").write_bytes(config_bytes(config))
+        monkeypatch.setenv("HOME", "/home/of/another")
+        assert load_config(tmp_path / "again.yaml").required(key) == config.required(key) == meant
+        monkeypatch.setenv("HOME", "/home/of/someone")
+
+
+def test_what_a_prefix_of_paths_becomes_here_is_a_place(minimal, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/someone")
+    config = load_config(minimal, ["dataset.path_remap={/work3/a: ~/a, 'C:\\\\b': ''}"])
+    assert config.dataset.path_remap == {"/work3/a": "/home/of/someone/a", "C:\\\\b": ""}
+    for value in ("s3:/x", "$UNDEFINED_OF_TEST/x"):
+        assert "dataset.path_remap" in refusal(minimal, f"dataset.path_remap={{/a: {value}}}")
+
+
+NO_PLACES = {
+    "''": "is empty",
+    "'  '": "is empty",
+    "$UNDEFINED_OF_TEST/a": "$UNDEFINED_OF_TEST is not set",
+    "~nobody-of-that-name/a": "no home folder of nobody-of-that-name",
+    "s3:/bucket/a": "write s3://BUCKET/PREFIX",
+    "gs://bucket/a": "write s3://BUCKET/PREFIX",
+    "C:\\data": "a path of Windows",
+    '"a\\0b"': "a NUL character",
+    "s3://user:SECRET@bucket/a": "holds a user or password",
+    "s3://bucket/a?X-Amz-Signature=SECRET": "holds a signature",
+    "5": "should be text",
+}
+
+
+@pytest.mark.parametrize("key", sorted(PLACES))
+def test_no_path_takes_what_is_no_place(minimal, monkeypatch, key):
+    monkeypatch.delenv("UNDEFINED_OF_TEST", raising=False)
+    for value, cause in NO_PLACES.items():
+        line = refusal(minimal, f"{key}={value}")
+        assert key in line and cause in line and "SECRET" not in line
+
+
+CHOICES = [(leaf.key, choice) for leaf in LEAVES for choice in choices(leaf.kind) if isinstance(choice, str)]
+
+
+@pytest.mark.parametrize("key", sorted({key for key, _ in CHOICES}))
+def test_what_a_choice_offers_is_taken_in_any_case(minimal, key):
+    offered = [choice for of, choice in CHOICES if of == key]
+    line = refusal(minimal, f"{key}=something-else")
+    for choice in offered:
+        assert f"'{choice}'" in line
+        for written in (choice, choice.upper(), choice.lower()):
+            settings_ = [f"{key}={written}"]
+            if choice == "online":
+                settings_.append("discriminator.form=renoise")
+            assert load_config(minimal, settings_).required(key) == choice
+
+
+def test_sections_are_named_as_a_user_knows_them(minimal):
+    for key in ("unet", "training.loss", "rounds.bad_latents", "artifacts"):
+        for value in ("null", "3", "[1]", "text"):
+            assert f"{key}: should be a section of keys" in refusal(minimal, f"{key}={value}")

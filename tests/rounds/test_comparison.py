@@ -1,0 +1,115 @@
+"""A comparison of arms, small: what is certain of it, and what it writes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from core.audit import two_sample
+from core.audit.bootstrap import Interval
+from core.config.schema import load_config
+from core.models.checkpoints import load_checkpoint
+from core.rounds.comparison import fewer_failures, list_arms
+from core.rounds.rounds import open_round
+from core.runtime.errors import InputError
+from tasks.compare_arms import compare_arms
+from tests.conftest import own_copy
+
+COMPARISON = """
+audit: {num_samples: 10, pass_share: 0.5}
+comparison:
+  seeds: [1]
+  num_samples: 12
+  arms:
+    control: {settings: {discriminator.weight: 0}}
+    published: {settings: {discriminator.form: published}}
+    renoise: {settings: {discriminator.balance: null}}
+    online: {settings: {discriminator.update: online}}
+"""
+
+
+@pytest.fixture(scope="module")
+def compared(prepared, tmp_path_factory):
+    """Config, folder of results and printed table of a finished comparison."""
+    folder = tmp_path_factory.mktemp("compared")
+    path = own_copy(prepared, folder)
+    path.write_text(path.read_text().replace("audit: null", COMPARISON))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(two_sample, "STEPS", 20)
+        return path, folder / "results", compare_arms(path, str(folder / "results"))
+
+
+def final_weights(path, name):
+    arm = next(arm for arm in list_arms(load_config(path)) if arm.name == name)
+    last = open_round(arm.config, arm.config.rounds.count)
+    return load_checkpoint(last.stage3_checkpoint, "checkpoint")["state_dict"]
+
+
+def test_the_published_formulation_equals_the_control_bit_for_bit(compared):
+    control, published = (final_weights(compared[0], name) for name in ("control", "published"))
+    assert all(torch.equal(value, published[key]) for key, value in control.items())
+
+
+@pytest.mark.parametrize("arm", ["renoise", "online"])
+def test_an_adversarial_arm_does_not_equal_the_control(compared, arm):
+    control, other = (final_weights(compared[0], name) for name in ("control", arm))
+    assert any(not torch.equal(value, other[key]) for key, value in control.items())
+
+
+def test_every_figure_of_every_audit_is_a_row(compared):
+    _, folder, table = compared
+    rows = pd.read_csv(folder / "tiny.csv")
+    arms = ["control", "published", "renoise", "online"]
+    assert rows["arm"].tolist() == ["stage2"] * 2 + [arm for arm in arms for _ in range(3)]
+    assert rows["final"].tolist() == [False, True] + [False, False, True] * 4
+    assert rows["samples"].tolist() == [10, 12] + [10, 10, 12] * 4
+    assert (rows["viable_low"] <= rows["viable"]).all() and (rows["viable"] <= rows["viable_high"]).all()
+    same = rows[rows["final"] & rows["arm"].isin(["control", "published"])]
+    assert same["frechet_distance"].nunique() == 1
+    assert (folder / "tiny.png").stat().st_size > 1000
+    assert table in (folder / "tiny.md").read_text()
+    assert "fewer_failures" in table.splitlines()[0]
+
+
+def test_a_finished_comparison_is_not_done_again(compared, monkeypatch):
+    path, folder, table = compared
+    records = {str(p): p.stat().st_mtime_ns for p in path.parent.rglob("round.json")}
+    assert compare_arms(path, str(folder)) == table
+    assert records == {str(p): p.stat().st_mtime_ns for p in path.parent.rglob("round.json")} and len(records) == 8
+
+
+def test_arms_share_their_seeds_and_differ_in_what_they_say(compared):
+    arms = list_arms(load_config(compared[0], ["comparison.arms.renoise.seeds=[2, 1]"]))
+    assert [(arm.name, arm.seed) for arm in arms][-1] == ("renoise", 2)
+    assert arms[0].config.discriminator.weight == 0 and arms[0].config.training.seed == 1
+    assert arms[0].config.experiment.name == "tiny-control-1"
+
+
+def test_a_comparison_needs_its_control(compared):
+    with pytest.raises(InputError, match="control nothing is none of the arms control, published, renoise, online"):
+        load_config(compared[0], ["comparison.control=nothing"])
+
+
+def test_fewer_failures_is_relative_to_the_control():
+    rng = np.random.default_rng(0)
+    control = rng.random(4000) < 0.5
+    better = control | (rng.random(4000) < 0.5)
+    found = fewer_failures([(better, control)] * 3, np.random.default_rng(1))
+    assert isinstance(found, Interval) and found.value == pytest.approx(0.5, abs=0.03)
+    assert found.low < found.value < found.high and found.high - found.low < 0.1
+    same = fewer_failures([(control, control)] * 3, np.random.default_rng(1))
+    assert same == (0, 0, 0)  # paired: the same noise gave the same layouts
+
+
+@pytest.mark.parametrize(
+    ("comparison", "words"),
+    [
+        ("{arms: {control: {settings: {training.seed: 3}}}}", "arms.control sets training.seed, or the whole section"),
+        ("{arms: {control: {settings: {training: {seed: 3}}}}}", "arms.control sets training.seed"),
+        ("{arms: {control: {settings: {experiment.name: x}}}}", "two trainings would be the run x"),
+        ("{arms: {control: {}, a: {settings: {experiment.name: tiny-control-1}}}, seeds: [1]}", "run tiny-control-1"),
+    ],
+)
+def test_no_two_trainings_of_a_comparison_are_one(prepared, comparison, words):
+    with pytest.raises(InputError, match=words):
+        list_arms(load_config(prepared, [f"comparison={comparison}"]))

@@ -1,0 +1,404 @@
+"""Runs whose processes, servers and files do not behave: nothing is lost, done twice, or taken for what it is not."""
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from core.config.schema import load_config
+from core.records.artifacts import round_location, run_location, stage3_location
+from core.records.lease import hold
+from core.records.stage_records import RECORD_NAME, create_record, read_record
+from core.rounds.garbage import find_garbage, remove_garbage
+from core.rounds.rounds import begin_run, close_round, open_round
+from core.rounds.run_status import find_problems, status_text
+from core.runtime.errors import InputError, LeaseError
+from core.storage.opening import open_store
+from tasks.command_line import run_command
+from tasks.continue_stage3 import continue_stage3
+from tasks.generate_bad_latents import generate_bad_latents
+from tasks.retrain_discriminator import retrain_discriminator
+from tests.killed_training import (
+    differences,
+    finished_digests,
+    prefect_server,
+    ready_config,
+    start_training,
+    train_killed,
+    train_undisturbed,
+)
+
+pytest_plugins = ["tests.storage_servers"]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with prefect_server():
+        yield
+
+
+def run_round(config, number):
+    """The flow of one round, without Prefect."""
+    this = open_round(config, number)
+    if this.record is not None:
+        return this.record
+    bad_latents = generate_bad_latents.fn(**this.bad_latents_options())
+    discriminator = retrain_discriminator.fn(**this.discriminator_options())
+    stage3 = continue_stage3.fn(this.config_path, recorded=True)
+    return close_round(this, bad_latents, discriminator, stage3, [], seconds=1.0)
+
+
+@pytest.fixture(params=["local", "moto"])
+def place(request):
+    return request.getfixturevalue(f"{request.param}_place")
+
+
+@pytest.fixture
+def config(prepared, tmp_path, place):
+    """The tiny experiment at `place`, begun."""
+    path = ready_config(prepared, tmp_path, place.uri, place.artifacts.endpoint_url)
+    config = load_config(path).with_values({"rounds.epochs_per_round": 1, "rounds.count": 2})
+    open_store(place.uri, config.artifacts)
+    begin_run(config)
+    return config
+
+
+# --- processes that are killed, raced, stopped
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("where", "kills"), [("local", 4), ("radosgw", 10)])
+def test_killed_again_and_again_ends_with_the_same_bytes(request, server, prepared, tmp_path, where, kills):
+    place = request.getfixturevalue(f"{where}_place")
+    undisturbed = ready_config(prepared, tmp_path, str(tmp_path / "undisturbed"))
+    seconds = train_undisturbed(undisturbed)
+    expected, rng, spent = finished_digests(undisturbed), random.Random(7), 0
+    while spent < kills:
+        root = f"{place.uri}/{spent}"
+        config = ready_config(prepared, tmp_path, root, place.artifacts.endpoint_url)
+        spent += train_killed(config, kills - spent, seconds, rng)
+        assert not differences(expected, finished_digests(config))
+        assert not find_problems(root)
+
+
+@pytest.mark.timeout(600)
+def test_of_eight_processes_one_trains_and_seven_say_who_does(server, prepared, tmp_path):
+    config = ready_config(prepared, tmp_path, str(tmp_path / "artifacts"))
+    racing = [start_training(config) for _ in range(8)]
+    ended = {process.pid: (*process.communicate(timeout=500), process.returncode) for process in racing}
+    winners = [pid for pid, (_, _, status) in ended.items() if status == 0]
+    assert len(winners) == 1, ended
+    for pid, (_, errors, status) in ended.items():
+        if pid != winners[0]:
+            assert status == 3, errors
+            last = errors.splitlines()[-1]
+            assert re.fullmatch(rf"error: .*being worked on by process {winners[0]} on .*--wait.*", last), errors
+    assert not find_problems(str(tmp_path / "artifacts"))
+
+
+def wait_for_lease(run, token):
+    """Content of the lease once it was taken for the `token`th time."""
+    for _ in range(600):
+        with contextlib.suppress(OSError, ValueError):
+            lease = json.loads((run / "lease.json").read_text())
+            if lease["token"] == token and not lease["released"]:
+                return lease
+        time.sleep(0.1)
+    raise TimeoutError(f"nobody took the lease {token} of {run}")
+
+
+@pytest.mark.timeout(300)
+def test_a_stopped_holder_publishes_nothing_once_another_has_taken_over(server, prepared, tmp_path):
+    root, run = tmp_path / "artifacts", tmp_path / "artifacts" / "tiny"
+    slow = {"rounds.epochs_per_round": 100000, "artifacts.lease_seconds": 2, "artifacts.state_minutes": 0.02}
+    config = ready_config(prepared, tmp_path, str(root), **slow)
+    first = start_training(config)
+    second = None
+    try:
+        wait_for_lease(run, 1)
+        while not list(run.glob("round-01/stage3/state/*.json")):
+            time.sleep(0.1)
+        stop_between_changes(first, run)
+        second = start_training(config)
+        assert wait_for_lease(run, 2)["holder"]["pid"] == second.pid
+        stop_between_changes(second, run)
+        before = published(run)
+        os.killpg(first.pid, signal.SIGCONT)
+        _, errors = first.communicate(timeout=60)
+        assert first.returncode == 3, errors
+        assert f"process {second.pid} on" in errors.splitlines()[-1]
+        assert "publishes nothing more" in errors.splitlines()[-1]
+        assert published(run) == before
+    finally:
+        for process in filter(None, (first, second)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def stop_between_changes(process, run):
+    """SIGSTOP when it holds no lock of a folder, for which every other process would have to wait."""
+    while True:
+        os.killpg(process.pid, signal.SIGSTOP)
+        if not any(is_locked(path) for path in run.rglob(".lock")):
+            return
+        os.killpg(process.pid, signal.SIGCONT)
+        time.sleep(0.05)
+
+
+def is_locked(path):
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def published(run):
+    files = [path for path in run.rglob("*") if path.is_file() and ".scratch-" not in str(path)]
+    return {str(path): path.stat().st_mtime_ns for path in files if path.name != ".lock"}
+
+
+def test_a_held_run_is_refused_and_waited_for(config):
+    run = run_location(config)
+    lease = json.loads(open_store(run).read("lease.json").data) if open_store(run).read("lease.json") else None
+    assert lease is None
+    with hold(run, config.artifacts) as held:
+        with hold(run, config.artifacts) as again:
+            assert again is held
+        token = held.token
+    with hold(run, config.artifacts) as held:
+        assert held.token == token + 1
+
+
+def test_a_holder_that_lost_its_lease_is_told_and_changes_nothing(config):
+    run = run_location(config)
+    with hold(run, config.artifacts.model_copy(update={"lease_seconds": 1})) as held:
+        store = open_store(run).guarded(held.guard)
+        there = open_store(run).read("lease.json")
+        other = json.loads(there.data) | {"token": 99, "nonce": "another"}
+        open_store(run).swap("lease.json", json.dumps(other).encode(), there.version)
+        time.sleep(1)
+        with pytest.raises(LeaseError, match="publishes nothing more"):
+            store.create("round-01/round.json", b"{}")
+        assert open_store(run).read("round-01/round.json") is None
+    assert json.loads(open_store(run).read("lease.json").data)["token"] == 99
+
+
+@pytest.mark.timeout(600)
+def test_a_training_outlives_an_outage_of_its_server(server, radosgw, radosgw_place, prepared, tmp_path):
+    config = ready_config(prepared, tmp_path, radosgw_place.uri, radosgw_place.artifacts.endpoint_url)
+    process = start_training(config)
+    run = open_store(run_location(load_config(config)), load_config(config).artifacts)
+    while run.read("round-01/bad_latents/stage.json") is None:
+        time.sleep(0.2)
+    radosgw.kill()
+    time.sleep(float(os.environ.get("OUTAGE_SECONDS", "25")))  # longer than the lease
+    radosgw.start_gateway()
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert not find_problems(radosgw_place.uri)
+
+
+# --- files that are not what their records say
+
+
+def flip(data):
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+TAMPERED = {"flipped": flip, "truncated": lambda data: data[:-1], "swapped": lambda _: b"another file", "deleted": None}
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "round-01/stage3/checkpoints/tiny_checkpoint_latest.pt",
+        "round-01/discriminator/stage.json",
+    ],
+)
+def test_tampered_files_are_found_and_not_read(config, place, tmp_path, name, how):
+    run_round(config, 1)
+    assert not find_problems(place.uri)
+    run = open_store(run_location(config))
+    if TAMPERED[how] is None:
+        run.delete([name])
+    else:
+        place.overwrite(f"tiny/{name}", TAMPERED[how]((run.fetch({name: run.measure(name)}) / name).read_bytes()))
+    problems = find_problems(place.uri)
+    assert any(name in line for line in problems), problems
+    kind = "missing" if how == "deleted" else "altered"
+    with pytest.raises(InputError, match=rf"{name} is {kind}|{re.escape(name)}.* is damaged"):
+        # On another machine: this one still has a whole copy of what it fetched.
+        run_round(config.with_values({"artifacts.cache": str(tmp_path / "elsewhere")}), 2)
+    assert open_store(round_location(config, 2)).read("round.json") is None
+
+
+def test_a_tampered_input_of_a_stage_is_refused(config, place):
+    this = open_round(config, 1)
+    generate_bad_latents.fn(**this.bad_latents_options())
+    # Not the bad ones: as the only part they are in the cache already, and that copy would be used.
+    place.overwrite("tiny/round-01/bad_latents/real_latents_all.pt", b"not those latents")
+    with pytest.raises(InputError, match=r"real_latents_all.pt is altered: recorded with"):
+        retrain_discriminator.fn(**this.discriminator_options())
+
+
+# --- resumed stages, forks, status, garbage
+
+
+def test_a_stage_resumed_from_its_state_under_another_config_is_refused(config, monkeypatch):
+    from core.training import train_diffusion
+
+    this = open_round(config.with_values({"rounds.epochs_per_round": 4}), 1)
+    generate_bad_latents.fn(**this.bad_latents_options())
+    retrain_discriminator.fn(**this.discriminator_options())
+    with monkeypatch.context() as patch:
+        step = train_diffusion.DiffusionTraining._step
+
+        def dies(self, *given):
+            if self.state.epoch == 2:
+                self.workspace.settle()
+                raise RuntimeError("the machine died")
+            return step(self, *given)
+
+        patch.setattr(train_diffusion.DiffusionTraining, "_step", dies)
+        with pytest.raises(RuntimeError, match="the machine died"):
+            continue_stage3.fn(this.config_path, recorded=True)
+    assert re.search(r"round-01 goes on from stage3: epoch [12]$", status_text(config.artifacts.root))
+    with pytest.raises(InputError, match=r"training.learning_rate 0.0001, now it is 0.5"):
+        continue_stage3.fn(this.config_path, overrides=["training.learning_rate=0.5"], recorded=True)
+    continue_stage3.fn(this.config_path, recorded=True)
+    stage = open_store(this.location).below("stage3")
+    assert not [file.name for file in stage.files() if file.name.startswith("state/")]
+    assert read_record(stage, RECORD_NAME)["metrics"]["epoch"] == 4
+
+
+def test_a_run_forked_from_a_round_goes_on_from_its_model(config):
+    run_round(config, 1)
+    fork = config.with_values({"experiment.name": "fork", "discriminator.weight": 0.05})
+    parent = round_location(config, 1)
+    begin_run(fork, parent)
+    begin_run(fork)  # a later start need not say it again
+    record = run_round(fork, 1)
+    assert record["inputs"]["parent"]["path"] == f"{parent}/round.json"
+    assert record["inputs"]["parent"]["sha256"] == open_store(parent).measure("round.json")["sha256"]
+    assert record["metrics"]["epoch"] == 2
+    made_by = read_record(open_store(round_location(fork, 1)).below("bad_latents"), RECORD_NAME)["inputs"]
+    assert made_by["diffusion"]["path"].startswith(f"{parent}/stage3/")
+    assert f"forked from: {parent}/round.json" in status_text(run_location(fork))
+    with pytest.raises(InputError, match=r"was forked from no other round, not from .*give it another experiment.name"):
+        begin_run(config, round_location(fork, 1))
+    with pytest.raises(InputError, match=r"--fork-from .*round-07.*give the address of a finished round"):
+        begin_run(fork, round_location(config, 7))
+
+
+def test_status_shows_rounds_holder_and_what_is_next(config, place):
+    text = status_text(place.uri)
+    assert "lease: nobody" in text and text.endswith("next: round-01 of 2")
+    run_round(config, 1)
+    with hold(run_location(config), config.artifacts):
+        text = status_text(run_location(config))
+    assert f"process {os.getpid()} on" in text
+    assert re.search(r"round-01 +finished +1 +[01]\.\d{4}", text) and text.endswith("next: round-02 of 2")
+    with pytest.raises(InputError, match="holds no run"):
+        status_text(f"{place.uri}/nothing")
+
+
+def test_garbage_is_what_we_left_and_nothing_needs(config, place):
+    run_round(config, 1)
+    run = open_store(run_location(config))
+    left = {
+        "round-01/stage3/state/000001-000001/left.pt": "state of a stage that is finished",
+        "round-02/stage3/state/000001-000001/left.pt": "state that a newer one replaced",
+    }
+    for name in left:
+        assert run.create(name, b"of a crash")
+    for name in ("mine.txt", "round-01/mine.txt", "round-01/stage3/mine.pt", "round-02/stage3/state/mine.pt"):
+        assert run.create(name, b"of the user")
+    open_store(place.uri).create("notes/mine.txt", b"not of a run")
+    before = {file.name for file in run.files()}
+    assert [file.name for garbage in find_garbage(place.uri, 24) for file in garbage.files] == []
+    (garbage,) = find_garbage(place.uri, 0)
+    assert {file.name: file.why for file in garbage.files} == left
+    assert {file.name for file in run.files()} == before
+    removed = remove_garbage(garbage.uri, 0, config.artifacts)
+    assert {file.name: file.why for file in removed.files} == left
+    assert {file.name for file in run.files()} == before - set(left) | {"lease.json"}
+    assert open_store(place.uri).read("notes/mine.txt") is not None
+    assert not find_problems(place.uri)
+    with hold(run_location(config), config.artifacts):
+        assert [garbage.busy for garbage in find_garbage(place.uri, 0)] == [True]
+
+
+def test_stage3_of_a_finished_round_is_not_touched_by_hand(config, place):
+    run_round(config, 1)
+    this, stage = open_round(config, 1), open_store(f"{run_location(config)}/round-01/stage3")
+    before = {file.name: stage.measure(file.name) for file in stage.files()}
+    with pytest.raises(InputError, match=r"--no-resume: what is at .*round-01/stage3 is kept; remove it"):
+        continue_stage3.fn(this.config_path, resume=False)
+    with pytest.raises(
+        InputError, match=r"round-01/stage3 holds a stage3 made with training.epochs 1, now it is 2: choose another"
+    ):
+        continue_stage3.fn(this.config_path, overrides=["training.epochs=2"])
+    continue_stage3.fn(this.config_path)
+    assert {file.name: stage.measure(file.name) for file in stage.files()} == before
+    assert not find_problems(place.uri)
+
+
+def test_stage3_by_hand_in_an_unfinished_round_makes_the_rounds_stage(config, place):
+    this = open_round(config, 1)
+    generate_bad_latents.fn(**this.bad_latents_options())
+    retrain_discriminator.fn(**this.discriminator_options())
+    continue_stage3.fn(this.config_path)
+    made = read_record(open_store(f"{this.location}/stage3"), RECORD_NAME)
+    assert run_round(config, 1)["metrics"]["epoch"] == 1
+    assert read_record(open_store(f"{this.location}/stage3"), RECORD_NAME) == made
+    assert not find_problems(place.uri)
+
+
+def test_what_a_stage_publishes_is_no_garbage(config, place):
+    stage = open_store(f"{run_location(config)}/round-01/stage3")
+    stage.create("state/publishing.json", b'{"outputs": ["model.pt", "of-an-earlier-try.pt"]}')
+    for name in ("model.pt", "of-an-earlier-try.pt"):
+        stage.create(name, b"uploaded")
+    assert [garbage.files for garbage in find_garbage(place.uri, 0)] == [[]]
+    create_record({"outputs": {"model.pt": stage.measure("model.pt")}}, stage, "stage.json")
+    (garbage,) = find_garbage(place.uri, 0)
+    left = ["round-01/stage3/of-an-earlier-try.pt", "round-01/stage3/state/publishing.json"]
+    assert sorted(file.name for file in garbage.files) == left
+    remove_garbage(garbage.uri, 0, config.artifacts)
+    assert sorted(file.name for file in stage.files()) == ["model.pt", "stage.json"]
+
+
+def test_what_was_trained_by_hand_beside_the_rounds_is_no_garbage(local_place, prepared, tmp_path):
+    config = load_config(ready_config(prepared, tmp_path, local_place.uri))
+    begin_run(config)
+    by_hand = open_store(stage3_location(config))
+    by_hand.create("checkpoints/tiny_checkpoint_latest.pt", b"hours of work")
+    assert [file.name for garbage in find_garbage(local_place.uri, 0) for file in garbage.files] == []
+
+
+def test_commands_say_what_they_found(config, place, capsys):
+    from flows.collect_garbage import collect_garbage
+    from flows.status import status
+
+    run_round(config, 1)
+    assert run_command(status, [place.uri, "--verify"]) == []
+    assert capsys.readouterr().out.endswith("verified: everything is as recorded\n")
+    place.overwrite("tiny/round-01/stage3/tiny_metrics.csv", b"")
+    assert len(run_command(status, [place.uri, "--verify"])) == 1
+    assert "altered: " in capsys.readouterr().out
+    run_command(collect_garbage, [place.uri, "--grace_hours", "0"])
+    assert "0 files" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left:
+        run_command(status, [str(Path(place.uri).parent / "nowhere")])
+    assert left.value.code == 2
