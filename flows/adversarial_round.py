@@ -17,11 +17,11 @@ from core.rounds.rounds import (
     close_round,
     hold_run,
     is_announced,
+    last_unannounced_round,
     next_round,
     note_announced,
     open_round,
     round_table,
-    untold_round,
 )
 from core.runtime.errors import LeaseError
 from flows.command import run_flow, say
@@ -79,7 +79,7 @@ def adversarial_round(
             return _nothing_is_due(str(error))
         begin_run(experiment)
         # A round whose process died before it told of it is told first; a chain of events would end there.
-        due = untold_round(experiment) or next_round(experiment, extra)
+        due = last_unannounced_round(experiment) or next_round(experiment, extra)
         if due is None:
             return _nothing_is_due(f"all {experiment.rounds.count} rounds are finished")
         require_somebody_to_ask(experiment)

@@ -27,7 +27,7 @@ from core.records.stage_records import local_path, run_stage
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError
-from core.runtime.files import save_json, sha256, whole_file
+from core.runtime.files import atomic_write, save_json, sha256
 from core.runtime.seeding import derive_seed
 from core.storage.store import Location
 from core.training.bad_latents import encode_pictures
@@ -130,7 +130,7 @@ def audit_stage(
     are viable.
     """
     inputs = _inputs(config) | {"diffusion": find_checkpoint(checkpoint)}
-    model = config.describing_model()
+    model = config.fingerprint()
     settings = {name: model[name] for name in ("dataset", "unet", "scheduler")}
     settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
     settings["num_steps"] = config.rounds.bad_latents.num_steps
@@ -140,7 +140,7 @@ def audit_stage(
         audit = _audit_model(config, paths, num_samples, seed)
         described = audit.as_json()
         save_json(described, workspace.folder / FIGURES_NAME)
-        with whole_file(workspace.folder / LAYOUTS_NAME) as file:
+        with atomic_write(workspace.folder / LAYOUTS_NAME) as file:
             np.savez_compressed(file, classes=audit.layouts.classes, viable=audit.viable)
         save_grid(COLORS[audit.layouts.classes[:GRID_SAMPLES]], workspace.folder / PICTURE_NAME)
         return {name: described[name] for name in (*audit.figures, "intervals", "held_out_viable")}
@@ -154,10 +154,10 @@ def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Refer
     Without an autoencoder it is for layouts in pictures, whose colours are judged by those of the real pictures. Made
     once in a process for the same files and settings.
     """
-    made_from = [config.audit, config.dataset, config.autoencoder, config.training.loss.perceptual]
-    made_from += [config.training.train_split, config.training.split_seed, config.training.device]
-    made_from += [(name, sha256(path)) for name, path in sorted(paths.items())]
-    key = repr(made_from)
+    provenance = [config.audit, config.dataset, config.autoencoder, config.training.loss.perceptual]
+    provenance += [config.training.train_split, config.training.split_seed, config.training.device]
+    provenance += [(name, sha256(path)) for name, path in sorted(paths.items())]
+    key = repr(provenance)
     if key not in _references:
         _references[key] = _make_reference(config, paths)
     return _references[key]

@@ -391,7 +391,7 @@ class AuditSection(Section):
     )
 
 
-class ArmSection(Section):
+class AblationSection(Section):
     """One way to continue Stage 3: what it changes in the config, and with which seeds it is trained."""
 
     settings: Annotated[dict[str, Any], AfterValidator(plain)] = Field(
@@ -403,17 +403,26 @@ class ArmSection(Section):
 
 
 class ComparisonSection(Section):
-    """Arms that start from the same Stage 2 checkpoint and are trained for equal steps."""
+    """Ablations that start from the same Stage 2 checkpoint and are trained for equal steps."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1, 2, 3)
-    num_samples: Samples = Field(2000, description="layouts that the end of each arm is audited on")
-    control: Name = Field("control", description="the arm that the others are compared with")
-    arms: dict[str, ArmSection]
+    num_samples: Samples = Field(2000, description="layouts that the end of each ablation is audited on")
+    control: Name = Field("control", description="the ablation that the others are compared with")
+    ablations: dict[str, AblationSection]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_earlier_name(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "arms" in data:
+            if "ablations" in data:
+                raise ValueError("arms is an earlier name of ablations: keep one of the two")
+            data = {("ablations" if key == "arms" else key): value for key, value in data.items()}
+        return data
 
     @model_validator(mode="after")
     def _has_its_control(self) -> "ComparisonSection":
-        if self.control not in self.arms:
-            raise ValueError(f"control {self.control} is none of the arms {', '.join(self.arms)}: add it")
+        if self.control not in self.ablations:
+            raise ValueError(f"control {self.control} is none of the ablations {', '.join(self.ablations)}: add it")
         return self
 
 
@@ -497,7 +506,7 @@ class ExperimentConfig(Section):
             return training
         return training.model_copy(update={"loss": training.loss.model_copy(update={"semantic_loss": None})})
 
-    def describing_model(self, training: TrainingSection | None = None) -> dict[str, Any]:
+    def fingerprint(self, training: TrainingSection | None = None) -> dict[str, Any]:
         """What a checkpoint says of its making: everything but paths and what changes no result.
 
         `training` stands in for the config's own where an earlier stage is described.

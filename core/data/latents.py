@@ -15,7 +15,7 @@ from core.inputs.flags import is_empty_cell, number
 from core.inputs.numpy_files import PACKED_SUFFIX, NumpyFile, is_packed, say_converted
 from core.inputs.tensor_files import load_tensors
 from core.runtime.errors import InputError
-from core.runtime.files import require_writable, whole_file
+from core.runtime.files import atomic_write, require_writable
 from core.runtime.scratch import scratch_folder
 
 # Of a manifest: which row of the packed file, from 0, the latent of a layout is.
@@ -138,7 +138,7 @@ class Latents:
         require_writable(scratch)
         with scratch_folder(scratch) as folder:
             path = folder / f"latents{PACKED_SUFFIX}"
-            with whole_file(path, on_disk=False) as file:
+            with atomic_write(path, on_disk=False) as file:
                 write_packed(latents, len(positions), self._shape, file)
             # It stays readable while it is open, and is gone with this process however that ends.
             self._sources.append(PackedLatents(path, self._shape))

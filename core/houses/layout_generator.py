@@ -16,7 +16,7 @@ from core.data.palette import BACKGROUND, WALL, rgb_from_classes
 from core.houses.floor_plan import MAX_ROOMS, plan_rooms
 from core.houses.house import WALL_THICKNESS, House, build_house
 from core.houses.room_programme import furnish
-from core.runtime.files import whole_file
+from core.runtime.files import atomic_write
 from core.runtime.progress import each
 
 MANIFEST_COLUMNS = (
@@ -60,7 +60,7 @@ def write_layouts(
         rows.append(_write_layout(folder, seed, index, rooms))
         written(index + 1)
     manifest = folder / "manifest.csv"
-    with whole_file(manifest) as file:
+    with atomic_write(manifest) as file:
         pd.DataFrame(rows, columns=MANIFEST_COLUMNS).to_csv(file, index=False, lineterminator="\n")
     return manifest
 
@@ -73,7 +73,7 @@ def _write_layout(folder: Path, seed: int, index: int, rooms: tuple[int, int]) -
     path = f"images/{scene_id}_scene_layout.png"
     if not (folder / path).exists():
         picture = Image.fromarray(rgb_from_classes(generate_layout(rng, num_rooms)))
-        with whole_file(folder / path, on_disk=False) as file:
+        with atomic_write(folder / path, on_disk=False) as file:
             picture.save(file, format="PNG", compress_level=1)
     values = (scene_id, "scene", "scene", num_rooms, path, False, False, 0, "")
     return dict(zip(MANIFEST_COLUMNS, values, strict=True))

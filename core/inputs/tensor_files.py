@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.inputs.file_kinds import not_it
 from core.runtime.errors import InputError
-from core.runtime.files import open_input, whole_file
+from core.runtime.files import atomic_write, open_input
 
 # What torch's restricted unpickler raises on bytes that are no pickle.
 _UNPICKLING_ERRORS = (
@@ -172,7 +172,7 @@ def _odd_kind(tensor: Tensor) -> str | None:
 def save_tensors(value: Any, path: Path, on_disk: bool = True) -> None:
     """`torch.save` a whole file; equal values give equal bytes."""
     # Through a file object: torch.save writes the name of a path into the file.
-    with whole_file(path, on_disk) as file:
+    with atomic_write(path, on_disk) as file:
         try:
             torch.save(_canonical(value), file)
         except RuntimeError as error:

@@ -64,7 +64,7 @@ class NoisePass(NamedTuple):
     x0_pred: Tensor
 
 
-class Judged(NamedTuple):
+class WeightedLogits(NamedTuple):
     """Logits [P] of what is judged, the weight of each in the loss, and what the weights are divided by."""
 
     logits: Tensor
@@ -72,14 +72,14 @@ class Judged(NamedTuple):
     total: Tensor
 
 
-class Made(NamedTuple):
+class NoisedSamples(NamedTuple):
     """Latents [P, C, h, w] that the model made, with noise of the level `alpha_bar` [P]."""
 
     latent: Tensor
     alpha_bar: Tensor
 
 
-AdversarialForm = Callable[[Denoiser, AdversarialDraws, NoisePass], Judged]
+AdversarialForm = Callable[[Denoiser, AdversarialDraws, NoisePass], WeightedLogits]
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class Renoise:
 
     alpha_bars: Tensor
 
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass | None) -> Made:
+    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass | None) -> NoisedSamples:
         own = predict_x0(draws.xt, denoise(draws.xt, draws.t), self.alpha_bars[draws.t])
         own = own.clamp(-LATENT_RANGE, LATENT_RANGE)
         level = self.alpha_bars[draws.s]
-        return Made(add_noise(own, draws.eps, level), level)
+        return NoisedSamples(add_noise(own, draws.eps, level), level)
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ class X0Prediction:
     alpha_bars: Tensor
     max_t: int
 
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass | None) -> Made:
+    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass | None) -> NoisedSamples:
         own = noise_pass.x0_pred[draws.positions].clamp(-LATENT_RANGE, LATENT_RANGE)
-        return Made(own, torch.ones_like(draws.weights))
+        return NoisedSamples(own, torch.ones_like(draws.weights))
 
     def chosen(self, draws: AdversarialDraws, t: Tensor) -> AdversarialDraws:
         """`draws` that take, of a whole batch at timesteps `t` [B], as many latents as they are, of the lowest t."""
@@ -130,7 +130,7 @@ class DraftK:
     alpha_bars: Tensor
     steps: int
 
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass | None) -> Made:
+    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass | None) -> NoisedSamples:
         own, now = draws.xt, draws.t
         for remaining in reversed(range(self.steps)):
             eps_pred = denoise(own, now)
@@ -138,10 +138,10 @@ class DraftK:
             if remaining:
                 now = draws.t * remaining // self.steps
                 own = add_noise(own, eps_pred, self.alpha_bars[now])
-        return Made(own.clamp(-LATENT_RANGE, LATENT_RANGE), torch.ones_like(self.alpha_bars[now]))
+        return NoisedSamples(own.clamp(-LATENT_RANGE, LATENT_RANGE), torch.ones_like(self.alpha_bars[now]))
 
 
-Maker = Callable[[Denoiser, AdversarialDraws, NoisePass | None], Made]
+SampleFn = Callable[[Denoiser, AdversarialDraws, NoisePass | None], NoisedSamples]
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,11 @@ class JudgedByDiscriminator:
     """The discriminator's logits of what the model makes."""
 
     discriminator: LatentDiscriminator
-    make: Maker
+    make: SampleFn
 
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> Judged:
+    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> WeightedLogits:
         made = self.make(denoise, draws, noise_pass)
-        return Judged(self.discriminator(made.latent, made.alpha_bar), draws.weights, draws.total)
+        return WeightedLogits(self.discriminator(made.latent, made.alpha_bar), draws.weights, draws.total)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class DirectDiscriminative:
     beta: float
     alpha: float
 
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> Judged:
+    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> WeightedLogits:
         taken = draws.positions
         x0 = torch.cat([noise_pass.latent[taken], draws.x0])
         eps = torch.cat([noise_pass.eps[taken], draws.eps])
@@ -182,7 +182,7 @@ class DirectDiscriminative:
         margin = self.beta * (expected - error)
         real, own = margin.split([len(taken), len(draws.x0)])
         weights = torch.cat([draws.weights, self.alpha * draws.weights])
-        return Judged(torch.cat([real, -own]), weights, draws.total * (1 + self.alpha))
+        return WeightedLogits(torch.cat([real, -own]), weights, draws.total * (1 + self.alpha))
 
 
 @dataclass(frozen=True)
@@ -194,12 +194,12 @@ class Published:
 
     discriminator: LatentDiscriminator
 
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> Judged:
+    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> WeightedLogits:
         logits = self.discriminator(noise_pass.latent[draws.positions])
-        return Judged(logits, draws.weights, draws.total)
+        return WeightedLogits(logits, draws.weights, draws.total)
 
 
-def build_maker(section: DiscriminatorSection, alpha_bars: Tensor) -> Maker | None:
+def build_sample_fn(section: DiscriminatorSection, alpha_bars: Tensor) -> SampleFn | None:
     """How the latents that a discriminator judges are made; None for a form that makes none."""
     match section.form:
         case "renoise":
@@ -215,7 +215,7 @@ def build_adversarial_form(
     section: DiscriminatorSection, discriminator: LatentDiscriminator, reference: Denoiser | None, alpha_bars: Tensor
 ) -> AdversarialForm:
     """The form that `discriminator.form` names; `reference`, what the model was when Stage 3 began, is for ddo."""
-    maker = build_maker(section, alpha_bars)
+    maker = build_sample_fn(section, alpha_bars)
     if maker is not None:
         return JudgedByDiscriminator(discriminator, maker)
     if section.form == "ddo":

@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Frozen:
+class LossModels:
     """What the loss needs besides the UNet; nothing here is ever trained."""
 
     scheduler: DDIMScheduler
@@ -93,7 +93,7 @@ def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> 
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
-def diffusion_losses(unet: UNet2DModel, frozen: Frozen, batch: Batch) -> dict[str, Tensor]:
+def diffusion_losses(unet: UNet2DModel, frozen: LossModels, batch: Batch) -> dict[str, Tensor]:
     """Every term the batch carries draws for, unweighted; each is a function of the UNet's prediction."""
     denoise = denoiser(unet, frozen.scheduler)
     alpha_bar = frozen.scheduler.alphas_cumprod[batch.t]
@@ -119,7 +119,7 @@ def diffusion_losses(unet: UNet2DModel, frozen: Frozen, batch: Batch) -> dict[st
 class LossesOfUNet(nn.Module):
     """`diffusion_losses` as the single forward call a step that processes can share."""
 
-    def __init__(self, unet: UNet2DModel, frozen: Frozen):
+    def __init__(self, unet: UNet2DModel, frozen: LossModels):
         super().__init__()
         self.unet, self._frozen = unet, frozen
 

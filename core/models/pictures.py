@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.data.palette import rgb_from_classes
 from core.models.autoencoder import Decoder
-from core.runtime.files import whole_file
+from core.runtime.files import atomic_write
 
 _GAP = 2
 _SMALLEST_TILE = 128
@@ -39,5 +39,5 @@ def save_grid(pictures: np.ndarray, path: Path, columns: int | None = None) -> N
     for index, picture in enumerate(pictures.repeat(scale, axis=1).repeat(scale, axis=2)):
         top, left = index // columns * tile + _GAP, index % columns * tile + _GAP
         sheet[top : top + tile - _GAP, left : left + tile - _GAP] = picture
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         Image.fromarray(sheet).save(file, format="PNG")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from core.config.schema import ExperimentConfig
 from core.models.diffusion import Denoiser, build_scheduler, ddim_timesteps, denoiser, sample_ddim
 from core.runtime.device import memory_format, reduced_dtype
-from core.runtime.prefetching import work_ahead
+from core.runtime.prefetching import prefetch_map
 from core.runtime.progress import bar
 from core.runtime.seeding import sample_noise
 
@@ -72,7 +72,7 @@ def sample_latents(
 
     parts = []
     with bar(total=len(seeds), desc=description, unit="latent", leave=False) as shown, _threads_as_before():
-        for part in work_ahead(sample, starts, workers):
+        for part in prefetch_map(sample, starts, workers):
             parts.append(part)
             shown.update(len(part))
     return torch.cat(parts)

@@ -33,7 +33,7 @@ class LatentParts:
     """
 
     store: Store
-    made_from: dict[str, Any]
+    provenance: dict[str, Any]
     count: int
     size: int
     artifacts: ArtifactsSection
@@ -49,7 +49,7 @@ class LatentParts:
         with workspace_folder(self.store, cache_folder(self.artifacts)) as folder:
             save_tensors(latents, folder / f"{name}.pt", on_disk=False)
             entries = self._folder.upload(folder, [f"{name}.pt"])
-        self._folder.create(f"{name}.json", record_bytes(self.made_from | {"outputs": entries}))
+        self._folder.create(f"{name}.json", record_bytes(self.provenance | {"outputs": entries}))
 
     def read(self) -> Tensor:
         """Every latent [count, C, h, w] in order, once all parts are there; InputError if one is not what it was."""
@@ -59,7 +59,7 @@ class LatentParts:
         return torch.cat([self._latents(folder, part) for part in self._parts()])
 
     def _latents(self, folder: Path, part: range) -> Tensor:
-        path, shape = folder / f"{_name(part)}.pt", [len(part), *self.made_from["settings"]["latent_shape"]]
+        path, shape = folder / f"{_name(part)}.pt", [len(part), *self.provenance["settings"]["latent_shape"]]
         latents = load_tensors(path, "bad latents")
         fits = isinstance(latents, Tensor) and is_plain(latents) and list(latents.shape) == shape
         if not fits or not torch.isfinite(latents).all():
@@ -82,7 +82,7 @@ class LatentParts:
         for name in _recorded(self._folder):
             record = read_record(self._folder, f"{name}.json")
             if record is not None:  # else the stage was finished meanwhile
-                refuse_difference(record, self.made_from, self._folder.uri)
+                refuse_difference(record, self.provenance, self._folder.uri)
                 if f"{name}.pt" not in record["outputs"]:
                     raise RecordError(
                         f"record {self._folder.uri}/{name}.json does not name {name}.pt: move it elsewhere, and the "

@@ -93,7 +93,7 @@ class Lease:
         self._stop.set()
         with self._renewing, contextlib.suppress(InputError):
             if self._lost is None:
-                self._store.swap(LEASE_NAME, self._content(released=True), self._version)
+                self._store.compare_and_swap(LEASE_NAME, self._content(released=True), self._version)
 
     def check(self) -> None:
         """LeaseError if another process has taken the run over; a lapsed lease that nobody took is renewed."""
@@ -124,7 +124,7 @@ class Lease:
             self._version = there.version
         elif self._is_free(there):
             self.token = _parsed(there, self.uri)["token"] + 1
-            version = self._store.swap(LEASE_NAME, self._content(), there.version)
+            version = self._store.compare_and_swap(LEASE_NAME, self._content(), there.version)
             if version is None:
                 return False
             self._version = version
@@ -153,7 +153,7 @@ class Lease:
                 return
             asked = _now()
             self._renewals += 1
-            version = self._store.swap(LEASE_NAME, self._content(), self._version)
+            version = self._store.compare_and_swap(LEASE_NAME, self._content(), self._version)
             if version is not None:
                 self._version, self._valid_until = version, asked + self._valid_seconds
                 return

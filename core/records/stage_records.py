@@ -66,10 +66,10 @@ def run_stage(
         return _work_along(work)
     artifacts = artifacts or ArtifactsSection()
     store = publishing_store(location, artifacts)
-    made_from = describe_inputs(stage, inputs, settings)
+    provenance = provenance_of(stage, inputs, settings)
     record = read_record(store, RECORD_NAME)
     if record is not None:
-        refuse_difference(record, made_from, store.uri)
+        refuse_difference(record, provenance, store.uri)
         log.info("%s: done already (%s)", stage, store.uri)
         return distributed.from_first((record, None, None))[0]
     distributed.require_joined(stage)
@@ -79,8 +79,8 @@ def run_stage(
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(workspace_folder(store, cache_folder(artifacts)))
-        workspace = stack.enter_context(StoredWorkspace(folder, store, made_from, artifacts))
-        progress = workspace.restore(lambda state: refuse_difference(state, made_from, join(store.uri, STATE_FOLDER)))
+        workspace = stack.enter_context(StoredWorkspace(folder, store, provenance, artifacts))
+        progress = workspace.restore(lambda state: refuse_difference(state, provenance, join(store.uri, STATE_FOLDER)))
         if progress is not None:
             log.info("%s: going on from %s", stage, progress)
         paths = {name: local_path(path) for name, path in inputs.items()}
@@ -88,7 +88,7 @@ def run_stage(
         metrics = work(workspace, paths)
         workspace.settle()
         outputs = _publish(store, folder)
-        record = made_from | {
+        record = provenance | {
             "outputs": outputs,
             "metrics": metrics,
             "seconds": round(time.monotonic() - started, 1),
@@ -124,7 +124,7 @@ def _work_along(work: Callable[[Workspace, Mapping[str, Path]], dict[str, Any]])
     return distributed.from_first(record)
 
 
-def describe_inputs(stage: str, inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
+def provenance_of(stage: str, inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a record that is known beforehand: stage, input files with size and sha256, settings.
 
     Raises InputError for an input that is missing, or not what the record of its stage says.
@@ -201,26 +201,26 @@ def _vouched_for(location: Location, any_name: bool = False) -> tuple[Store, str
     return None
 
 
-def difference(record: Mapping[str, Any], made_from: Mapping[str, Any]) -> str | None:
-    """First input or setting of `made_from` in which `record` was made otherwise, in words; None if there is none.
+def difference(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> str | None:
+    """First input or setting of `provenance` in which `record` was made otherwise, in words; None if there is none.
 
-    Inputs and settings that `made_from` does not have count for nothing: older records name settings without effect.
+    Inputs and settings that `provenance` does not have count for nothing: older records name settings without effect.
     """
-    differences = list(_differences("", _comparable(record), _comparable(made_from)))
+    differences = list(_differences("", _comparable(record), _comparable(provenance)))
     # What the record does not know may be new; what it says otherwise is sure.
     for key, before, now in sorted(differences, key=lambda found: (found[1] is None, found[0])):
         return f"{key} {before}, now it is {now}"
     return None
 
 
-def refuse_difference(record: Mapping[str, Any], made_from: Mapping[str, Any], location: str) -> None:
+def refuse_difference(record: Mapping[str, Any], provenance: Mapping[str, Any], location: str) -> None:
     """Raise InputError if `record` at `location` was made from something else, or does not say of what stage it is."""
     if not record.get("stage"):
         raise InputError(
             f"record {location}/{RECORD_NAME} does not say what it was made from: choose another folder "
             "(artifacts.root, --output_dir)"
         )
-    if (found := difference(record, made_from)) is not None:
+    if (found := difference(record, provenance)) is not None:
         raise InputError(
             f"{location} holds a {record.get('stage')} made with {found}: choose another folder (artifacts.root, "
             "--output_dir) or restore the value"

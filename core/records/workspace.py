@@ -125,10 +125,10 @@ class StoredWorkspace(Workspace):
     name, so the newest of the rightful holder always counts.
     """
 
-    def __init__(self, folder: Path, store: Store, made_from: Mapping[str, Any], artifacts: ArtifactsSection):
+    def __init__(self, folder: Path, store: Store, provenance: Mapping[str, Any], artifacts: ArtifactsSection):
         super().__init__(folder)
         self._stage, self._store = store, store.below(STATE_FOLDER)
-        self._made_from = made_from
+        self._made_from = provenance
         self._interval = 60 * artifacts.state_minutes
         self._lease = lease_of(store.uri)
         self._token = self._lease.token if self._lease else 0

@@ -26,7 +26,7 @@ class Alarm:
 
 
 @dataclass(frozen=True)
-class Steering:
+class NextRoundPlan:
     """What a round says of the next: factor on the configured weight, the round it starts from, the best so far.
 
     Round 0 is what the first round started from.
@@ -66,9 +66,14 @@ def find_alarms(metrics: Metrics, before: Metrics | None, after: Metrics | None)
     return alarms
 
 
-def steer(
-    section: RoundsSection, number: int, last: Steering, alarms: list[Alarm], metrics: Metrics, viable: float | None
-) -> Steering:
+def plan_next_round(
+    section: RoundsSection,
+    number: int,
+    last: NextRoundPlan,
+    alarms: list[Alarm],
+    metrics: Metrics,
+    viable: float | None,
+) -> NextRoundPlan:
     """What round `number` says of the next one, by `rounds.on_regression` and `rounds.weight_controller`."""
     worse = any(alarm.regression for alarm in alarms)
     best_round, best_viable = last.best_round, last.best_viable
@@ -81,7 +86,7 @@ def steer(
         # Up to the configured weight, which is documented as the most.
         factor = min(1.0, factor * _RAISE)
     back = worse and section.on_regression == "keep_best"
-    return Steering(factor, best_round if back else number, best_round, best_viable)
+    return NextRoundPlan(factor, best_round if back else number, best_round, best_viable)
 
 
 def _change(name: str, before: Metrics, after: Metrics) -> tuple[Any, Any]:

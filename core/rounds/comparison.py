@@ -1,4 +1,4 @@
-"""Arms of a comparison: the same start, the same steps, one difference each; what they came to beside the control."""
+"""A comparison of ablations: each starts from the same checkpoint and differs from the control in one setting."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from core.records.made_files import MadeFiles
 from core.records.stage_records import RECORD_NAME, entry_of, read_record
 from core.rounds.rounds import AUDIT, ROUND_RECORD
 from core.runtime.errors import InputError
-from core.runtime.files import require_writable, whole_file
+from core.runtime.files import atomic_write, require_writable
 from core.runtime.seeding import derive_seed
 from core.runtime.shown import write_csv
 from core.storage.opening import open_store
@@ -40,8 +40,8 @@ _TABLE = {
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One training of a comparison: the arm's name, the seed, and the config of its run."""
+class Ablation:
+    """One training of a comparison: the ablation's name, the seed, and the config of its run."""
 
     name: str
     seed: int
@@ -59,39 +59,39 @@ class Arm:
         return join(run_location(self.config), FIRST_AUDIT)
 
 
-def list_arms(config: ExperimentConfig) -> list[Arm]:
+def list_ablations(config: ExperimentConfig) -> list[Ablation]:
     """Every training of the comparison, seed by seed, so that a part of it already compares."""
     comparison = config.required("comparison")
-    seeds = sorted({seed for arm in comparison.arms.values() for seed in arm.seeds or comparison.seeds})
-    arms = []
+    seeds = sorted({seed for ablation in comparison.ablations.values() for seed in ablation.seeds or comparison.seeds})
+    ablations = []
     for seed in seeds:
-        for name, arm in comparison.arms.items():
-            if seed in (arm.seeds or comparison.seeds):
+        for name, ablation in comparison.ablations.items():
+            if seed in (ablation.seeds or comparison.seeds):
                 values = {
                     "experiment.name": f"{config.experiment.name}-{name}-{seed}",
                     "training.seed": seed,
                     "comparison": None,
-                    **arm.settings,
+                    **ablation.settings,
                 }
-                arms.append(Arm(name, seed, config.with_values(values), comparison.num_samples))
-    for arm in arms:
-        if arm.config.training.seed != arm.seed:
+                ablations.append(Ablation(name, seed, config.with_values(values), comparison.num_samples))
+    for ablation in ablations:
+        if ablation.config.training.seed != ablation.seed:
             raise InputError(
-                f"comparison.arms.{arm.name} sets training.seed, or the whole section training: give dotted keys such "
-                "as training.epochs, and the arm's seeds as its `seeds`"
+                f"comparison.ablations.{ablation.name} sets training.seed, or the whole section training: give dotted "
+                "keys such as training.epochs, and the ablation's seeds as its `seeds`"
             )
-        if sum(other.config.experiment.name == arm.config.experiment.name for other in arms) > 1:
+        if sum(other.config.experiment.name == ablation.config.experiment.name for other in ablations) > 1:
             raise InputError(
-                f"comparison.arms.{arm.name}: two trainings would be the run {arm.config.experiment.name}: give each "
-                "seed once, and no arm an experiment.name"
+                f"comparison.ablations.{ablation.name}: two trainings would be the run "
+                f"{ablation.config.experiment.name}: give each seed once, and no ablation an experiment.name"
             )
-    return arms
+    return ablations
 
 
-def start_arm(config: ExperimentConfig) -> Arm:
-    """What every arm starts from, as an arm without rounds."""
+def start_ablation(config: ExperimentConfig) -> Ablation:
+    """What every ablation starts from, as an ablation without rounds."""
     values = {"experiment.name": f"{config.experiment.name}-{START}", "comparison": None}
-    return Arm(START, config.training.seed, config.with_values(values), config.required("comparison").num_samples)
+    return Ablation(START, config.training.seed, config.with_values(values), config.required("comparison").num_samples)
 
 
 def write_results(config: ExperimentConfig, output_dir: Location) -> str:
@@ -99,9 +99,9 @@ def write_results(config: ExperimentConfig, output_dir: Location) -> str:
     rows, folder, name = result_rows(config), Path(output_dir), config.experiment.name
     MadeFiles(folder).declare(_result_names(config), "--output_dir")
     text = compare(config).to_string(index=False, float_format="{:.4f}".format, na_rep="")
-    with whole_file(folder / f"{name}.csv") as file:
+    with atomic_write(folder / f"{name}.csv") as file:
         write_csv(rows, file, float_format="%.6g")
-    with whole_file(folder / f"{name}.md") as file:
+    with atomic_write(folder / f"{name}.md") as file:
         file.write(f"```\n{text}\n```\n".encode())
     save_grid(_pictures(config), folder / f"{name}.png", _COLUMNS)
     return text
@@ -118,33 +118,35 @@ def _result_names(config: ExperimentConfig) -> list[str]:
 
 
 def result_rows(config: ExperimentConfig) -> pd.DataFrame:
-    """A row an arm, seed and audit that is finished: figures, intervals, noise loss, seconds."""
-    start = start_arm(config)
+    """A row an ablation, seed and audit that is finished: figures, intervals, noise loss, seconds."""
+    start = start_ablation(config)
     audits = [(_audit_record(place), final) for place, final in ((start.first_audit, False), (start.final_audit, True))]
     rows = [_row(START, start.seed, 0, audit, {}) | {"final": final} for audit, final in audits if audit]
-    for arm in list_arms(config):
-        rows += _arm_rows(arm)
+    for ablation in list_ablations(config):
+        rows += _ablation_rows(ablation)
     return pd.DataFrame(rows)
 
 
 def compare(config: ExperimentConfig) -> pd.DataFrame:
-    """A row an arm: means over its seeds, and how the share that is not viable differs from the control's.
+    """A row an ablation: means over its seeds, and how the share that is not viable differs from the control's.
 
     `fewer_failures` is 1 - failures / failures of the control with the same seeds, with a 95 % bootstrap interval that
     resamples seeds, and in each the noise seeds that both were audited with.
     """
     finished: dict[str, dict[int, np.ndarray]] = {}
-    for arm in list_arms(config):
-        if (audit := _audit_record(arm.final_audit)) is not None:
-            finished.setdefault(arm.name, {})[arm.seed] = _viable(audit)
+    for ablation in list_ablations(config):
+        if (audit := _audit_record(ablation.final_audit)) is not None:
+            finished.setdefault(ablation.name, {})[ablation.seed] = _viable(audit)
     rows = result_rows(config)
     if rows.empty:
         return rows
     last = rows[rows["round"].isin([0, config.rounds.count]) & rows["final"]]
     control = finished.get(config.comparison.control, {})
     table = []
-    for name, group in last.groupby("arm", sort=False):
-        row = {"arm": name, "seeds": len(group)} | {title: group[figure].mean() for title, figure in _TABLE.items()}
+    for name, group in last.groupby("ablation", sort=False):
+        row = {"ablation": name, "seeds": len(group)} | {
+            title: group[figure].mean() for title, figure in _TABLE.items()
+        }
         shared = sorted(control.keys() & finished.get(name, {}).keys())
         if shared and name != config.comparison.control:
             rng = np.random.default_rng(derive_seed(0, f"fewer failures {name}"))
@@ -154,43 +156,46 @@ def compare(config: ExperimentConfig) -> pd.DataFrame:
 
 
 def fewer_failures(pairs: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator) -> Interval:
-    """1 - failures of the arm / those of the control, over seeds; a pair says which layouts are viable, bool [N]."""
-    failures = np.array([[1 - arm.mean(), 1 - control.mean()] for arm, control in pairs]).mean(axis=0)
+    """1 - failures of the ablation / failures of the control, over seeds.
+
+    A pair says which layouts of the two are viable, bool [N] each.
+    """
+    failures = np.array([[1 - ablation.mean(), 1 - control.mean()] for ablation, control in pairs]).mean(axis=0)
     drawn = np.empty(_RESAMPLES)
     for index in range(_RESAMPLES):
         sums = np.zeros(2)
         for seed in rng.integers(len(pairs), size=len(pairs)):
-            arm, control = pairs[seed]
-            which = rng.integers(len(arm), size=len(arm))
-            sums += 1 - arm[which].mean(), 1 - control[which].mean()
+            ablation, control = pairs[seed]
+            which = rng.integers(len(ablation), size=len(ablation))
+            sums += 1 - ablation[which].mean(), 1 - control[which].mean()
         drawn[index] = 1 - sums[0] / max(sums[1], 1e-9)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(1 - failures[0] / max(failures[1], 1e-9), float(low), float(high))
 
 
 def _pictures(config: ExperimentConfig) -> np.ndarray:
-    """uint8 [N, H, W, 3]: what the start and each finished arm draw from the same noise, a row each."""
-    first = min(arm.seed for arm in list_arms(config))
-    arms = [start_arm(config), *(arm for arm in list_arms(config) if arm.seed == first)]
-    audits = [audit for arm in arms if (audit := _audit_record(arm.final_audit)) is not None]
+    """uint8 [N, H, W, 3]: what the start and each finished ablation draw from the same noise, a row each."""
+    first = min(ablation.seed for ablation in list_ablations(config))
+    ablations = [start_ablation(config), *(ablation for ablation in list_ablations(config) if ablation.seed == first)]
+    audits = [audit for ablation in ablations if (audit := _audit_record(ablation.final_audit)) is not None]
     return COLORS[np.concatenate([_layouts(audit)["classes"][:_COLUMNS] for audit in audits])]
 
 
-def _arm_rows(arm: Arm) -> Iterator[dict[str, Any]]:
+def _ablation_rows(ablation: Ablation) -> Iterator[dict[str, Any]]:
     records = []
-    for number in range(1, arm.config.rounds.count + 1):
-        location = round_location(arm.config, number)
-        record = read_record(open_store(location, arm.config.artifacts), ROUND_RECORD)
+    for number in range(1, ablation.config.rounds.count + 1):
+        location = round_location(ablation.config, number)
+        record = read_record(open_store(location, ablation.config.artifacts), ROUND_RECORD)
         if record is None:
             return
         records.append(record)
         audit = _audit_record(join(location, AUDIT))
         if audit is not None:
-            yield _row(arm.name, arm.seed, number, audit, record)
-    audit = _audit_record(arm.final_audit)
+            yield _row(ablation.name, ablation.seed, number, audit, record)
+    audit = _audit_record(ablation.final_audit)
     if audit is not None:
         summed = {**records[-1], "seconds": sum(record["seconds"] for record in records)}
-        yield _row(arm.name, arm.seed, len(records), audit, summed) | {"final": True}
+        yield _row(ablation.name, ablation.seed, len(records), audit, summed) | {"final": True}
 
 
 def _row(name: str, seed: int, number: int, audit: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +205,7 @@ def _row(name: str, seed: int, number: int, audit: Mapping[str, Any], record: Ma
         figures |= {figure: metrics[figure], f"{figure}_low": low, f"{figure}_high": high}
     of_round = record.get("metrics", {})
     return {
-        "arm": name,
+        "ablation": name,
         "seed": seed,
         "round": number,
         "final": False,

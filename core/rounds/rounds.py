@@ -31,12 +31,12 @@ from core.records.stage_records import (
     code_version,
     create_record,
     describe_input,
-    describe_inputs,
+    provenance_of,
     read_record,
     record_bytes,
     refuse_difference,
 )
-from core.rounds.alarms import Steering, find_alarms, steer
+from core.rounds.alarms import NextRoundPlan, find_alarms, plan_next_round
 from core.runtime.errors import InputError
 from core.runtime.seeding import derive_seed
 from core.storage.foreign_files import foreign_file, matches
@@ -142,10 +142,10 @@ class Round:
     config: ExperimentConfig
     generator: str
     seed: int
-    made_from: dict[str, Any]
+    provenance: dict[str, Any]
     record: dict[str, Any] | None
     parent: dict[str, Any] | None
-    steering: Steering
+    plan: NextRoundPlan
 
     @property
     def config_path(self) -> str:
@@ -234,14 +234,14 @@ def refuse_other_settings(config: ExperimentConfig, before: int | None = None) -
             continue
         before_it = [weight for after, weight in decided.items() if after < number]
         own = config.with_values({"discriminator.weight": before_it[-1]}) if before_it else config
-        settings = _settings(_with_weight(own, _steering(config, number).weight_factor))
+        settings = _settings(_with_weight(own, _plan_of(config, number).weight_factor))
         if not before_it and config.discriminator.weight in decided.values():
             del settings["discriminator"]["weight"]  # the config says what was decided later
         made, wanted = ({"stage": "round", "settings": made} for made in (record["settings"], settings))
         refuse_difference(made, wanted, location)
 
 
-def untold_round(config: ExperimentConfig) -> int | None:
+def last_unannounced_round(config: ExperimentConfig) -> int | None:
     """Number of the last finished round if its process died before it sent the round's events, else None."""
     number = _last_round(config)
     return None if number == 0 or is_announced(config, number) else number
@@ -310,9 +310,9 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
         "discriminator.checkpoint": join(location, "discriminator", "discriminator_best.pt"),
         "training.epochs": config.rounds.epochs_per_round,
     }
-    steering = _steering(config, number)
-    config = _with_weight(config, steering.weight_factor)
-    parent, ended = _parent(config, steering), None
+    plan = _plan_of(config, number)
+    config = _with_weight(config, plan.weight_factor)
+    parent, ended = _parent(config, plan), None
     if parent is None:
         generator = config.required("diffusion.stage1_checkpoint")
         inputs |= {"stage1": generator, "stage2": config.required("diffusion.stage2_checkpoint")}
@@ -322,15 +322,15 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
         inputs |= {"parent": join(parent, ROUND_RECORD), "generator": generator}
         values["diffusion.stage3_checkpoint"] = generator
         values["training.epochs"] += ended["metrics"]["epoch"]
-    made_from = describe_inputs("round", inputs, _settings(config)) | {"round": number}
+    provenance = provenance_of("round", inputs, _settings(config)) | {"round": number}
     if ended is not None:
-        _refuse_other_autoencoder(made_from, ended, parent)
+        _refuse_other_autoencoder(provenance, ended, parent)
     record = read_record(store, ROUND_RECORD)
     if record is not None:
-        refuse_difference(record, made_from, location)
+        refuse_difference(record, provenance, location)
         log.info("round %d: done already (%s)", number, location)
     seed = derive_seed(config.training.seed, "round", number) % 2**31
-    opened = Round(number, location, config.with_values(values), generator, seed, made_from, record, ended, steering)
+    opened = Round(number, location, config.with_values(values), generator, seed, provenance, record, ended, plan)
     if record is None:
         replace(store, CONFIG_NAME, config_bytes(opened.config))
     return opened
@@ -370,12 +370,12 @@ def close_round(
     alarms = find_alarms(metrics, before, after)
     for alarm in alarms:
         log.warning("round %d: %s", opened.number, alarm.text)
-    last = opened.steering if opened.steering.best_viable is not None else _started_at(opened, metrics)
-    following = steer(opened.config.rounds, opened.number, last, alarms, metrics, metrics["viable"])
-    record = opened.made_from | {
+    last = opened.plan if opened.plan.best_viable is not None else _started_at(opened, metrics)
+    following = plan_next_round(opened.config.rounds, opened.number, last, alarms, metrics, metrics["viable"])
+    record = opened.provenance | {
         "location": opened.location,
         "experiment": opened.config.experiment.name,
-        "config_sha256": _digest(opened.made_from["settings"]),
+        "config_sha256": _digest(opened.provenance["settings"]),
         "seeds": {"training": opened.config.training.seed, "round": opened.seed},
         "metrics": metrics,
         "audit": after,
@@ -416,17 +416,17 @@ def _has_record(location: str, config: ExperimentConfig, name: str = ROUND_RECOR
     return read_record(open_store(location, config.artifacts), name) is not None
 
 
-def _steering(config: ExperimentConfig, number: int) -> Steering:
+def _plan_of(config: ExperimentConfig, number: int) -> NextRoundPlan:
     """What the round before says of this one."""
     if number == 1:
-        return Steering()
+        return NextRoundPlan()
     record = read_record(open_store(round_location(config, number - 1), config.artifacts), ROUND_RECORD)
-    return Steering(**record["next"]) if record and record.get("next") else Steering(parent_round=number - 1)
+    return NextRoundPlan(**record["next"]) if record and record.get("next") else NextRoundPlan(parent_round=number - 1)
 
 
-def _started_at(opened: Round, metrics: dict[str, Any]) -> Steering:
+def _started_at(opened: Round, metrics: dict[str, Any]) -> NextRoundPlan:
     """Where the run began: what its first round started from is the best so far."""
-    return replace_fields(opened.steering, best_round=opened.number - 1, best_viable=metrics["viable_before"])
+    return replace_fields(opened.plan, best_round=opened.number - 1, best_viable=metrics["viable_before"])
 
 
 def _with_weight(config: ExperimentConfig, factor: float) -> ExperimentConfig:
@@ -440,10 +440,10 @@ def _with_weight(config: ExperimentConfig, factor: float) -> ExperimentConfig:
     return config.with_values(values)
 
 
-def _parent(config: ExperimentConfig, steering: Steering) -> str | None:
+def _parent(config: ExperimentConfig, plan: NextRoundPlan) -> str | None:
     """Address of the round to start from, of this run or the one it was forked from; None for a fresh start."""
-    if steering.parent_round > 0:
-        return round_location(config, steering.parent_round)
+    if plan.parent_round > 0:
+        return round_location(config, plan.parent_round)
     begun = read_record(open_store(run_location(config), config.artifacts), RUN_RECORD)
     if begun is None or begun["parent"] is None:
         return None
@@ -460,8 +460,8 @@ def _round_record(location: str, config: ExperimentConfig) -> dict[str, Any]:
     return record
 
 
-def _refuse_other_autoencoder(made_from: dict[str, Any], ended: dict[str, Any], parent: str) -> None:
-    now, before = (record["inputs"]["autoencoder"] for record in (made_from, ended))
+def _refuse_other_autoencoder(provenance: dict[str, Any], ended: dict[str, Any], parent: str) -> None:
+    now, before = (record["inputs"]["autoencoder"] for record in (provenance, ended))
     if now["sha256"] != before["sha256"]:
         raise InputError(
             f"{parent} was made with the autoencoder {before['path']}, this run has {now['path']}: its latents mean "
@@ -471,7 +471,7 @@ def _refuse_other_autoencoder(made_from: dict[str, Any], ended: dict[str, Any], 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:
     """What a round's result depends on besides its inputs; how many rounds there will be does not count."""
-    settings = config.describing_model()
+    settings = config.fingerprint()
     del settings["rounds"]["count"], settings["prerequisites"], settings["training"]["epochs"]
     return settings
 

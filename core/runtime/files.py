@@ -47,7 +47,7 @@ def _kind_of(mode: int) -> str:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, on_disk: bool = True) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, on_disk: bool = True) -> Iterator[IO[bytes]]:
     """Binary file that appears at `path` only once it is complete and on disk; nothing is left on an error.
 
     What a killed process left of the same file is removed first. One of thousands need not be waited for (`on_disk`
@@ -90,7 +90,7 @@ def require_writable(folder: Path) -> None:
 
 def save_json(value: Any, path: Path) -> None:
     """Write `value` as indented JSON, a whole file."""
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 _WAITING = 2
 
 
-def work_ahead(
+def prefetch_map(
     work: Callable[[Item], Result], items: Iterable[Item], num_workers: int
 ) -> Generator[Result, None, None]:
     """`work(item)` of each of `items`, in their order, done by so many threads ahead of its being asked for.

@@ -72,7 +72,7 @@ def with_share_dropout(module: nn.Module) -> nn.Module:
     return module
 
 
-def computed_again(function: Callable[..., Any], *arguments: Any) -> Any:
+def checkpointed(function: Callable[..., Any], *arguments: Any) -> Any:
     """Result of `function`, whose inner values are not kept for the backward pass but computed again in it."""
     rows = _forwarded.get()
 

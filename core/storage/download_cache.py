@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from core.runtime.errors import InputError
-from core.runtime.files import require_writable, sha256, whole_file
+from core.runtime.files import atomic_write, require_writable, sha256
 from core.runtime.scratch import is_scratch_name, partial_of
 from core.storage.foreign_files import foreign_file, is_file_systems
 from core.storage.store import Entry
@@ -138,7 +138,7 @@ def _require_own(folder: Path) -> None:
         name = path.name
         if not (name in _FOLDERS or is_scratch_name(name) or partial_of(name) == _TAG_NAME or is_file_systems(name)):
             raise foreign_file(folder, name, "artifacts.cache")
-    with whole_file(tag) as file:
+    with atomic_write(tag) as file:
         file.write(_TAG)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from core.runtime.errors import InputError
-from core.runtime.files import file_entry, open_input, whole_file
+from core.runtime.files import atomic_write, file_entry, open_input
 from core.storage.store import LARGEST_SMALL_FILE, Entry, Guard, StoredFile, Versioned, altered, checked_name, too_large
 
 LOCK_NAME = ".lock"
@@ -107,7 +107,7 @@ class LocalStore:
     def create(self, name: str, data: bytes) -> bool:
         path = self._root / checked_name(name)
         whole = _own_name(path)
-        with whole_file(whole) as file:
+        with atomic_write(whole) as file:
             file.write(data)
         try:
             with self._guard():
@@ -119,12 +119,12 @@ class LocalStore:
         _sync_folder(path.parent)
         return True
 
-    def swap(self, name: str, data: bytes, version: str) -> str | None:
+    def compare_and_swap(self, name: str, data: bytes, version: str) -> str | None:
         with self._guard(), self.exclusive():
             there = self.read(name)
             if there is None or there.version != version:
                 return None
-            with whole_file(self._root / name) as file:
+            with atomic_write(self._root / name) as file:
                 file.write(data)
         return _version(data)
 

@@ -17,7 +17,7 @@ from botocore.model import OperationModel
 
 from core.runtime.errors import InputError, UnavailableError
 from core.storage.s3_answers import answer_of, other_protocol
-from core.storage.s3_errors import S3_ERRORS, is_passing, is_passing_answer, refusal, silence
+from core.storage.s3_errors import S3_ERRORS, is_transient, is_transient_answer, refusal, silence
 from core.storage.s3_setup import endpoint_setting, make_client
 from core.storage.store import ArtifactsSection, Guard
 
@@ -74,7 +74,7 @@ class Connection:
             yield
         except S3_ERRORS as error:
             cause = getattr(error, "last_exception", error)
-            if not is_passing(cause):
+            if not is_transient(cause):
                 raise refusal(cause, self.bucket, self.endpoint, self._setting) from None
             raise UnavailableError(self._lost(cause)) from None
         except RuntimeError as error:  # botocore's own, of credentials that a program or server gives
@@ -92,7 +92,7 @@ class Connection:
             try:
                 return request()
             except (*S3_ERRORS, ConnectionError, TimeoutError, AttributeError) as error:
-                if not is_passing(error):
+                if not is_transient(error):
                     raise
                 now = time.monotonic()
                 failed_at = failed_at or now
@@ -131,9 +131,9 @@ class Patience:
         """botocore's `needs-retry`: the pause before the request is sent again, or None to let it be."""
         if response is not None:
             status = response[1]["ResponseMetadata"]["HTTPStatusCode"]
-            failed = is_passing_answer(status, str(response[1].get("Error", {}).get("Code", "")))
+            failed = is_transient_answer(status, str(response[1].get("Error", {}).get("Code", "")))
         else:
-            failed = caught_exception is not None and is_passing(caught_exception)
+            failed = caught_exception is not None and is_transient(caught_exception)
             if failed and attempts == 1:
                 self._server.take_silence()
         if not failed:

@@ -113,11 +113,11 @@ def code_of(error: BaseException) -> str:
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a little later."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return is_passing_answer(status, code_of(error))
+        return is_transient_answer(status, code_of(error))
     if isinstance(error, SSLError):
         return bool(_BROKEN_OFF.search(str(error)))
     if isinstance(error, HTTPClientError) and isinstance(error.kwargs.get("error"), ValueError):
@@ -128,7 +128,7 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, _PASSING)
 
 
-def is_passing_answer(status: int, code: str) -> bool:
+def is_transient_answer(status: int, code: str) -> bool:
     """Whether an answer with this HTTP status and S3 error code may be another one a little later."""
     if _FULL.search(code):
         return False  # whatever its status: somebody has to free space

@@ -175,7 +175,7 @@ class S3Store:
         with self._connection.explained():
             return self._write_if(name, data, IfNoneMatch="*") is not None
 
-    def swap(self, name: str, data: bytes, version: str) -> str | None:
+    def compare_and_swap(self, name: str, data: bytes, version: str) -> str | None:
         if self._artifacts.single_writer:
             there = self.read(name)
             if there is None or there.version != version:

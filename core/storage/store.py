@@ -108,7 +108,7 @@ class Store(Protocol):
     def create(self, name: str, data: bytes) -> bool:
         """Add a small file; false if there is one of that name already."""
 
-    def swap(self, name: str, data: bytes, version: str) -> str | None:
+    def compare_and_swap(self, name: str, data: bytes, version: str) -> str | None:
         """Replace the small file if it still has `version`; its new version, or None if it was changed meanwhile."""
 
     def files(self) -> Iterator[StoredFile]:
@@ -154,7 +154,7 @@ def replace(store: Store, name: str, data: bytes) -> None:
     """Write a small file, whatever was there before."""
     while not store.create(name, data):
         there = store.read(name)
-        if there is not None and (there.data == data or store.swap(name, data, there.version) is not None):
+        if there is not None and (there.data == data or store.compare_and_swap(name, data, there.version) is not None):
             return
 
 

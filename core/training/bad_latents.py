@@ -21,11 +21,11 @@ from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.models.sampling import CPU_BATCH, sample_latents
 from core.records.latent_parts import LatentParts, Shard
 from core.records.lease import publishing_store
-from core.records.stage_records import RECORD_NAME, describe_inputs, local_path, read_record, run_stage
+from core.records.stage_records import RECORD_NAME, local_path, provenance_of, read_record, run_stage
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError, require_positive
-from core.runtime.files import require_writable, whole_file
+from core.runtime.files import atomic_write, require_writable
 from core.runtime.progress import bar, each
 from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
@@ -70,7 +70,7 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
     settings = {
         name: getattr(request, name) for name in ("num_samples", "num_steps", "seed", "held_out", "real_variants")
     }
-    model = config.describing_model()
+    model = config.fingerprint()
     settings |= {name: model[name] for name in ("dataset", "unet", "scheduler")}
     settings["use_amp"] = model["training"]["use_amp"]
     settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
@@ -138,13 +138,13 @@ def _generate(
 def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> LatentParts:
     """The parts of the request's bad latents, in whole batches of every device."""
     store = publishing_store(request.output_dir, config.artifacts)
-    model = config.describing_model()
+    model = config.fingerprint()
     settings = {"num_steps": request.num_steps, "seed": request.seed, "latent_shape": config.latent_shape}
     settings["use_amp"] = model["training"]["use_amp"]
     settings |= {name: model[name] for name in ("unet", "scheduler")}
-    made_from = describe_inputs(_STAGE, {"diffusion": find_checkpoint(request.diffusion_checkpoint)}, settings)
+    provenance = provenance_of(_STAGE, {"diffusion": find_checkpoint(request.diffusion_checkpoint)}, settings)
     batch = math.lcm(CPU_BATCH, request.batch_size)
-    return LatentParts(store, made_from, request.num_samples, -(-_PART // batch) * batch, config.artifacts)
+    return LatentParts(store, provenance, request.num_samples, -(-_PART // batch) * batch, config.artifacts)
 
 
 def _sample(
@@ -202,5 +202,5 @@ def _write_manifest(names: list[str], num_real: int, seed: int, folder: Path) ->
     labels = [1] * num_real + [0] * (len(names) - num_real)
     rows = pd.DataFrame({"latent_path": names, "label": labels, "is_viable": [label == 1 for label in labels]})
     shuffled = rows.sample(frac=1, random_state=seed % 2**32)
-    with whole_file(folder / "discriminator_manifest.csv") as file:
+    with atomic_write(folder / "discriminator_manifest.csv") as file:
         shuffled.to_csv(file, index=False)

@@ -24,8 +24,8 @@ from core.models.checkpoints import load_autoencoder
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError
-from core.runtime.files import whole_file
-from core.runtime.prefetching import work_ahead
+from core.runtime.files import atomic_write
+from core.runtime.prefetching import prefetch_map
 from core.runtime.progress import each
 from core.runtime.shown import write_csv
 
@@ -52,17 +52,17 @@ def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, 
     pictures = LayoutPictures(rows, rgb, config.dataset.image_size)
     if SCALE_COLUMN not in rows.columns:
         scale = partial(picture_scale, size=config.dataset.image_size)
-        rows[SCALE_COLUMN] = list(work_ahead(scale, rows[rgb], config.training.num_workers))
+        rows[SCALE_COLUMN] = list(prefetch_map(scale, rows[rgb], config.training.num_workers))
     augment = config.dataset.augment and not is_augmented(rows).any()
     entries = _entries(rows, augment, config)
     device = pick_device(config.training.device)
     autoencoder = load_autoencoder(config.autoencoder.checkpoint, config).to(device)
     parts = _encode(rows, pictures, COUNT if augment else 1, autoencoder, config, workspace)
     workspace.settle()
-    with whole_file(workspace.folder / LATENTS_NAME) as file:
+    with atomic_write(workspace.folder / LATENTS_NAME) as file:
         write_packed((np.load(part) for part in parts), len(entries), config.latent_shape, file)
     shutil.rmtree(workspace.folder / _PARTS)
-    with whole_file(workspace.folder / "manifest.csv") as file:
+    with atomic_write(workspace.folder / "manifest.csv") as file:
         # What is read again here, and what filters compare with.
         filtered = [part for name in config.dataset.filters for part in (name, name.rpartition("__")[0])]
         kept = (*config.dataset.outputs.model_dump().values(), "original_path", *filtered)
@@ -134,19 +134,19 @@ def _encode(
         views = np.stack([variant(picture, index) for index in range(variants)])
         for index, view in enumerate(views):
             path = workspace.folder / _picture_name(rows["stem"][row], index)
-            with whole_file(path, on_disk=False) as file:
+            with atomic_write(path, on_disk=False) as file:
                 Image.fromarray(view).save(file, format="PNG")
         return views
 
     rows_missing = (row for part in missing for row in layouts[part])
     # Closed at once on an error, so that nothing is written to a folder that is being removed.
-    with closing(work_ahead(draw, rows_missing, config.training.num_workers)) as drawn:
+    with closing(prefetch_map(draw, rows_missing, config.training.num_workers)) as drawn:
         for part in each(missing, "encoding layouts", "parts"):
             latents = []
             for batch in _batches(layouts[part]):
                 for views in np.stack([next(drawn) for _ in batch], axis=1):
                     latents.append(autoencoder.encode(scaled(torch.from_numpy(views).to(device))).cpu())
-            with whole_file(part, on_disk=False) as file:
+            with atomic_write(part, on_disk=False) as file:
                 np.save(file, torch.cat(latents).numpy())
             workspace.keep_files(f"{layouts[part].stop} of {len(rows)} layouts")
     return list(layouts)

@@ -9,7 +9,7 @@ from torch.optim import Adam
 
 from core.config.schema import DiscriminatorSection
 from core.inputs.state_form import Source, are_weights, checked_optimizer, checked_weights, mapping, without_wrappers
-from core.models.adversarial import Made
+from core.models.adversarial import NoisedSamples
 from core.models.discriminator import ADAM_BETAS, LatentDiscriminator, discriminator_loss
 from core.runtime import distributed
 from core.runtime.seeding import derive_seed, generator
@@ -28,7 +28,7 @@ class OnlineDiscriminator:
         self._seed = seed
 
     @torch.enable_grad()
-    def step(self, real_noised: Tensor, made: Made, rows: Rows, *position: int) -> None:
+    def step(self, real_noised: Tensor, made: NoisedSamples, rows: Rows, *position: int) -> None:
         """One step on as many real latents [A, C, h, w] as made ones, noised to the same levels.
 
         They are these `rows` of those of all processes.

@@ -15,7 +15,7 @@ from core.records.artifacts import prerequisites_location
 from core.records.lease import hold
 from core.records.ownership import Owner, refuse_others
 from core.records.record_forms import RecordError
-from core.records.stage_records import RECORD_NAME, describe_inputs, difference, local_path, read_record, run_stage
+from core.records.stage_records import RECORD_NAME, difference, local_path, provenance_of, read_record, run_stage
 from core.records.workspace import Workspace
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
@@ -51,7 +51,7 @@ class Prerequisite:
         record = read_record(open_store(self.location), RECORD_NAME)
         if record is None:
             return False
-        found = difference(record, describe_inputs(self.stage, self.inputs, self.settings))
+        found = difference(record, provenance_of(self.stage, self.inputs, self.settings))
         if found is not None:
             log.warning("%s is not used: it was made with %s", self.location, found)
         return found is None
@@ -188,11 +188,11 @@ def _diffusion_stage(number: int, config: ExperimentConfig) -> Prerequisite:
     }
     if number == 2:
         inputs["stage1"] = config.required("diffusion.stage1_checkpoint")
-    model = config.describing_model()
+    model = config.fingerprint()
     settings = {name: model[name] for name in ("unet", "scheduler")}
     training, work = config.stage_training(number), None
     if training is not None:
-        settings["training"] = config.describing_model(training)["training"]
+        settings["training"] = config.fingerprint(training)["training"]
         work = _on_local_inputs(partial(train_prerequisite_stage, number, training), config)
     result = checkpoint_name(stage, "best")
     location = _location(config, stage)

@@ -18,11 +18,11 @@ from core.data.latents import Latents
 from core.data.layouts import CACHE_BYTES, LayoutPictures
 from core.data.manifest import read_manifest, split_by_layout
 from core.inputs.state_form import weights_digest
-from core.models.adversarial import build_adversarial_form, build_maker
+from core.models.adversarial import build_adversarial_form, build_sample_fn
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_checkpoint, load_discriminator, load_unet
 from core.models.diffusion import Denoiser, build_scheduler, build_unet, denoiser
 from core.models.discriminator import LatentDiscriminator
-from core.models.losses import Frozen
+from core.models.losses import LossModels
 from core.models.perceptual import build_perceptual
 from core.models.pictures import save_grid, save_sample_grid
 from core.models.trajectories import kept_trajectories
@@ -37,7 +37,7 @@ from core.runtime.errors import InputError
 from core.runtime.files import require_writable
 from core.runtime.scratch import held_folder
 from core.runtime.seeding import derive_seed
-from core.runtime.shares import computed_again
+from core.runtime.shares import checkpointed
 from core.storage.opening import open_store
 from core.storage.store import Location, cache_folder, is_remote, join
 from core.training.online_discriminator import OnlineDiscriminator
@@ -141,7 +141,7 @@ def _is_recorded(config: ExperimentConfig, folder: Path) -> bool:
 
 def _stage3_settings(config: ExperimentConfig) -> dict[str, Any]:
     """What Stage 3 depends on besides its inputs, which stand for how they were made."""
-    settings = config.describing_model()
+    settings = config.fingerprint()
     del settings["prerequisites"]
     for name in ("count", "epochs_per_round", "discriminator"):
         del settings["rounds"][name]
@@ -287,7 +287,7 @@ def _training(
     device = distributed.own_device(training.device)
     state = new_train_state(_initial_unet(config, start), training, device)
     if config.unet.gradient_checkpointing:
-        state.unet.enable_gradient_checkpointing(computed_again)
+        state.unet.enable_gradient_checkpointing(checkpointed)
     autoencoder = load_autoencoder(config.required("autoencoder.checkpoint"), config).to(device)
     semantic = training.loss.semantic_loss
     data, validation = load_splits(config, with_pictures=semantic is not None)
@@ -295,7 +295,7 @@ def _training(
         part.latents.hold(device, room_for_data(device))
     scheduler = build_scheduler(config.scheduler)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
-    frozen = Frozen(
+    frozen = LossModels(
         scheduler=scheduler,
         decoder=autoencoder.decoder,
         perceptual=build_perceptual(semantic.perceptual_loss).to(device) if semantic else None,
@@ -355,7 +355,7 @@ def _with_discriminator(run: DiffusionTraining, discriminator: LatentDiscriminat
     section, alpha_bars = config.discriminator, run.frozen.scheduler.alphas_cumprod
     met = state.online.model if state.online is not None else discriminator
     reference = _reference(config, run) if section.form == "ddo" else None
-    run.maker = build_maker(section, alpha_bars)
+    run.maker = build_sample_fn(section, alpha_bars)
     run.frozen = dataclasses.replace(
         run.frozen, adversarial=build_adversarial_form(section, met, reference, alpha_bars)
     )
@@ -412,5 +412,5 @@ def _show_real_layouts(run: DiffusionTraining) -> None:
         save_grid(np.stack([data.pictures.rgb(index) for index in range(count)]), path)
 
 
-def _trunk(frozen: Frozen) -> dict[str, str]:
+def _trunk(frozen: LossModels) -> dict[str, str]:
     return {"perceptual_trunk": frozen.perceptual.trunk} if frozen.perceptual else {}

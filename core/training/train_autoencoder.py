@@ -22,7 +22,7 @@ from core.models.checkpoints import build_autoencoder, load_checkpoint
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError
-from core.runtime.files import whole_file
+from core.runtime.files import atomic_write
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed, generator
 
@@ -81,7 +81,7 @@ def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[st
             progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
     workspace.settle()
     save_tensors(run.state(), folder / LATEST_NAME)
-    with whole_file(folder / "autoencoder_metrics.csv") as file:
+    with atomic_write(folder / "autoencoder_metrics.csv") as file:
         pd.DataFrame(run.history).to_csv(file, index=False)
     best = min(run.history, key=lambda row: row["val_loss"])
     return {name: best[name] for name in ("epoch", "val_loss", "pixel_agreement", "object_agreement")}

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from core.config.schema import ExperimentConfig, OptimizationSection, TrainingSection
 from core.data.latents import Latents
 from core.data.layouts import LayoutPictures
-from core.models.adversarial import AdversarialDraws, Maker, X0Prediction
+from core.models.adversarial import AdversarialDraws, SampleFn, X0Prediction
 from core.models.autoencoder import Decoder
 from core.models.diffusion import add_noise, denoiser
 from core.models.discriminator import LatentDiscriminator
-from core.models.losses import Batch, Frozen, LossesOfUNet, SemanticDraws, diffusion_losses, weighted_sum
+from core.models.losses import Batch, LossesOfUNet, LossModels, SemanticDraws, diffusion_losses, weighted_sum
 from core.models.pictures import save_sample_grid
 from core.models.sampling import sample_latents
 from core.models.trajectories import Trajectories
@@ -26,7 +26,7 @@ from core.records.workspace import Workspace
 from core.runtime import distributed
 from core.runtime.device import autocast, reduced_dtype
 from core.runtime.errors import InputError
-from core.runtime.files import whole_file
+from core.runtime.files import atomic_write
 from core.runtime.progress import EpochProgress, bar
 from core.runtime.seeding import derive_seed, generator
 from core.runtime.shares import Share
@@ -62,13 +62,13 @@ class DiffusionTraining:
     name: str
     workspace: Workspace
     state: TrainState
-    frozen: Frozen
+    frozen: LossModels
     data: LatentSet
     validation: LatentSet
     decoder: Decoder
     trajectories: Trajectories | None = None
     discriminator: LatentDiscriminator | None = None
-    maker: Maker | None = None
+    maker: SampleFn | None = None
     viability_seeds: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ class DiffusionTraining:
                 totals[name] = totals.get(name, 0) + value
             if self.state.online is not None:
                 self._update_online(self.data.latents.batch(indices))
-            self._follow()
+            self._update_ema()
             progress.step()
         self.state.epoch += 1
         means = {name: (total / self.steps_per_epoch).item() for name, total in totals.items()}
@@ -293,7 +293,7 @@ class DiffusionTraining:
             with autocast(self.device, self.dtype):
                 return model(part)
 
-    def _follow(self) -> None:
+    def _update_ema(self) -> None:
         """Let the moving average follow the UNet: the step is done."""
         state = self.state
         state.step += 1
@@ -433,5 +433,5 @@ def write_metrics(history: list[dict[str, Any]], path: Path) -> None:
     trained = [column for column in rows if column.startswith("train_")]
     validated = [f"val_{column.removeprefix('train_')}" for column in trained]
     judged = ["viability_score", "discriminator_weight"] if "train_discriminator_loss" in trained else []
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         rows.reindex(columns=["epoch", *trained, *validated, *judged]).to_csv(file, index=False)

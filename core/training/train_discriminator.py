@@ -34,7 +34,7 @@ from core.records.workspace import Workspace
 from core.runtime import distributed
 from core.runtime.device import autocast, reduced_dtype
 from core.runtime.errors import InputError, require_positive
-from core.runtime.files import whole_file
+from core.runtime.files import atomic_write
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed, generator
 from core.runtime.shares import Share, forwarding
@@ -181,7 +181,7 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
             workspace.keep(_LATEST_NAME, partial(_state, model, optimizer, history, best), f"epoch {epoch}")
             progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
     if workspace.writes:
-        with whole_file(workspace.folder / "discriminator_history.csv") as file:
+        with atomic_write(workspace.folder / "discriminator_history.csv") as file:
             pd.DataFrame(history).to_csv(file, index=False)
     return {"val_acc": best["val_acc"], "val_loss": best["val_loss"], "best_epoch": best["epoch"]}
 

@@ -93,7 +93,7 @@ class TrainState:
         weights |= {f"unet_ema.{key}": value for key, value in self.ema.state_dict().items()}
         checkpoint = {
             "state_dict": weights,
-            "config": config.describing_model(),
+            "config": config.fingerprint(),
             "epoch": self.epoch,
             "step": self.step,
             "best_val_loss": self.best_val_loss,
@@ -184,7 +184,7 @@ _MEASURES = (
 
 def measured_otherwise(made_with: dict[str, Any], config: ExperimentConfig) -> str | None:
     """The first setting in which the figures of a checkpoint with these settings do not compare with the config's."""
-    now = config.describing_model()
+    now = config.fingerprint()
     return next((key for key in _MEASURES if not _agree(key, _at(made_with, key), _at(now, key))), None)
 
 

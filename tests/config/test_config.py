@@ -173,7 +173,7 @@ def test_the_stage_files_describe_the_same_prerequisites(size):
     stage1, stage2, stage3 = (load_config(f"configs/stage{n}/stage{n}_{size}.yaml") for n in (1, 2, 3))
 
     def described(config, stage):
-        return config.describing_model(config.stage_training(stage))["training"]
+        return config.fingerprint(config.stage_training(stage))["training"]
 
     assert described(stage1, 1) == described(stage2, 1) == described(stage3, 1)
     assert described(stage2, 2) == described(stage3, 2)

@@ -31,7 +31,7 @@ def refusal(path: Path, setting: str) -> str:
 
 def test_the_walk_sees_the_fields_of_every_kind():
     keys = {leaf.key for leaf in LEAVES}
-    assert {"unet.depth", "comparison.arms.some.seeds", "artifacts.cache_gb", "dataset.synthetic.rooms"} <= keys
+    assert {"unet.depth", "comparison.ablations.some.seeds", "artifacts.cache_gb", "dataset.synthetic.rooms"} <= keys
     assert len(NUMBERS) > 70
 
 

@@ -25,7 +25,7 @@ from core.models.autoencoder import Autoencoder
 from core.records.stage_records import run_stage
 from core.records.workspace import Workspace
 from core.runtime.errors import InputError
-from core.runtime.prefetching import work_ahead
+from core.runtime.prefetching import prefetch_map
 from core.training import encode_layouts as encode_layouts_module
 from core.training.encode_layouts import encode_layouts
 
@@ -398,8 +398,8 @@ def test_a_bad_picture_ends_an_encoding_with_workers_in_one_line(encoding, manif
 
 @pytest.mark.parametrize("num_workers", [0, 1, 5])
 def test_work_ahead_keeps_the_order_and_raises_where_it_happens(num_workers):
-    assert list(work_ahead(lambda item: item * item, range(50), num_workers)) == [item * item for item in range(50)]
-    results = work_ahead(lambda item: 1 / (item - 3), range(50), num_workers)
+    assert list(prefetch_map(lambda item: item * item, range(50), num_workers)) == [item * item for item in range(50)]
+    results = prefetch_map(lambda item: 1 / (item - 3), range(50), num_workers)
     assert [next(results) for _ in range(3)] == [1 / -3, 1 / -2, -1]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -407,7 +407,7 @@ def test_work_ahead_keeps_the_order_and_raises_where_it_happens(num_workers):
 
 def test_work_is_not_done_much_further_ahead_than_it_is_taken():
     begun = []
-    results = work_ahead(lambda item: begun.append(item) or item, range(1000), 2)
+    results = prefetch_map(lambda item: begun.append(item) or item, range(1000), 2)
     assert next(results) == 0
     results.close()
     assert len(begun) <= 5

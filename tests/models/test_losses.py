@@ -15,7 +15,7 @@ from core.models.diffusion import build_scheduler, denoiser
 from core.models.discriminator import LatentDiscriminator, draw_noise_levels
 from core.models.losses import (
     Batch,
-    Frozen,
+    LossModels,
     SemanticDraws,
     adversarial_loss,
     diffusion_losses,
@@ -48,7 +48,7 @@ def frozen(config, trunk, unet):
     perceptual = build_perceptual(PerceptualLossSection(backbone=str(trunk)))
     reference = denoiser(copy.deepcopy(unet).requires_grad_(False), scheduler)
     return {
-        name: Frozen(
+        name: LossModels(
             scheduler, decoder, perceptual, build_adversarial_form(section, discriminator, reference, alpha_bars)
         )
         for name, section in (FORMS | {"published": DiscriminatorSection(form="published")}).items()

@@ -22,7 +22,7 @@ from core.rounds.comparison import require_free_results
 from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.rounds import begin_run, hold_run
 from core.runtime.errors import InputError, LeaseError
-from core.runtime.files import whole_file
+from core.runtime.files import atomic_write
 from core.runtime.scratch import held_folder, open_held, scratch_folder
 from core.storage.download_cache import DownloadCache
 from core.storage.opening import open_store
@@ -221,7 +221,7 @@ def test_what_a_dead_process_left_goes_when_the_file_is_written_again(tmp_path):
     )
     left.write_bytes(b"half")
     with open_held(tmp_path / ".a.json.4712.partial"):
-        with whole_file(tmp_path / "a.json") as file:
+        with atomic_write(tmp_path / "a.json") as file:
             file.write(b"whole")
         assert (tmp_path / ".a.json.4712.partial").exists(), "a process that lives writes it"
     assert not left.exists() and content(*others) == others

@@ -3,7 +3,7 @@
 import pytest
 
 from core.config.schema import RoundsSection
-from core.rounds.alarms import Steering, find_alarms, steer
+from core.rounds.alarms import NextRoundPlan, find_alarms, plan_next_round
 
 METRICS = {
     "discriminator_val_acc": 0.7,
@@ -49,11 +49,11 @@ def test_each_alarm_has_its_cause(metrics, before, after, expected):
 def after_round(number, last=None, worse=False, score=0.6, viable=0.4, **rules):
     alarms = find_alarms(METRICS | {"val_noise_loss": 0.3} if worse else METRICS, None, None)
     metrics = METRICS | {"viability_after": score}
-    return steer(RoundsSection(**rules), number, last or Steering(), alarms, metrics, viable)
+    return plan_next_round(RoundsSection(**rules), number, last or NextRoundPlan(), alarms, metrics, viable)
 
 
 def test_without_rules_the_next_round_goes_on_from_this_one():
-    assert after_round(2, worse=True) == Steering(1.0, parent_round=2, best_round=2, best_viable=0.4)
+    assert after_round(2, worse=True) == NextRoundPlan(1.0, parent_round=2, best_round=2, best_viable=0.4)
 
 
 def test_a_worse_round_halves_the_weight_again_and_again():

@@ -1,4 +1,4 @@
-"""A comparison of arms, small: what is certain of it, and what it writes."""
+"""A comparison of ablations, small: what is certain of it, and what it writes."""
 
 import numpy as np
 import pandas as pd
@@ -9,10 +9,10 @@ from core.audit import two_sample
 from core.audit.bootstrap import Interval
 from core.config.schema import load_config
 from core.models.checkpoints import load_checkpoint
-from core.rounds.comparison import fewer_failures, list_arms
+from core.rounds.comparison import fewer_failures, list_ablations
 from core.rounds.rounds import open_round
 from core.runtime.errors import InputError
-from tasks.compare_arms import compare_arms
+from tasks.compare_ablations import compare_ablations
 from tests.conftest import own_copy
 
 COMPARISON = """
@@ -20,7 +20,7 @@ audit: {num_samples: 10, pass_share: 0.5}
 comparison:
   seeds: [1]
   num_samples: 12
-  arms:
+  ablations:
     control: {settings: {discriminator.weight: 0}}
     published: {settings: {discriminator.form: published}}
     renoise: {settings: {discriminator.balance: null}}
@@ -36,12 +36,12 @@ def compared(prepared, tmp_path_factory):
     path.write_text(path.read_text().replace("audit: null", COMPARISON))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(two_sample, "STEPS", 20)
-        return path, folder / "results", compare_arms(path, str(folder / "results"))
+        return path, folder / "results", compare_ablations(path, str(folder / "results"))
 
 
 def final_weights(path, name):
-    arm = next(arm for arm in list_arms(load_config(path)) if arm.name == name)
-    last = open_round(arm.config, arm.config.rounds.count)
+    ablation = next(ablation for ablation in list_ablations(load_config(path)) if ablation.name == name)
+    last = open_round(ablation.config, ablation.config.rounds.count)
     return load_checkpoint(last.stage3_checkpoint, "checkpoint")["state_dict"]
 
 
@@ -50,21 +50,21 @@ def test_the_published_formulation_equals_the_control_bit_for_bit(compared):
     assert all(torch.equal(value, published[key]) for key, value in control.items())
 
 
-@pytest.mark.parametrize("arm", ["renoise", "online"])
-def test_an_adversarial_arm_does_not_equal_the_control(compared, arm):
-    control, other = (final_weights(compared[0], name) for name in ("control", arm))
+@pytest.mark.parametrize("ablation", ["renoise", "online"])
+def test_an_adversarial_ablation_does_not_equal_the_control(compared, ablation):
+    control, other = (final_weights(compared[0], name) for name in ("control", ablation))
     assert any(not torch.equal(value, other[key]) for key, value in control.items())
 
 
 def test_every_figure_of_every_audit_is_a_row(compared):
     _, folder, table = compared
     rows = pd.read_csv(folder / "tiny.csv")
-    arms = ["control", "published", "renoise", "online"]
-    assert rows["arm"].tolist() == ["stage2"] * 2 + [arm for arm in arms for _ in range(3)]
+    ablations = ["control", "published", "renoise", "online"]
+    assert rows["ablation"].tolist() == ["stage2"] * 2 + [ablation for ablation in ablations for _ in range(3)]
     assert rows["final"].tolist() == [False, True] + [False, False, True] * 4
     assert rows["samples"].tolist() == [10, 12] + [10, 10, 12] * 4
     assert (rows["viable_low"] <= rows["viable"]).all() and (rows["viable"] <= rows["viable_high"]).all()
-    same = rows[rows["final"] & rows["arm"].isin(["control", "published"])]
+    same = rows[rows["final"] & rows["ablation"].isin(["control", "published"])]
     assert same["frechet_distance"].nunique() == 1
     assert (folder / "tiny.png").stat().st_size > 1000
     assert table in (folder / "tiny.md").read_text()
@@ -74,19 +74,21 @@ def test_every_figure_of_every_audit_is_a_row(compared):
 def test_a_finished_comparison_is_not_done_again(compared, monkeypatch):
     path, folder, table = compared
     records = {str(p): p.stat().st_mtime_ns for p in path.parent.rglob("round.json")}
-    assert compare_arms(path, str(folder)) == table
+    assert compare_ablations(path, str(folder)) == table
     assert records == {str(p): p.stat().st_mtime_ns for p in path.parent.rglob("round.json")} and len(records) == 8
 
 
 def test_arms_share_their_seeds_and_differ_in_what_they_say(compared):
-    arms = list_arms(load_config(compared[0], ["comparison.arms.renoise.seeds=[2, 1]"]))
-    assert [(arm.name, arm.seed) for arm in arms][-1] == ("renoise", 2)
-    assert arms[0].config.discriminator.weight == 0 and arms[0].config.training.seed == 1
-    assert arms[0].config.experiment.name == "tiny-control-1"
+    ablations = list_ablations(load_config(compared[0], ["comparison.ablations.renoise.seeds=[2, 1]"]))
+    assert [(ablation.name, ablation.seed) for ablation in ablations][-1] == ("renoise", 2)
+    assert ablations[0].config.discriminator.weight == 0 and ablations[0].config.training.seed == 1
+    assert ablations[0].config.experiment.name == "tiny-control-1"
 
 
 def test_a_comparison_needs_its_control(compared):
-    with pytest.raises(InputError, match="control nothing is none of the arms control, published, renoise, online"):
+    with pytest.raises(
+        InputError, match="control nothing is none of the ablations control, published, renoise, online"
+    ):
         load_config(compared[0], ["comparison.control=nothing"])
 
 
@@ -104,12 +106,26 @@ def test_fewer_failures_is_relative_to_the_control():
 @pytest.mark.parametrize(
     ("comparison", "words"),
     [
-        ("{arms: {control: {settings: {training.seed: 3}}}}", "arms.control sets training.seed, or the whole section"),
-        ("{arms: {control: {settings: {training: {seed: 3}}}}}", "arms.control sets training.seed"),
-        ("{arms: {control: {settings: {experiment.name: x}}}}", "two trainings would be the run x"),
-        ("{arms: {control: {}, a: {settings: {experiment.name: tiny-control-1}}}, seeds: [1]}", "run tiny-control-1"),
+        (
+            "{ablations: {control: {settings: {training.seed: 3}}}}",
+            "ablations.control sets training.seed, or the whole section",
+        ),
+        ("{ablations: {control: {settings: {training: {seed: 3}}}}}", "ablations.control sets training.seed"),
+        ("{ablations: {control: {settings: {experiment.name: x}}}}", "two trainings would be the run x"),
+        (
+            "{ablations: {control: {}, a: {settings: {experiment.name: tiny-control-1}}}, seeds: [1]}",
+            "run tiny-control-1",
+        ),
     ],
 )
 def test_no_two_trainings_of_a_comparison_are_one(prepared, comparison, words):
     with pytest.raises(InputError, match=words):
-        list_arms(load_config(prepared, [f"comparison={comparison}"]))
+        list_ablations(load_config(prepared, [f"comparison={comparison}"]))
+
+
+def test_the_earlier_name_of_ablations_still_loads(compared, tmp_path):
+    earlier = tmp_path / "earlier.yaml"
+    earlier.write_text(compared[0].read_text().replace("ablations:", "arms:"))
+    assert load_config(earlier) == load_config(compared[0])
+    with pytest.raises(InputError, match="arms is an earlier name of ablations: keep one of the two"):
+        load_config(earlier, ["comparison.ablations={control: {}}"])

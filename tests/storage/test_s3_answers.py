@@ -11,7 +11,7 @@ from core.runtime.errors import InputError
 from core.storage import s3_client
 from core.storage.opening import open_store
 from core.storage.s3_answers import Answer
-from core.storage.s3_errors import is_passing, refusal
+from core.storage.s3_errors import is_transient, refusal
 from core.storage.store import ArtifactsSection
 from tests.web_servers import HTML, PAGE, answering, make_certificate, sending
 
@@ -261,7 +261,7 @@ def test_certificates_that_are_none_are_told(monkeypatch, tmp_path, told):
 )
 def test_a_full_bucket_is_said_to_be_full_and_is_not_waited_for(code, status):
     error = ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
-    assert not is_passing(error)
+    assert not is_transient(error)
     assert "its space or quota is used up" in str(refusal(error, "bucket", "http://server"))
 
 

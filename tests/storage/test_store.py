@@ -114,11 +114,11 @@ def test_swap_replaces_only_the_version_it_names(place):
     store = place.open()
     store.create("pointer", b"one")
     first = store.read("pointer").version
-    second = store.swap("pointer", b"two", first)
+    second = store.compare_and_swap("pointer", b"two", first)
     assert second == store.read("pointer").version != first
-    assert store.swap("pointer", b"three", first) is None
+    assert store.compare_and_swap("pointer", b"three", first) is None
     assert store.read("pointer").data == b"two"
-    assert store.swap("nothing", b"here", first) is None
+    assert store.compare_and_swap("nothing", b"here", first) is None
     assert store.read("nothing") is None
 
 
@@ -131,7 +131,7 @@ def test_no_count_is_lost_among_threads(place):
         while done < 4:
             there = store.read("counter")
             number = int(there.data.split()[0]) + 1
-            if store.swap("counter", f"{number} {thread}-{done}".encode(), there.version) is not None:
+            if store.compare_and_swap("counter", f"{number} {thread}-{done}".encode(), there.version) is not None:
                 done += 1
 
     with ThreadPoolExecutor(6) as pool:
@@ -191,7 +191,7 @@ def test_names_that_leave_the_root_are_refused(place, tmp_path):
     actions = [
         lambda name: store.read(name),
         lambda name: store.create(name, b""),
-        lambda name: store.swap(name, b"", "version"),
+        lambda name: store.compare_and_swap(name, b"", "version"),
         lambda name: store.measure(name),
         lambda name: store.fetch({name: entry_of(b"")}),
         lambda name: store.upload(tmp_path, {name: entry_of(b"")}),
@@ -258,7 +258,7 @@ def test_a_guard_that_refuses_keeps_everything_as_it_is(place, tmp_path):
     entries = written(tmp_path / "made", {"new": b"new", "there": b"new"})
     changes = [
         lambda: guarded.create("new", b"new"),
-        lambda: guarded.swap("there", b"new", store.read("there").version),
+        lambda: guarded.compare_and_swap("there", b"new", store.read("there").version),
         lambda: guarded.upload(tmp_path / "made", entries),
         lambda: guarded.delete(["there"]),
         lambda: guarded.below("deeper").create("new", b"new"),
@@ -638,11 +638,11 @@ def test_a_write_whose_answer_was_lost_is_settled_by_reading(moto_place):
     assert len(requests) == 2
     version = store.read("a").version
     with faulty("PutObject", LOST_ANSWER):
-        swapped = store.swap("a", b"mine again", version)
+        swapped = store.compare_and_swap("a", b"mine again", version)
     assert swapped == store.read("a").version
     with faulty("PutObject", DROPPED):
         assert not store.create("a", b"other")
-        assert store.swap("a", b"other", version) is None
+        assert store.compare_and_swap("a", b"other", version) is None
     assert store.read("a").data == b"mine again"
 
 
@@ -816,7 +816,7 @@ def test_a_store_that_ignores_conditions_is_refused(careless_place):
     ):
         store.create("a", b"a")
     with pytest.raises(InputError, match="single_writer"):
-        store.swap("a", b"a", "version")
+        store.compare_and_swap("a", b"a", "version")
     assert careless_place.client.list_objects_v2(Bucket=careless_place.bucket)["KeyCount"] == 0
 
 
@@ -825,8 +825,8 @@ def test_a_single_writer_may_use_it(careless_place, tmp_path, short_parts):
     assert store.create("a", b"1")
     assert not store.create("a", b"2")
     version = store.read("a").version
-    assert store.swap("a", b"3", version) == store.read("a").version
-    assert store.swap("a", b"4", version) is None
+    assert store.compare_and_swap("a", b"3", version) == store.read("a").version
+    assert store.compare_and_swap("a", b"4", version) is None
     assert store.read("a").data == b"3"
     entries = written(tmp_path / "made", {"a": b"5", "b/c": b"6", "big": os.urandom(6 * 2**20)})
     store.upload(tmp_path / "made", entries)

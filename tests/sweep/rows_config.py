@@ -219,7 +219,7 @@ ROWS = [
     Row(
         "config",
         "comparison without seeds",
-        _set("comparison={arms: {control: {}}, seeds: []}"),
+        _set("comparison={ablations: {control: {}}, seeds: []}"),
         ("comparison.seeds", "at least 1 item"),
     ),
     # Every path.

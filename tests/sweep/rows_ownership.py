@@ -163,7 +163,7 @@ ROWS = [
         ("a.jpg", "artifacts.cache"),
     ),
     Row(
-        "compare-arms",
+        "compare-ablations",
         "an output folder with a table of that name",
         _beside(lambda ground: require_free_results(ground.config, str(ground.folder)), "tiny.csv"),
         ("tiny.csv", "--output_dir"),

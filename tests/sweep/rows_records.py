@@ -206,7 +206,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> Callable[[Ground], 
 
 
 def _model(config: ExperimentConfig, values: dict[str, Any]) -> dict[str, Any]:
-    return config.with_values(values).describing_model()
+    return config.with_values(values).fingerprint()
 
 
 def _model_changed(before: dict[str, Any], now: dict[str, Any]) -> Callable[[Ground], Any]:
@@ -232,7 +232,7 @@ def _next_round(decided: float | None = None, factor: float = 1.0, **values: Any
         begin_run(config)
         kept = ground.folder / "a/config.yaml"
         before = kept.read_bytes()
-        settings = open_round(config, 1).made_from["settings"]
+        settings = open_round(config, 1).provenance["settings"]
         record = ROUND | {"settings": settings, "outputs": {}, "next": ROUND["next"] | {"weight_factor": factor}}
         _written(ground, "a/round-01/round.json", record)
         if decided is not None:
@@ -283,7 +283,13 @@ SPECIAL: list[tuple[str, str, Callable[[Any], None], Callable[[Any], Any], tuple
     ("run.json", "a link to nothing", lambda p: p.symlink_to("gone"), lambda s: read_record(s, "run.json"), ("exist",)),
     ("run.json", "a file beyond memory", _sparse, lambda store: read_record(store, "run.json"), ("bytes",)),
     ("a.pt", "a named pipe for an output", os.mkfifo, lambda s: s.fetch({"a.pt": _ENTRY}), ("a named pipe",)),
-    (".lock", "a named pipe for the lock", os.mkfifo, lambda s: s.swap("a", b"", "0"), ("no regular file",)),
+    (
+        ".lock",
+        "a named pipe for the lock",
+        os.mkfifo,
+        lambda s: s.compare_and_swap("a", b"", "0"),
+        ("no regular file",),
+    ),
     ("a.pt", "a device for an output", lambda p: p.symlink_to("/dev/zero"), lambda s: s.measure("a.pt"), ("a device",)),
 ]
 # What is given beside the run `a`, the files, what is shown, and what that means.

@@ -17,7 +17,7 @@ from core.models.diffusion import build_unet
 from core.models.discriminator import ADAM_BETAS, LatentDiscriminator
 from core.models.trajectories import kept_trajectories
 from core.records.latent_parts import LatentParts
-from core.records.stage_records import describe_inputs, record_bytes
+from core.records.stage_records import provenance_of, record_bytes
 from core.records.workspace import Workspace
 from core.runtime.files import file_entry
 from core.storage.opening import open_store
@@ -315,9 +315,9 @@ def _resumes_discriminator(change: Change) -> Callable[[Ground], Any]:
         settings = {
             name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed", "use_amp")
         }
-        made_from = describe_inputs("discriminator", pools, settings)
+        provenance = provenance_of("discriminator", pools, settings)
         files = {state.name: {**file_entry(state), "state": state.parent.name}}
-        record = made_from | {"progress": "epoch 1", "files": files}
+        record = provenance | {"progress": "epoch 1", "files": files}
         state.parent.with_suffix(".json").write_bytes(record_bytes(record))
         return train_discriminator(request)
 
@@ -338,8 +338,8 @@ def _trajectories(change: Change) -> Callable[[Ground], Any]:
 
 def _parts(latents: Any) -> Callable[[Ground], Tensor]:
     def give(ground: Ground) -> Tensor:
-        made_from = {"stage": "bad_latents", "inputs": {}, "settings": {"latent_shape": [4, 8, 8]}}
-        parts = LatentParts(open_store(ground.folder), made_from, 2, 64, ArtifactsSection())
+        provenance = {"stage": "bad_latents", "inputs": {}, "settings": {"latent_shape": [4, 8, 8]}}
+        parts = LatentParts(open_store(ground.folder), provenance, 2, 64, ArtifactsSection())
         parts.add(range(0, 2), latents)
         return parts.read()
 

@@ -185,7 +185,7 @@ def test_a_holder_that_lost_its_lease_is_told_and_changes_nothing(config):
         store = open_store(run).guarded(held.guard)
         there = open_store(run).read("lease.json")
         other = json.loads(there.data) | {"token": 99, "nonce": "another"}
-        open_store(run).swap("lease.json", json.dumps(other).encode(), there.version)
+        open_store(run).compare_and_swap("lease.json", json.dumps(other).encode(), there.version)
         time.sleep(1)
         with pytest.raises(LeaseError, match="publishes nothing more"):
             store.create("round-01/round.json", b"{}")

@@ -1,4 +1,4 @@
-"""compare-arms: the same start and the same steps with and without the adversarial term, and what each came to."""
+"""compare-ablations: the same start and the same steps with and without the adversarial term, and what each came to."""
 
 import logging
 import time
@@ -7,7 +7,7 @@ from typing import Any
 
 from core.audit.audit import audit_stage
 from core.config.schema import load_config
-from core.rounds.comparison import Arm, list_arms, require_free_results, start_arm, write_results
+from core.rounds.comparison import Ablation, list_ablations, require_free_results, start_ablation, write_results
 from core.rounds.rounds import Round, begin_run, close_round, hold_run, open_round
 from core.runtime.errors import LeaseError
 from core.storage.store import Location
@@ -21,42 +21,42 @@ from tasks.retrain_discriminator import retrain_discriminator
 log = logging.getLogger("core.rounds.comparison")
 
 
-def compare_arms(config: Location, output_dir: Location = "docs/evidence", overrides: Sequence[str] = ()) -> str:
-    """Train and audit every arm of a config's comparison that is not finished; the table of what they came to.
+def compare_ablations(config: Location, output_dir: Location = "docs/evidence", overrides: Sequence[str] = ()) -> str:
+    """Train and audit every ablation of a config's comparison that is not finished; the table of what they came to.
 
-    Started several times at once, the processes share the arms. Writes {name}.csv, {name}.md and {name}.png to
+    Started several times at once, the processes share the ablations. Writes {name}.csv, {name}.md and {name}.png to
     `output_dir`.
     """
     experiment = load_config(config, overrides)
-    arms = list_arms(experiment)
+    ablations = list_ablations(experiment)
     require_free_results(experiment, output_dir)
     with hold_prerequisites(experiment, wait=True):
         for stage in STAGES:
             make_prerequisite(stage, experiment)
-    start = start_arm(experiment)
+    start = start_ablation(experiment)
     with hold_run(start.config, wait=True):
         stage2 = with_prerequisites(experiment).diffusion.stage2_checkpoint
         _audit(start, stage2, start.final_audit, start.num_samples)
         # Figures compare at equal numbers only, so the rounds have one of their own.
         before = _audit(start, stage2, start.first_audit, experiment.audit.num_samples)
-    for position, arm in enumerate(arms, 1):
-        log.info("arm %d of %d: %s, seed %d", position, len(arms), arm.name, arm.seed)
+    for position, ablation in enumerate(ablations, 1):
+        log.info("ablation %d of %d: %s, seed %d", position, len(ablations), ablation.name, ablation.seed)
         try:
-            with hold_run(arm.config):
-                _train(arm, before)
+            with hold_run(ablation.config):
+                _train(ablation, before)
         except LeaseError as error:
             log.info("left to another process: %s", error)
     return write_results(experiment, output_dir)
 
 
-def _train(arm: Arm, before: dict[str, Any]) -> None:
-    """The arm's rounds that are not finished yet, and the audit of its end."""
-    begin_run(arm.config)
-    for number in range(1, arm.config.rounds.count + 1):
-        this = open_round(arm.config, number)
+def _train(ablation: Ablation, before: dict[str, Any]) -> None:
+    """The ablation's rounds that are not finished yet, and the audit of its end."""
+    begin_run(ablation.config)
+    for number in range(1, ablation.config.rounds.count + 1):
+        this = open_round(ablation.config, number)
         if this.record is None:
             _do_round(this, before)
-    _audit(arm, this.stage3_checkpoint, arm.final_audit, arm.num_samples)
+    _audit(ablation, this.stage3_checkpoint, ablation.final_audit, ablation.num_samples)
 
 
 def _do_round(this: Round, before: dict[str, Any]) -> None:
@@ -65,17 +65,17 @@ def _do_round(this: Round, before: dict[str, Any]) -> None:
     discriminator = retrain_discriminator.fn(**this.discriminator_options())
     stage3 = continue_stage3.fn(this.config_path, recorded=True)
     seconds = time.monotonic() - began
-    # Every arm's first round starts from the same model, which is audited once.
+    # Every ablation's first round starts from the same model, which is audited once.
     audits = [before] if this.parent is None else []
     audits.append(audit.fn(**this.audits_options()[-1]))
     close_round(this, bad_latents, discriminator, stage3, audits, seconds)
 
 
-def _audit(arm: Arm, checkpoint: Location, output_dir: str, num_samples: int) -> dict[str, Any]:
-    config = with_prerequisites(arm.config)
+def _audit(ablation: Ablation, checkpoint: Location, output_dir: str, num_samples: int) -> dict[str, Any]:
+    config = with_prerequisites(ablation.config)
     record = audit_stage(config, checkpoint, output_dir, num_samples, config.audit.seed)
     return {"output_dir": output_dir, "metrics": record["metrics"]}
 
 
 if __name__ == "__main__":
-    say(run_command(compare_arms))
+    say(run_command(compare_ablations))
