@@ -24,9 +24,9 @@ from core.runtime.files import file_entry, sha256
 from core.runtime.scratch import scratch_folder
 from core.storage.download_cache import DownloadCache
 from core.storage.ordered_hash import HashedFile
-from core.storage.s3_client import PART_BYTES, SMALL_FILES_AT_ONCE, Connection, connect, transfer_config
-from core.storage.s3_errors import code_of
-from core.storage.s3_probe import VersionForm, version_form
+from core.storage.s3.conditional_writes import VersionForm, version_form
+from core.storage.s3.connection import PART_BYTES, SMALL_FILES_AT_ONCE, Connection, connect, transfer_config
+from core.storage.s3.errors import code_of
 from core.storage.store import (
     LARGEST_SMALL_FILE,
     ArtifactsSection,
@@ -77,7 +77,7 @@ def open_bucket(uri: str, artifacts: ArtifactsSection | None) -> "S3Store":
 class S3Store:
     """`Store` over the objects of a bucket whose keys start with a prefix.
 
-    Errors of the server are waited out or become InputError, see `core.storage.s3_client`; what its guard raises
+    Errors of the server are waited out or become InputError, see `core.storage.s3.connection`; what its guard raises
     leaves as it is.
     """
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.runtime.errors import InputError
-from core.storage import s3_client
 from core.storage.opening import open_store
-from core.storage.s3_answers import Answer
-from core.storage.s3_errors import is_transient, refusal
+from core.storage.s3 import connection
+from core.storage.s3.answers import Answer
+from core.storage.s3.errors import is_transient, refusal
 from core.storage.store import ArtifactsSection
 from tests.web_servers import HTML, PAGE, answering, make_certificate, sending
 
@@ -111,7 +111,7 @@ def test_a_page_of_a_proxy_is_waited_out_where_s3_answered_before(actions):
 
 
 def test_a_gateway_whose_server_is_away_is_waited_for(actions, monkeypatch):
-    monkeypatch.setattr(s3_client, "FIRST_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "FIRST_ANSWER_SECONDS", 0.1)
     left = [(502, HTML, PAGE)] * 3 + [(200, XML, b"<ListBucketResult/>")]
     with answering(lambda path: left.pop(0)) as endpoint:
         assert actions(endpoint, patience_minutes=1)[2]() == []

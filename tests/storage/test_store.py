@@ -24,10 +24,11 @@ from hypothesis import strategies as st
 from moto.core.botocore_stubber import BotocoreStubber, MockRawResponse
 
 from core.runtime.errors import InputError
-from core.storage import s3_client, s3_store
+from core.storage import s3_store
 from core.storage.download_cache import DownloadCache
 from core.storage.opening import open_store
 from core.storage.ordered_hash import HashedFile
+from core.storage.s3 import connection
 from core.storage.store import ArtifactsSection, Entry, artifacts_of_options
 
 pytest_plugins = ["tests.storage_servers"]
@@ -305,7 +306,7 @@ def s3_place(request):
 @pytest.fixture
 def short_parts(monkeypatch):
     """Files of 5 MiB and more go in parts of that size, the least that S3 allows."""
-    for module in (s3_client, s3_store):
+    for module in (connection, s3_store):
         monkeypatch.setattr(module, "PART_BYTES", 5 * 2**20)
 
 
@@ -669,10 +670,10 @@ def test_a_body_that_breaks_off_is_read_again(radosgw_place, monkeypatch, tmp_pa
 
 
 def test_waiting_is_told_once_and_so_is_its_end(moto_place, caplog, monkeypatch):
-    monkeypatch.setattr(s3_client, "_LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(connection, "_LONGEST_PAUSE", 0.1)
     store = moto_place.open()
     store.create("a", b"a")
-    with caplog.at_level(logging.INFO, "core.storage.s3_client"), faulty("GetObject", *[SLOW_DOWN] * 8):
+    with caplog.at_level(logging.INFO, "core.storage.s3.connection"), faulty("GetObject", *[SLOW_DOWN] * 8):
         assert store.read("a").data == b"a"
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert "does not answer: waiting for it up to 60 s" in caplog.messages[0]
@@ -763,7 +764,7 @@ def test_no_credentials(credentials, monkeypatch):
 
 def test_a_mistyped_endpoint_is_given_up_early(credentials, monkeypatch):
     credentials({"AWS_ACCESS_KEY_ID": "user", "AWS_SECRET_ACCESS_KEY": "very-secret"})
-    monkeypatch.setattr(s3_client, "FIRST_ANSWER_SECONDS", 1)
+    monkeypatch.setattr(connection, "FIRST_ANSWER_SECONDS", 1)
     store = open_store("s3://mistyped/run", ArtifactsSection(endpoint_url="http://127.0.0.1:9"))
     began = time.monotonic()
     with pytest.raises(
@@ -872,7 +873,7 @@ def test_a_server_that_is_killed_and_comes_back_later(radosgw, radosgw_place, sh
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        with caplog.at_level(logging.INFO, "core.storage.s3_client"):
+        with caplog.at_level(logging.INFO, "core.storage.s3.connection"):
             if direction == "upload":
                 store.upload(tmp_path / "made", entries)
             else:

@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from core.storage.opening import open_store
-from core.storage.s3_errors import refusal
+from core.storage.s3.errors import refusal
 from core.storage.store import Store, artifacts_of_options
 from flows.prefect_api import require_server
 from tests.sweep.ground import Ground, Row

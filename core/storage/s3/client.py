@@ -12,7 +12,7 @@ from botocore.credentials import Credentials
 
 from core.inputs.places import address
 from core.runtime.errors import InputError
-from core.storage.s3_errors import S3_ERRORS, refusal
+from core.storage.s3.errors import S3_ERRORS, refusal
 from core.storage.store import ArtifactsSection
 
 _CONNECT_SECONDS, _READ_SECONDS = 5, 60

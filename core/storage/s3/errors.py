@@ -30,7 +30,7 @@ from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S
 from urllib3.exceptions import HTTPError
 
 from core.runtime.errors import InputError
-from core.storage.s3_answers import NotS3Error
+from core.storage.s3.answers import NotS3Error
 
 # Everything that boto3, s3transfer and urllib3 raise of their own.
 S3_ERRORS = (

@@ -16,9 +16,9 @@ from botocore.exceptions import ClientError
 from botocore.model import OperationModel
 
 from core.runtime.errors import InputError, UnavailableError
-from core.storage.s3_answers import answer_of, other_protocol
-from core.storage.s3_errors import S3_ERRORS, is_transient, is_transient_answer, refusal, silence
-from core.storage.s3_setup import endpoint_setting, make_client
+from core.storage.s3.answers import answer_of, other_protocol
+from core.storage.s3.client import endpoint_setting, make_client
+from core.storage.s3.errors import S3_ERRORS, is_transient, is_transient_answer, refusal, silence
 from core.storage.store import ArtifactsSection, Guard
 
 log = logging.getLogger(__name__)
