@@ -24,6 +24,7 @@ from moto import mock_aws
 from moto.core.botocore_stubber import BotocoreStubber
 
 from core.storage.opening import open_store
+from core.storage.s3.retries import RetryPolicy
 from core.storage.store import ArtifactsSection, Store
 from deployments.radosgw import RadosGateway, missing_programs
 
@@ -93,6 +94,16 @@ def on_server(monkeypatch: pytest.MonkeyPatch, folder: Path, endpoint: str, cred
     bucket = f"test-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=bucket)
     return Place(f"s3://{bucket}/some run", settings(folder, endpoint_url=endpoint), client)
+
+
+@pytest.fixture
+def no_retries(monkeypatch) -> None:
+    """A request that is to be sent again fails the test."""
+
+    def fail(self: RetryPolicy, failures: int, waited: float) -> float:
+        raise AssertionError("a request was to be sent again")
+
+    monkeypatch.setattr(RetryPolicy, "_pause", fail)
 
 
 @pytest.fixture

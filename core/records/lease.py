@@ -173,7 +173,7 @@ def publishing_store(location: Location, artifacts: ArtifactsSection | None = No
     """The store at `location`; where this process holds the run's lease, it changes nothing after losing it."""
     store = open_store(location, artifacts)
     lease = lease_of(location)
-    return store.guarded(lease.guard) if lease else store
+    return store.with_write_check(lease.guard) if lease else store
 
 
 def lease_state(store: Store) -> str:

@@ -8,10 +8,17 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 from core.runtime.errors import InputError
 from core.runtime.scratch import open_held, remove_partials
+
+
+class Entry(TypedDict):
+    """What a record says about a file."""
+
+    size: int
+    sha256: str
 
 
 def open_input(path: str | Path, what: str) -> IO[bytes]:
@@ -107,6 +114,6 @@ def sha256(path: Path) -> str:
         return _DIGESTS[identity]
 
 
-def file_entry(path: Path) -> dict[str, Any]:
-    """Size and sha256 of the file at `path`, as records name them."""
+def file_entry(path: Path) -> Entry:
+    """Size and sha256 of the file at `path`."""
     return {"size": path.stat().st_size, "sha256": sha256(path)}

@@ -16,7 +16,16 @@ from typing import IO
 
 from core.runtime.errors import InputError
 from core.runtime.files import atomic_write, file_entry, open_input
-from core.storage.store import LARGEST_SMALL_FILE, Entry, Guard, StoredFile, Versioned, altered, checked_name, too_large
+from core.storage.store import (
+    LARGEST_SMALL_FILE,
+    Entry,
+    StoredFile,
+    Versioned,
+    WriteCheck,
+    altered,
+    checked_name,
+    too_large,
+)
 
 LOCK_NAME = ".lock"
 _thread = threading.local()
@@ -28,15 +37,15 @@ class LocalStore:
     Creation is a hard link, which fails where the name is taken; replacement is a rename under a lock.
     """
 
-    def __init__(self, root: Path, guard: Guard = contextlib.nullcontext):
+    def __init__(self, root: Path, write_check: WriteCheck = contextlib.nullcontext):
         self.uri = str(root)
-        self._root, self._guard = root, guard
+        self._root, self._write_check = root, write_check
 
     def below(self, name: str) -> "LocalStore":
-        return LocalStore(self._root / checked_name(name), self._guard)
+        return LocalStore(self._root / checked_name(name), self._write_check)
 
-    def guarded(self, guard: Guard) -> "LocalStore":
-        return LocalStore(self._root, guard)
+    def with_write_check(self, write_check: WriteCheck) -> "LocalStore":
+        return LocalStore(self._root, write_check)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -72,7 +81,7 @@ class LocalStore:
                 os.link(source, partial)
             except OSError:  # another file system
                 shutil.copyfile(source, partial)
-            with self._guard():
+            with self._write_check():
                 os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
@@ -110,7 +119,7 @@ class LocalStore:
         with atomic_write(whole) as file:
             file.write(data)
         try:
-            with self._guard():
+            with self._write_check():
                 os.link(whole, path)
         except FileExistsError:
             return False
@@ -120,7 +129,7 @@ class LocalStore:
         return True
 
     def compare_and_swap(self, name: str, data: bytes, version: str) -> str | None:
-        with self._guard(), self.exclusive():
+        with self._write_check(), self.exclusive():
             there = self.read(name)
             if there is None or there.version != version:
                 return None
@@ -144,7 +153,7 @@ class LocalStore:
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
             path = self._root / checked_name(name)
-            with self._guard():
+            with self._write_check():
                 path.unlink(missing_ok=True)
             for folder in path.relative_to(self._root).parents[:-1]:
                 if not _remove_empty(self._root / folder):

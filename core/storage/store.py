@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Protocol, TypedDict
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -13,8 +13,10 @@ from core.inputs.config_keys import first_problem
 from core.inputs.places import Address, Location, Place, expanded, is_remote
 from core.inputs.section import NUMBER, Minutes, Section
 from core.runtime.errors import InputError
+from core.runtime.files import Entry as Entry
 
-Guard = Callable[[], AbstractContextManager[None]]
+# Entered around every change of a store. It raises if this process must not write any more.
+WriteCheck = Callable[[], AbstractContextManager[None]]
 
 
 class ArtifactsSection(Section):
@@ -47,13 +49,6 @@ class ArtifactsSection(Section):
 LARGEST_SMALL_FILE = 2**28
 
 
-class Entry(TypedDict):
-    """What a record says of a file."""
-
-    size: int
-    sha256: str
-
-
 @dataclass(frozen=True)
 class Versioned:
     """A small file as it was read: `version` changes with its content, `age` is in seconds by the store's clock."""
@@ -84,8 +79,8 @@ class Store(Protocol):
     def below(self, name: str) -> "Store":
         """The store of what lies under the folder `name` of this one."""
 
-    def guarded(self, guard: Guard) -> "Store":
-        """This store, changing nothing but inside `guard()`, which raises where this process must not any more."""
+    def with_write_check(self, write_check: WriteCheck) -> "Store":
+        """The same store, which makes every change inside `write_check()`."""
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Keeps out the other processes of this host that use it on the same folder, where a store can."""
@@ -172,11 +167,19 @@ def split_location(location: Location) -> tuple[str, str]:
     return str(path.parent), path.name
 
 
-def checked_name(name: str) -> str:
-    """`name` if it stays below its root; InputError otherwise, as records may come from anyone."""
+def is_file_name(name: str) -> bool:
+    """Whether `name` is the name of a file below a root: relative, normalised, and never leaving the root."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or str(path) != name or name in ("", ".") or "\0" in name:
-        raise InputError(f"{name!r} is no name of a file below an artefact root: the record that names it is damaged")
+    leaves_root = path.is_absolute() or ".." in path.parts
+    return not leaves_root and str(path) == name and name not in ("", ".") and "\0" not in name
+
+
+def checked_name(name: str) -> str:
+    """`name` if it `is_file_name`; InputError otherwise, since records may come from anyone."""
+    if not is_file_name(name):
+        raise InputError(
+            f"{name!r} is not the name of a file below an artefact root: the record that names it is damaged"
+        )
     return name
 
 

@@ -32,7 +32,7 @@ from botocore.config import Config
 from core.rounds.rounds import METRIC_TITLES
 from core.rounds.run_status import status_text
 from core.storage.opening import open_store
-from core.storage.s3.connection import transfer_config
+from core.storage.s3.transfer import transfer_config
 from core.storage.store import ArtifactsSection, Entry, Store
 from deployments.radosgw import RadosGateway
 from tests.benchmarks.results import processor, write_results

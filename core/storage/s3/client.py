@@ -35,7 +35,7 @@ def make_client(bucket: str, artifacts: ArtifactsSection, connections: int) -> B
             raise InputError(f"the AWS region {session.region_name!r} holds a line break: set AWS_DEFAULT_REGION again")
         endpoint, setting = artifacts.endpoint_url, "artifacts.endpoint_url"
         if endpoint is None or _is_aws(endpoint):
-            client = session.client("s3", endpoint_url=endpoint, config=_config(connections, {}))
+            client: BaseClient = session.client("s3", endpoint_url=endpoint, config=_config(connections, {}))
             if _is_aws(client.meta.endpoint_url):
                 return client
             endpoint, setting = client.meta.endpoint_url, _setting_outside()
@@ -48,7 +48,8 @@ def make_client(bucket: str, artifacts: ArtifactsSection, connections: int) -> B
             "response_checksum_validation": "when_required",
         }
         region = session.region_name or "us-east-1"
-        return session.client("s3", region, endpoint_url=endpoint, config=_config(connections, elsewhere))
+        client = session.client("s3", region, endpoint_url=endpoint, config=_config(connections, elsewhere))
+        return client
     except S3_ERRORS as error:
         raise refusal(error, bucket, artifacts.endpoint_url or "AWS") from None
     except (ValueError, AttributeError, TypeError, OSError) as error:

@@ -1,44 +1,59 @@
-"""Whether a store honours conditional writes, found out by trying: servers that ignore them answer just the same."""
+"""Small files that several processes may write: created only if absent, replaced only if unchanged."""
 
-import hashlib
+import functools
 import secrets
-from collections.abc import Callable
-from typing import Protocol
 
-# How a version is written in If-Match.
-VersionForm = Callable[[str], str]
+from botocore.exceptions import ClientError
 
-
-class ConditionalWrite(Protocol):
-    """Writes the probe's object on a condition; its version, or None if the condition does not hold."""
-
-    def __call__(self, data: bytes, **condition: str) -> str | None: ...
+from core.runtime.errors import InputError
+from core.storage.s3.condition_probe import PROBE_PREFIX, VersionForm, version_form
+from core.storage.s3.errors import code_of
+from core.storage.s3.objects import S3Objects
 
 
-def version_form(write: ConditionalWrite) -> VersionForm | None:
-    """How the store wants a version in If-Match; None if it ignores conditions.
+def create(objects: S3Objects, name: str, data: bytes) -> bool:
+    """Add a small file; false if one of that name exists."""
+    if objects.artifacts.single_writer:
+        if objects.head(name) is not None:
+            return False
+        objects.write(name, data)
+        return True
+    _version_form(objects)
+    return objects.write_if(name, data, IfNoneMatch="*") is not None
 
-    `write` is for an object that does not exist yet.
-    """
-    version = write(_content(), IfNoneMatch="*")
-    if version is None or write(_content(), IfNoneMatch="*") is not None:
-        return None
-    for form in (_bare, _quoted):  # Ceph wants it bare, HTTP says quoted
-        if write(_content(), IfMatch=form(hashlib.md5(_content(), usedforsecurity=False).hexdigest())) is not None:
+
+def compare_and_swap(objects: S3Objects, name: str, data: bytes, version: str) -> str | None:
+    """Replace the small file if it still has `version`; its new version, or None if it has another."""
+    if objects.artifacts.single_writer:
+        found = objects.read(name)
+        if found is None or found.version != version:
             return None
-        if write(_content(), IfMatch=form(version)) is not None:
-            return form
-    return None
+        return objects.write(name, data)
+    return objects.write_if(name, data, IfMatch=_version_form(objects)(version))
 
 
-def _bare(version: str) -> str:
-    return version.strip('"')
+def _version_form(objects: S3Objects) -> VersionForm:
+    """How If-Match is written for this bucket; InputError if the server ignores conditions."""
+    known, bucket = objects.connection.server.version_forms, objects.bucket
+    if bucket not in known:
+        form = _probe(objects)
+        if form is None:
+            raise InputError(
+                f"{objects.connection.where} ignores conditional writes, so two processes could overwrite one another: "
+                "use another server, or set artifacts.single_writer: true and run one process at a time"
+            )
+        known[bucket] = form
+    return known[bucket]
 
 
-def _quoted(version: str) -> str:
-    return f'"{_bare(version)}"'
-
-
-def _content() -> bytes:
-    """Bytes of no other write: it can be told whether they arrived."""
-    return secrets.token_bytes(16)
+def _probe(objects: S3Objects) -> VersionForm | None:
+    name = PROBE_PREFIX + secrets.token_hex(8)
+    with objects.connection.explained():
+        try:
+            form = version_form(functools.partial(objects.try_write_if, name))
+        except ClientError as error:
+            if code_of(error) != "NotImplemented":
+                raise
+            form = None
+    objects.delete(name)
+    return form
