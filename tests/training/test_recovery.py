@@ -182,7 +182,7 @@ def test_a_held_run_is_refused_and_waited_for(config):
 def test_a_holder_that_lost_its_lease_is_told_and_changes_nothing(config):
     run = run_location(config)
     with hold(run, config.artifacts.model_copy(update={"lease_seconds": 1})) as held:
-        store = open_store(run).with_write_check(held.guard)
+        store = open_store(run).with_write_check(held.write_check)
         there = open_store(run).read("lease.json")
         other = json.loads(there.data) | {"token": 99, "nonce": "another"}
         open_store(run).compare_and_swap("lease.json", json.dumps(other).encode(), there.version)
