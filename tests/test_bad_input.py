@@ -864,6 +864,6 @@ def test_latents_that_no_record_names_are_not_joined_by_others(refused, generate
     mine = generate["output_dir"] / "bad_latents" / "bad_latent_00009.pt"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    said = "bad_latents/bad_latent_00009.pt, which something else made, or"
+    said = "bad_latents/bad_latent_00009.pt, which another program made, or"
     refused(generate_bad_latents, generate, said)
     assert files_below(generate["output_dir"]) == [mine]

@@ -1,7 +1,7 @@
-"""Downloads of this host by digest: bounded in size, shared by processes, and never trusted unread.
+"""The download cache of this host: files by digest, shared by processes, bounded in size, verified at each use.
 
-The folder is marked as the standard for cache folders says (bford.info/cachedir), and a folder that holds anything else
-is refused. Files are removed by their form of name alone, `sha256/ab/<64 hex>`.
+The folder is tagged as a cache (bford.info/cachedir). A folder that holds anything else is refused, and only files with
+names of the form `sha256/ab/<64 hex>` are ever removed.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ from core.runtime.scratch import is_scratch_name, partial_of
 from core.storage.foreign_files import foreign_file, is_file_systems
 from core.storage.store import Entry
 
-# Writes a file to the path it is given and says what it wrote; None if there is nothing to download.
+# Writes a file to the given path and returns what it wrote; None if there is nothing to download.
 Download = Callable[[Path], Entry | None]
 
 _PARTIAL = ".partial"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TAG_NAME, _TAG = "CACHEDIR.TAG", b"Signature: 8a477f597d28d172789f06886806bc55\n# Downloads of adversarial-layouts.\n"
-# What a cache holds besides; earlier versions wrote no tag.
+# Folders of a cache. Earlier versions wrote no tag.
 _FOLDERS = {"sha256", "locks", "views"}
 # A partial file this old was left by a killed process.
 _PARTIAL_SECONDS = 24 * 3600
 
 
 class DownloadCache:
-    """Files `sha256/ab/<64 hex>` in `folder`, of which the least recently used go when they exceed `max_bytes`.
+    """Files `sha256/ab/<64 hex>` in `folder`. The least recently used are removed when all exceed `max_bytes`.
 
-    Who uses a file holds a hard link of it, so that none is lost by its removal from the cache.
+    A user of a file has a hard link to it, so it keeps the file when the cache removes it.
     """
 
     def __init__(self, folder: Path, max_bytes: int):
@@ -45,13 +45,13 @@ class DownloadCache:
         self._folder, self._max_bytes = folder, max_bytes
 
     def link(self, entry: Entry, target: Path, download: Download) -> Entry | None:
-        """Make `target` a link to a file that is `entry`, verified, downloaded (at most twice) where it is not cached.
+        """Make `target` a link to the file described by `entry`; download it, at most twice, if it is not cached.
 
-        Returns what was found: `entry`, or what the download gave instead, in which case there is no `target`.
+        Returns `entry` if that succeeded. Otherwise `target` is not made, and what was downloaded is returned.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         path = self._path(entry["sha256"])
-        with self._only_here(entry["sha256"]):
+        with self._locked(entry["sha256"]):
             if self._link_cached(path, entry, target):
                 return entry
             found = self._download(path, entry, target, download)
@@ -60,11 +60,11 @@ class DownloadCache:
             return found
 
     def trim(self) -> None:
-        """Remove the least recently used files beyond the bound."""
+        """Remove the least recently used files until the rest fit."""
         files = []
         for path in self._folder.glob("sha256/??/*"):
             if not _DIGEST.fullmatch(path.stem) or path.stem[:2] != path.parent.name:
-                continue  # not of the cache
+                continue  # not a file of the cache
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 if path.suffix != _PARTIAL:
@@ -82,8 +82,8 @@ class DownloadCache:
         return self._folder / "sha256" / digest[:2] / digest
 
     @contextlib.contextmanager
-    def _only_here(self, digest: str) -> Iterator[None]:
-        """Keeps other threads and processes from fetching the same file meanwhile."""
+    def _locked(self, digest: str) -> Iterator[None]:
+        """Inside, no other thread or process fetches the same file."""
         locks = self._folder / "locks"
         locks.mkdir(exist_ok=True)
         with (locks / digest[:2]).open("a") as lock:
@@ -93,7 +93,7 @@ class DownloadCache:
     def _link_cached(self, path: Path, entry: Entry, target: Path) -> bool:
         linked = _beside(target)
         try:
-            # Linked first: what is verified then stays, whatever is trimmed meanwhile.
+            # Linked before it is verified, so that another process cannot remove it in between.
             _link(path, linked)
             if linked.stat().st_size == entry["size"] and sha256(linked) == entry["sha256"]:
                 os.utime(path)
@@ -113,7 +113,7 @@ class DownloadCache:
         try:
             found = download(partial)
             if found == entry:
-                partial.chmod(0o444)  # a reader that writes would change it for all
+                partial.chmod(0o444)  # a reader that writes to it would change it for all
                 _link(partial, linked)
                 os.replace(linked, target)
                 os.replace(partial, path)
@@ -130,7 +130,7 @@ class DownloadCache:
 
 
 def _require_own(folder: Path) -> None:
-    """Mark a new cache; InputError for a folder of something else."""
+    """Tag a new cache folder; InputError if the folder holds other files."""
     tag = folder / _TAG_NAME
     if tag.is_file() and tag.read_bytes() == _TAG:
         return
@@ -151,5 +151,5 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except FileNotFoundError:
         raise
-    except OSError:  # a file system without links, or with no more for this file
+    except OSError:  # a file system without hard links, or the file has too many
         shutil.copyfile(source, target)

@@ -1,4 +1,4 @@
-"""Files in a folder that are not ours: finding them, telling ours by name, and the error that names one."""
+"""Files that this project did not make: listing a folder, matching names, and the error that names such a file."""
 
 import os
 import re
@@ -10,16 +10,16 @@ from core.runtime.errors import InputError
 
 
 def names_in(folder: Path) -> Iterator[str]:
-    """Names of everything in a local folder that is no folder itself, one after the other as they are found.
+    """Names of everything in a local folder except folders, one by one as they are found.
 
-    What lies in a folder that is linked there would be written over as well, so it is named too. What a file system
-    keeps for itself is nobody's.
+    Links to folders are followed, since files there could be overwritten too. Files that the file system makes for
+    itself are left out.
     """
     seen = set()
     for at, folders, files in os.walk(folder, followlinks=True):
         try:
             status = os.stat(at)
-        except FileNotFoundError:  # removed meanwhile
+        except FileNotFoundError:  # removed in the meantime
             continue
         if (status.st_dev, status.st_ino) in seen:  # a link to a folder above
             folders.clear()
@@ -32,18 +32,18 @@ def names_in(folder: Path) -> Iterator[str]:
 
 
 def is_file_systems(name: str) -> bool:
-    """Whether a file system makes files of this name by itself: ext4's folder of lost files, NFS's of open ones."""
+    """Whether file systems make this name themselves: ext4 for lost files, NFS for open files that were deleted."""
     return name == "lost+found" or re.fullmatch(r"\.nfs[0-9a-fA-F]{8,}", name) is not None
 
 
 def foreign_file(folder: Location, name: str, setting: str) -> InputError:
-    """The error for a file of somebody else's where we would write."""
+    """The error for a file that is not ours in a folder where we would write; `setting` chooses the folder."""
     return InputError(
-        f"{folder} holds {name}, which something else made, or whose record is gone: choose another {setting}, or move "
-        "what is there away"
+        f"{folder} holds {name}, which another program made, or whose record is missing: choose another {setting}, or "
+        "move the files there away"
     )
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether `name` is one of the names; `*` in them stands for digits."""
+    """Whether `name` is one of the names, in which `*` stands for digits."""
     return any(re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name) for pattern in patterns)

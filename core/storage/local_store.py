@@ -1,4 +1,4 @@
-"""Artefacts in a folder of this machine: whole files, on disk before anything says that they are there."""
+"""The artefact store in a folder of this machine. Files are on disk before a record names them."""
 
 import contextlib
 import errno
@@ -28,13 +28,22 @@ from core.storage.store import (
 )
 
 LOCK_NAME = ".lock"
-_thread = threading.local()
+
+
+class _Thread(threading.local):
+    """Lock files that this thread holds. Stores of one folder share them: locking a file twice would never end."""
+
+    def __init__(self) -> None:
+        self.held_locks: set[str] = set()
+
+
+_thread = _Thread()
 
 
 class LocalStore:
-    """`Store` over a folder; several processes of one host may use it at once.
+    """`Store` over a folder. Several processes of one host may use it at the same time.
 
-    Creation is a hard link, which fails where the name is taken; replacement is a rename under a lock.
+    A file is created by a hard link, which fails if the name exists, and replaced by a rename under a lock.
     """
 
     def __init__(self, root: Path, write_check: WriteCheck = contextlib.nullcontext):
@@ -50,8 +59,8 @@ class LocalStore:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         self._root.mkdir(parents=True, exist_ok=True)
-        path, held = str((self._root / LOCK_NAME).resolve()), _locks_held()
-        if path in held:  # a guarded change inside the guard's own lock
+        path, held = str((self._root / LOCK_NAME).resolve()), _thread.held_locks
+        if path in held:  # a change inside a write check that holds this lock
             yield
             return
         with _open_lock(path) as lock:
@@ -64,18 +73,18 @@ class LocalStore:
 
     def upload(self, folder: Path, names: Iterable[str]) -> dict[str, Entry]:
         entries = {name: self._add(folder / checked_name(name), self._root / name) for name in names}
-        os.sync()  # one wait for thousands of small files
+        os.sync()  # once for thousands of small files
         return entries
 
     def _add(self, source: Path, target: Path) -> Entry:
         entry = file_entry(source)
-        there = _open(target)
-        if there is not None:
-            there.close()
+        existing = _open(target)
+        if existing is not None:
+            existing.close()
             if file_entry(target) == entry:
                 return entry
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = _own_name(target)
+        partial = _unique_name(target)
         try:
             try:
                 os.link(source, partial)
@@ -115,23 +124,23 @@ class LocalStore:
 
     def create(self, name: str, data: bytes) -> bool:
         path = self._root / checked_name(name)
-        whole = _own_name(path)
-        with atomic_write(whole) as file:
+        new = _unique_name(path)
+        with atomic_write(new) as file:
             file.write(data)
         try:
             with self._write_check():
-                os.link(whole, path)
+                os.link(new, path)
         except FileExistsError:
             return False
         finally:
-            whole.unlink()
+            new.unlink()
         _sync_folder(path.parent)
         return True
 
     def compare_and_swap(self, name: str, data: bytes, version: str) -> str | None:
         with self._write_check(), self.exclusive():
-            there = self.read(name)
-            if there is None or there.version != version:
+            found = self.read(name)
+            if found is None or found.version != version:
                 return None
             with atomic_write(self._root / name) as file:
                 file.write(data)
@@ -160,39 +169,39 @@ class LocalStore:
                     break
 
     def unfinished_uploads(self, older_than: float) -> list[str]:
-        return []  # a partial file is listed like any other
+        return []  # partial files are listed like all others
 
     def abort_uploads(self, older_than: float) -> None:
         pass
 
 
 def _open(path: Path) -> IO[bytes] | None:
-    """The file at `path`, None if there is none; InputError for what is no file, which is not waited for."""
+    """The file at `path`; None if it does not exist, InputError if it is not a regular file. Never waits."""
     try:
         return open_input(path, "file")
     except InputError:
-        # Looked for afterwards: it may be removed at any instant.
+        # Checked afterwards, because it may be removed at any time.
         if not os.path.lexists(path):
             return None
         raise
 
 
 def _open_lock(path: str) -> IO[bytes]:
-    """The lock file at `path`; InputError for a pipe or device in its place, which would be waited for."""
+    """The lock file at `path`; InputError if a pipe or device is in its place. Never waits."""
     try:
         lock = os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666), "ab")
     except OSError as error:
         if error.errno not in (errno.ENXIO, errno.EISDIR):
             raise
-        raise InputError(f"file {path} is no regular file: move it elsewhere") from None
+        raise InputError(f"file {path} is not a regular file: move it elsewhere") from None
     if not stat.S_ISREG(os.fstat(lock.fileno()).st_mode):
         lock.close()
-        raise InputError(f"file {path} is no regular file: move it elsewhere")
+        raise InputError(f"file {path} is not a regular file: move it elsewhere")
     return lock
 
 
 def _remove_empty(folder: Path) -> bool:
-    """Remove the folder if it holds nothing but our lock; whether it did."""
+    """Remove the folder if it holds at most our lock file; whether it was removed."""
     try:
         if os.listdir(folder) == [LOCK_NAME]:
             (folder / LOCK_NAME).unlink()
@@ -202,14 +211,7 @@ def _remove_empty(folder: Path) -> bool:
     return True
 
 
-def _locks_held() -> set[str]:
-    """Lock files that this thread holds."""
-    if not hasattr(_thread, "held"):
-        _thread.held = set()
-    return _thread.held
-
-
-def _own_name(path: Path) -> Path:
+def _unique_name(path: Path) -> Path:
     """A hidden name beside `path` that no other thread or process uses."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
 

@@ -10,11 +10,11 @@ from core.storage.store import ArtifactsSection, Store, place
 def open_store(location: Location, artifacts: ArtifactsSection | None = None) -> Store:
     """The store at a local path or `s3://bucket/prefix`.
 
-    A bucket once opened with settings (endpoint, cache, patience) is opened with them again where none are given.
+    Without settings, a bucket is opened with the settings (endpoint, cache, patience) that it was last opened with.
     """
     uri = place(location, "artefact folder")
     if not is_remote(uri):
         return LocalStore(Path(uri))
-    from core.storage.s3_store import open_bucket  # boto3 takes a while to import
+    from core.storage.s3_store import open_bucket  # importing boto3 takes a while
 
     return open_bucket(uri, artifacts)

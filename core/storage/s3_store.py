@@ -12,7 +12,7 @@ from core.storage.s3.transfer import for_each
 from core.storage.s3.upload import stored_entry, upload
 from core.storage.store import ArtifactsSection, Entry, StoredFile, Versioned, WriteCheck, is_file_name
 
-# Tasks are given addresses only: what the flow said of a bucket holds for the whole process.
+# Tasks get addresses only, so the settings that the flow gave for a bucket apply to the whole process.
 _settings: dict[str, ArtifactsSection] = {}
 
 
@@ -25,7 +25,7 @@ def open_bucket(uri: str, artifacts: ArtifactsSection | None) -> "S3Store":
         _settings[bucket] = artifacts
     prefix = prefix.rstrip("/")
     if prefix and not is_file_name(prefix):
-        raise InputError(f"{uri} is no address of a store: write s3://BUCKET/PREFIX, with single slashes")
+        raise InputError(f"{uri} is not the address of a store: write s3://BUCKET/PREFIX, with single slashes")
     return S3Store(S3Objects(bucket, prefix, artifacts, contextlib.nullcontext))
 
 

@@ -1,4 +1,4 @@
-"""Where artefacts are kept: one small interface over a local folder and an S3 bucket."""
+"""The interface of an artefact store, which a local folder and an S3 bucket implement."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ WriteCheck = Callable[[], AbstractContextManager[None]]
 
 
 class ArtifactsSection(Section):
-    """Where artefacts are kept, and how patiently."""
+    """Where artefacts are stored."""
 
     root: Place = "artifacts"
     endpoint_url: Address | None = Field(None, description="of an S3 server that is not AWS; AWS_ENDPOINT_URL if empty")
@@ -28,30 +28,30 @@ class ArtifactsSection(Section):
         False, description="use a store that ignores conditional writes; you promise to run one process at a time"
     )
     lease_seconds: Annotated[float, NUMBER, Field(ge=1, le=86_400)] = Field(
-        60, description="a run whose holder is silent for so long may be taken over"
+        60, description="another process may take over a run that was not renewed for so long"
     )
-    state_minutes: Minutes = Field(1, description="least time between two uploads of a stage's resumable state")
+    state_minutes: Minutes = Field(1, description="shortest time between two uploads of a stage's resumable state")
     patience_minutes: Annotated[float, NUMBER, Field(gt=0, le=10_080)] = Field(
-        10, description="how long a store that does not answer is waited for"
+        10, description="how long to wait for a store that does not answer"
     )
     cache: Place | None = Field(None, description="folder of downloads; ~/.cache/adversarial-layouts if empty")
     cache_gb: Annotated[float, NUMBER, Field(gt=0, le=1_000_000)] = 50
 
     @field_validator("root", "cache")
     @classmethod
-    def _is_no_whole_disk(cls, place: str | None) -> str | None:
+    def _require_folder(cls, place: str | None) -> str | None:
         if place is not None and not is_remote(place) and os.path.abspath(place).strip("/") == "":
             raise ValueError(f"{place} is a whole disk: give a folder on it")
         return place
 
 
-# What is read at once: records, a config, a report of a run.
+# Bytes of the largest file that is read into memory: records, configs, reports.
 LARGEST_SMALL_FILE = 2**28
 
 
 @dataclass(frozen=True)
 class Versioned:
-    """A small file as it was read: `version` changes with its content, `age` is in seconds by the store's clock."""
+    """A small file. `version` changes with its content; `age` is in seconds by the store's clock."""
 
     data: bytes
     version: str
@@ -60,7 +60,7 @@ class Versioned:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file in a listing; `age` in seconds since it was written, by the store's clock."""
+    """A file in a listing. `age` is in seconds since it was written, by the store's clock."""
 
     name: str
     size: int
@@ -70,60 +70,60 @@ class StoredFile:
 class Store(Protocol):
     """Files under a root by relative name, `a/b/c.pt`.
 
-    Every file is there whole or not at all. What the user can mend (no such bucket, no permission, an altered
-    file, a store that stays silent) raises InputError naming the address.
+    A file is visible only once it is complete. What the user can fix (no such bucket, no permission, an altered file,
+    a store that does not answer) raises InputError with the address.
     """
 
     uri: str
 
     def below(self, name: str) -> "Store":
-        """The store of what lies under the folder `name` of this one."""
+        """The store of the folder `name` in this one."""
 
     def with_write_check(self, write_check: WriteCheck) -> "Store":
         """The same store, which makes every change inside `write_check()`."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Keeps out the other processes of this host that use it on the same folder, where a store can."""
+        """Inside, no other process of this host is in `exclusive` for the same folder, if the store can lock."""
 
     def upload(self, folder: Path, names: Iterable[str]) -> dict[str, Entry]:
-        """Add those files of `folder`; what they are. One already there with the same content is left."""
+        """Size and digest of those files of `folder`, once they are stored. A stored file of the same content stays."""
 
     def fetch(self, entries: Mapping[str, Entry]) -> Path:
-        """A local folder with a file of each name and content in `entries`, for reading only.
+        """A local read-only folder that has each file of `entries`.
 
-        InputError names the first that is missing, or altered even when fetched again.
+        InputError names the first file that is missing, or that is altered even when it is fetched again.
         """
 
     def measure(self, name: str) -> Entry | None:
-        """Size and sha256 of the file as it is stored, read through; None if there is none."""
+        """Size and sha256 of the stored file, which is read in full; None if it does not exist."""
 
     def read(self, name: str) -> Versioned | None:
-        """A small file; None if there is none."""
+        """A small file; None if it does not exist."""
 
     def create(self, name: str, data: bytes) -> bool:
-        """Add a small file; false if there is one of that name already."""
+        """Add a small file; false if a file of that name exists."""
 
     def compare_and_swap(self, name: str, data: bytes, version: str) -> str | None:
-        """Replace the small file if it still has `version`; its new version, or None if it was changed meanwhile."""
+        """Replace the small file if it still has `version`; its new version, or None if it has another."""
 
     def files(self) -> Iterator[StoredFile]:
-        """Every file under the root, in order of name."""
+        """Every file below the root, in order of name."""
 
     def folders(self) -> list[str]:
-        """Names of the folders directly under the root."""
+        """Names of the folders directly below the root."""
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove files; those that are gone already do not matter."""
+        """Remove files; names that do not exist are ignored."""
 
     def unfinished_uploads(self, older_than: float) -> list[str]:
-        """Names of uploads begun more than `older_than` seconds ago and never finished, which cost space."""
+        """Names of uploads that began more than `older_than` seconds ago and never finished. They take up space."""
 
     def abort_uploads(self, older_than: float) -> None:
-        """Drop the uploads that `unfinished_uploads` names."""
+        """Abort the uploads that `unfinished_uploads` names."""
 
 
 def place(location: Location, what: str) -> str:
-    """`location` with `~` and variables filled in; an InputError begins with `what` it is."""
+    """`location` with `~` and variables filled in. InputErrors begin with `what`."""
     try:
         return expanded(location)
     except ValueError as error:
@@ -131,7 +131,7 @@ def place(location: Location, what: str) -> str:
 
 
 def artifacts_of_options(**options: Any) -> ArtifactsSection:
-    """How a command without a config reaches its artefacts; InputError names the option that is wrong."""
+    """The settings that a command without a config gives as options; InputError names the option that is wrong."""
     try:
         return ArtifactsSection(**options)
     except ValidationError as error:
@@ -139,17 +139,17 @@ def artifacts_of_options(**options: Any) -> ArtifactsSection:
 
 
 def cache_folder(artifacts: ArtifactsSection) -> Path:
-    """Folder of downloads and of what is being made for a bucket: `artifacts.cache`, or the user's cache folder."""
+    """Folder for downloads and for files on their way to a bucket: `artifacts.cache`, or the user's cache folder."""
     if artifacts.cache is not None:
         return Path(artifacts.cache)
     return Path(place(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cache folder")) / "adversarial-layouts"
 
 
 def replace(store: Store, name: str, data: bytes) -> None:
-    """Write a small file, whatever was there before."""
+    """Write a small file, replacing one that exists."""
     while not store.create(name, data):
-        there = store.read(name)
-        if there is not None and (there.data == data or store.compare_and_swap(name, data, there.version) is not None):
+        found = store.read(name)
+        if found is not None and (found.data == data or store.compare_and_swap(name, data, found.version) is not None):
             return
 
 
@@ -184,17 +184,17 @@ def checked_name(name: str) -> str:
 
 
 def too_large(uri: str, name: str, size: int) -> InputError:
-    """The error for a file that is too large to be one that is read at once."""
+    """The error for a file that is too large to be read into memory."""
     return InputError(
-        f"{uri}/{name} holds {size} bytes, it should be a small file: put back a copy of it, or choose another folder"
+        f"{uri}/{name} has {size} bytes but should be a small file: restore it from a copy, or choose another folder"
     )
 
 
 def altered(uri: str, name: str, wanted: Entry, found: Entry | None) -> InputError:
-    """The error for a stored file that is not what its record says; `found` is None for a missing one."""
+    """The error for a stored file that differs from its record; `found` is None if it is missing."""
     if found is None:
-        return InputError(f"{uri}/{name} is missing: put it back from a copy, or remove the record that names it")
+        return InputError(f"{uri}/{name} is missing: restore it from a copy, or remove the record that names it")
     return InputError(
         f"{uri}/{name} is altered: recorded with {wanted['size']} bytes, sha256 {wanted['sha256'][:12]}, found with "
-        f"{found['size']} bytes, sha256 {found['sha256'][:12]}: put the file back from a copy"
+        f"{found['size']} bytes, sha256 {found['sha256'][:12]}: restore the file from a copy"
     )

@@ -87,10 +87,9 @@ def test_a_save_path_that_holds_anything_else_is_refused_by_name(train, tmp_path
     with pytest.raises(SystemExit) as left:
         train(tmp_path / "out")
     assert left.value.code == 2
-    said = (
-        f"error: {tmp_path / 'out'} holds {name}, which something else made, or whose record is gone: choose another "
-    )
-    assert capsys.readouterr().err.endswith(f"{said}experiment.save_path, or move what is there away\n")
+    problem = f"error: {tmp_path / 'out'} holds {name}, which another program made, or whose record is missing: "
+    remedy = "choose another experiment.save_path, or move the files there away\n"
+    assert capsys.readouterr().err.endswith(problem + remedy)
     assert files_below(tmp_path / "out") == before.keys() and content(*before) == before
 
 
@@ -157,7 +156,7 @@ def test_a_training_of_an_earlier_version_is_continued_but_not_replaced(train, t
     before = content(*files_below(folder))
     with pytest.raises(SystemExit):
         train(folder, "--no-resume")
-    assert "which something else made" in capsys.readouterr().err
+    assert "which another program made" in capsys.readouterr().err
     assert content(*files_below(folder)) == before
     train(folder, **{"training.epochs": 2})
     latest = torch.load(folder / "checkpoints/tiny_checkpoint_latest.pt", weights_only=True)
@@ -253,7 +252,7 @@ def test_an_output_folder_that_holds_anything_else_is_refused_before_any_work(tm
     before = put(tmp_path / "out" / name)
     with pytest.raises(
         InputError,
-        match=rf"out holds {name}, which something else made, or whose record is gone: choose another folder",
+        match=rf"out holds {name}, which another program made, or whose record is missing: choose another folder",
     ):
         run_stage("stage", tmp_path / "out", {}, {}, lambda *_: pytest.fail("it began to work"))
     assert files_below(tmp_path / "out") == before.keys() and content(*before) == before
@@ -346,7 +345,7 @@ def test_a_run_does_not_begin_in_a_folder_that_holds_something_else(prepared, tm
     mine = put(tmp_path / "core/config.py", tmp_path / "core/models/unet.py")
     monkeypatch.chdir(tmp_path)
     config = load_config(prepared, ["artifacts.root=.", "experiment.name=core"])
-    said = r"core holds config.py, which something else made.* choose another experiment.name or artifacts.root"
+    said = r"core holds config.py, which another program made.* choose another experiment.name or artifacts.root"
     with pytest.raises(InputError, match=said), hold_run(config):
         pytest.fail("it took the folder over")
     with pytest.raises(InputError, match=said):

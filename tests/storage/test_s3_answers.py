@@ -62,14 +62,14 @@ def actions(tmp_path):
         ((500, HTML, PAGE), "with text/html"),
         ((301, {"Location": "https://other.example:9/b?key=secret"}, b""), "it redirects to https://other.example:9:"),
         ((302, HTML | {"Location": "/login"}, PAGE), "it redirects to another address"),
-        ((308, HTML | {"Location": "https://[bad"}, PAGE), "its answer is no HTTP"),
+        ((308, HTML | {"Location": "https://[bad"}, PAGE), "its answer is not HTTP"),
     ],
     ids=lambda value: str(value)[:40],
 )
 def test_something_that_answers_is_not_yet_a_store(actions, reply, told):
     with answering(reply) as endpoint:
         for action in actions(endpoint, patience_minutes=5):
-            with pytest.raises(InputError, match="no S3 server is there") as error:
+            with pytest.raises(InputError, match="this is not an S3 server") as error:
                 action()
             assert endpoint in str(error.value) and told in str(error.value)
             assert "secret" not in str(error.value)
@@ -79,7 +79,7 @@ def test_something_that_answers_is_not_yet_a_store(actions, reply, told):
 def test_what_speaks_no_http_is_told_at_once(actions, data):
     with sending(data) as endpoint:
         for action in actions(endpoint, patience_minutes=5):
-            with pytest.raises(InputError, match=f"{endpoint}: no S3 server is there, it speaks no HTTP"):
+            with pytest.raises(InputError, match=f"{endpoint}: this is not an S3 server, it does not speak HTTP"):
                 action()
 
 
@@ -176,7 +176,7 @@ def test_a_file_of_aws_that_does_not_parse_is_named(monkeypatch, tmp_path, told,
     monkeypatch.setenv(variable, str(broken))
     if variable == "AWS_SHARED_CREDENTIALS_FILE":
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    assert told() == f"{broken} is no valid AWS configuration file: mend or remove it"
+    assert told() == f"{broken} is not a valid AWS configuration file: correct or remove it"
 
 
 @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
@@ -184,7 +184,7 @@ def test_a_file_of_aws_that_does_not_parse_is_named(monkeypatch, tmp_path, told,
 def test_a_key_that_cannot_be_sent_is_named_and_not_shown(monkeypatch, told, variable, value):
     monkeypatch.setenv(variable, value)
     line = told()
-    assert line.startswith(f"{variable} of the environment holds a space, a line break or another character")
+    assert line.startswith(f"{variable} of the environment contains a space, a line break or another character")
     assert "secret" not in line.replace(variable, "")
 
 
@@ -194,7 +194,7 @@ def test_a_key_in_a_file_that_cannot_be_sent_is_named(monkeypatch, tmp_path, tol
     for name in KEYS:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
-    assert told().startswith("aws_access_key_id of the AWS credentials file holds a space")
+    assert told().startswith("aws_access_key_id of the AWS credentials file contains a space")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_certificates_that_are_none_are_told(monkeypatch, tmp_path, told):
     for bundle in (tmp_path / "nowhere", tmp_path / "text"):
         monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
         (tmp_path / "text").write_text("no certificate")
-        assert told("https://127.0.0.1:9").startswith(f"AWS_CA_BUNDLE {bundle} is no file of certificates")
+        assert told("https://127.0.0.1:9").startswith(f"AWS_CA_BUNDLE {bundle} is not a file of certificates")
 
 
 # --- What a server refuses

@@ -289,7 +289,7 @@ def test_any_bytes_come_back_under_any_name(parts, data):
 def test_only_paths_and_s3_addresses_are_stores():
     with pytest.raises(InputError, match="neither a local path nor an s3:// address"):
         open_store("gs://bucket/prefix")
-    with pytest.raises(InputError, match="is no address of a store"):
+    with pytest.raises(InputError, match="is not the address of a store"):
         open_store("s3://bucket/a//b")
 
 
@@ -779,7 +779,7 @@ def test_settings_are_remembered_for_the_bucket(radosgw_place):
 
 @pytest.mark.parametrize("bucket", ["Not_A_Bucket!", "x"])
 def test_an_impossible_bucket_name(radosgw_place, bucket):
-    with pytest.raises(InputError, match=r"no valid bucket name|there is no such bucket"):
+    with pytest.raises(InputError, match=r"not a valid bucket name|there is no such bucket"):
         open_store(f"s3://{bucket}/run", radosgw_place.artifacts).create("a", b"")
 
 

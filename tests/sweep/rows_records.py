@@ -288,7 +288,7 @@ SPECIAL: list[tuple[str, str, Callable[[Any], None], Callable[[Any], Any], tuple
         "a named pipe for the lock",
         os.mkfifo,
         lambda s: s.compare_and_swap("a", b"", "0"),
-        ("no regular file",),
+        ("not a regular file",),
     ),
     ("a.pt", "a device for an output", lambda p: p.symlink_to("/dev/zero"), lambda s: s.measure("a.pt"), ("a device",)),
 ]

@@ -112,7 +112,7 @@ def _listing(body: bytes) -> Callable[[Ground], Any]:
 
 _ENDLESS = b"<ListBucketResult><IsTruncated>true</IsTruncated>?</ListBucketResult>"
 _OBJECT = {"ETag": '"1"', "Last-Modified": "Fri, 27 Nov 2026 12:00:00 GMT", "x-amz-meta-sha256": "0" * 64}
-_NOT_S3 = "no S3 server is there"
+_NOT_S3 = "this is not an S3 server"
 
 _ENDPOINTS = [
     ("a page", _store((200, HTML, PAGE)), (_NOT_S3, "text/html", "artifacts.endpoint_url")),
@@ -132,7 +132,7 @@ _ENDPOINTS = [
     (
         "a time that is none",
         _store((200, _OBJECT | {"Last-Modified": "soon"}, b"x")),
-        ("a number or date that is none",),
+        ("an invalid number or date",),
     ),
     ("an empty answer", _store((200, {}, b"")), (_NOT_S3, "HTTP 200")),
     ("an answer without content", _store((204, {}, b"")), (_NOT_S3, "HTTP 204")),
@@ -160,8 +160,8 @@ _ENDPOINTS = [
         _store((301, XML, b"<Error><Code>PermanentRedirect</Code></Error>")),
         ("another region", "AWS_DEFAULT_REGION"),
     ),
-    ("an SSH server", _bytes(b"SSH-2.0-OpenSSH_9.2p1\r\n"), (_NOT_S3, "speaks no HTTP")),
-    ("any bytes", _bytes(bytes(range(256))), (_NOT_S3, "speaks no HTTP")),
+    ("an SSH server", _bytes(b"SSH-2.0-OpenSSH_9.2p1\r\n"), (_NOT_S3, "not speak HTTP")),
+    ("any bytes", _bytes(bytes(range(256))), (_NOT_S3, "not speak HTTP")),
     ("a server that hangs up", _bytes(b""), ("no S3 server answers there", "artifacts.endpoint_url")),
     ("http asked of https", _encrypted("https", "http"), ("it speaks https, not http",)),
     ("https asked of http", _encrypted("http", "https"), ("if the server speaks http, write http://",)),
@@ -186,24 +186,28 @@ _LISTS = [
         (
             "a size that is a word",
             b"<ListBucketResult><Contents><Size>x</Size></Contents></ListBucketResult>",
-            "a number",
+            "an invalid number",
         ),
     )
 ]
 
 _AWS = [
-    ("a config that does not parse", _file("AWS_CONFIG_FILE", "region = x\n"), ("aws-file", "no valid AWS config")),
-    ("a config in Latin-1", _file("AWS_CONFIG_FILE", b"[default]\nregion=\xff\n"), ("aws-file", "no valid AWS config")),
+    ("a config that does not parse", _file("AWS_CONFIG_FILE", "region = x\n"), ("aws-file", "not a valid AWS config")),
+    (
+        "a config in Latin-1",
+        _file("AWS_CONFIG_FILE", b"[default]\nregion=\xff\n"),
+        ("aws-file", "not a valid AWS config"),
+    ),
     (
         "credentials that do not parse",
         _file("AWS_SHARED_CREDENTIALS_FILE", "[default\n", AWS_ACCESS_KEY_ID=""),
-        ("aws-file", "no valid AWS config"),
+        ("aws-file", "not a valid AWS config"),
     ),
     ("a style that is none", _file("AWS_CONFIG_FILE", "[default]\ns3 =\n  addressing_style = x\n"), ("style x",)),
     ("a section that is a word", _file("AWS_CONFIG_FILE", "[default]\ns3 = x\n"), ("AWS settings of this machine",)),
     ("a key with a line break", _settings(AWS_ACCESS_KEY_ID="a\n"), ("AWS_ACCESS_KEY_ID", "a line break")),
     ("a secret with a space", _settings(AWS_SECRET_ACCESS_KEY="a b"), ("AWS_SECRET_ACCESS_KEY", "a space")),
-    ("a token with an accent", _settings(AWS_SESSION_TOKEN="é"), ("AWS_SESSION_TOKEN", "no key has")),
+    ("a token with an accent", _settings(AWS_SESSION_TOKEN="é"), ("AWS_SESSION_TOKEN", "keys do not have")),
     ("no keys", _settings(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY=""), ("no S3 credentials found",)),
     ("a profile that is not there", _settings(AWS_PROFILE="x"), ("a valid AWS_PROFILE",)),
     ("a region with a line break", _settings(AWS_DEFAULT_REGION="us-east-1\n"), ("AWS region", "a line break")),

@@ -1,4 +1,4 @@
-"""Whether what came back is an answer of an S3 server: a page, a proxy or another service answers just as readily."""
+"""Whether an answer comes from an S3 server: web pages, proxies and other services may answer at the address too."""
 
 import http.client
 import re
@@ -8,21 +8,21 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-# The outermost element of the answers that are documents.
+# The outermost XML element of each answer that is a document.
 _DOCUMENTS = {
     "CompleteMultipartUpload": "CompleteMultipartUploadResult",
     "CreateMultipartUpload": "InitiateMultipartUploadResult",
     "ListMultipartUploads": "ListMultipartUploadsResult",
     "ListObjectsV2": "ListBucketResult",
 }
-# Headers that every good answer has, of which others than S3 servers give the first too.
+# Headers that every successful answer has. Other servers than S3 give an etag too.
 _OBJECT_HEADERS = {
     "GetObject": ("etag", "last-modified"),
     "HeadObject": ("etag", "last-modified"),
     "PutObject": ("etag",),
     "UploadPart": ("etag",),
 }
-# Headers that S3 servers send with every answer, or with an object of ours.
+# Prefixes of headers that S3 servers send with every answer, or with objects of this project.
 _SIGNS = ("x-amz-request-id", "x-amz-id-2", "x-amz-meta-", "x-goog-")
 _REDIRECTS = {301, 302, 303, 307, 308}
 _GATEWAY_STATUS = {408, 429, 502, 503, 504}
@@ -32,9 +32,9 @@ _MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+")
 
 
 class NotS3Error(Exception):
-    """What answers at an endpoint is no S3 server.
+    """The server at an endpoint is not an S3 server.
 
-    The message says what came instead, in no word of that server's; `advice` completes 'set the endpoint to ...'.
+    The message says what answered instead, not in the server's own words. `advice` completes 'set the endpoint to'.
     """
 
     def __init__(self, message: str, advice: str = "the address of its S3 port"):
@@ -43,7 +43,7 @@ class NotS3Error(Exception):
 
 
 class Answer(NamedTuple):
-    """An answer to the S3 operation of that name; `body` is None where it is not read yet."""
+    """An answer to the S3 operation of that name; `body` is None if it has not been read yet."""
 
     operation: str
     status: int
@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 
     @property
     def is_from_s3(self) -> bool | None:
-        """Whether an S3 server gave it; None if it could have come from anything, S3 included."""
+        """Whether it comes from an S3 server; None if that cannot be decided."""
         is_page = self.media_type.endswith("html")
         if self.status < 300:
             if self.operation in _DOCUMENTS:
@@ -60,7 +60,7 @@ class Answer(NamedTuple):
             if self.operation in _OBJECT_HEADERS:
                 if not all(name in self.headers for name in _OBJECT_HEADERS[self.operation]):
                     return False
-                # To what is sent, an S3 server answers with headers alone.
+                # An S3 server answers uploads with headers only.
                 return self._is_signed or not (is_page or (self.body and self.operation in ("PutObject", "UploadPart")))
             return False if is_page else self._is_signed or None
         if self.is_of_minio_console:
@@ -68,44 +68,44 @@ class Answer(NamedTuple):
         if self._is_document("Error") or self._is_signed:
             return not is_page
         if self.is_of_a_gateway:
-            return None  # the server behind it may be one of S3's
+            return None  # the server behind it may be an S3 server
         if self.operation.startswith("Head") or self.status == 500:
-            # Nothing can be read in the first; the second may be a proxy's, and is botocore's for a document cut off.
+            # HEAD answers have no body. A 500 may come from a proxy, or from botocore for a document that was cut off.
             may_be = {"", "application/xml", "text/xml"} | ({"text/plain"} if self.status == 500 else set())
             return None if self.media_type in may_be and not self.redirects else False
         return False
 
     @property
     def redirects(self) -> bool:
-        """Whether it names another address, and does not say as S3 does which region that is of."""
+        """Whether it redirects to another address without the region that S3 names in its redirects."""
         return self.status in _REDIRECTS and "x-amz-bucket-region" not in self.headers
 
     @property
     def is_of_minio_console(self) -> bool:
-        """Whether MinIO's console, on a port of its own, refuses a request that is for the S3 port."""
+        """Whether it comes from MinIO's console, which has its own port and refuses S3 requests."""
         return self._is_document("Error") and b"must be made to API port" in (self.body or b"")
 
     @property
     def is_of_a_gateway(self) -> bool:
-        """Whether it says that the server behind it is away or busy."""
+        """Whether a gateway says that the server behind it is down or busy."""
         return self.status in _GATEWAY_STATUS
 
     @property
     def media_type(self) -> str:
-        """The content type; empty where there is none."""
+        """The content type; empty if there is none."""
         found = _MEDIA_TYPE.match(self.headers.get("content-type", ""))
         return found.group().lower() if found else ""
 
     def error(self) -> NotS3Error:
-        """What to say of an answer that is no S3 server's."""
+        """The error for an answer that does not come from an S3 server."""
         if self.redirects:
             target = _origin(self.headers.get("location", ""))
             return NotS3Error(f"it redirects to {target or 'another address'}", "where the S3 server itself is")
         if self.is_of_minio_console:
             return NotS3Error("it is MinIO's console")
         is_empty = self.body == b"" and not self.operation.startswith("Head")
-        content = "an empty page" if is_empty else self.media_type or "no document of S3's"
-        # botocore makes a 500 of a 200 that it cannot read.
+        content = "an empty page" if is_empty else self.media_type or "something other than an S3 document"
+        # botocore turns a 200 that it cannot read into a 500.
         return NotS3Error(f"it answers {'' if self.status == 500 else f'HTTP {self.status} '}with {content}")
 
     @property
@@ -118,7 +118,7 @@ class Answer(NamedTuple):
 
 
 def _origin(address: str) -> str:
-    """Scheme, host and port of an address, without whatever else it holds; empty if it is none."""
+    """Scheme, host and port of an address, without the rest; empty if it is not a valid address."""
     try:
         parts = urlsplit(address)
         port = f":{parts.port}" if parts.port is not None else ""
@@ -128,13 +128,13 @@ def _origin(address: str) -> str:
 
 
 def answer_of(operation: str, response: Mapping[str, Any]) -> Answer:
-    """The answer in botocore's `before-parse`; the body of an object is left to be read by who wants it."""
+    """The answer in botocore's event `before-parse`. The body of an object is not read here."""
     body = response["body"]
     return Answer(operation, response["status_code"], response["headers"], body if isinstance(body, bytes) else None)
 
 
 def other_protocol(endpoint: str) -> NotS3Error | None:
-    """What to say if the server at an http:// address, asked plainly, speaks https or something else; None if not."""
+    """The error if the server at an http:// address speaks https or another protocol; None if it speaks http."""
     address = urlsplit(endpoint)
     if address.scheme != "http":
         return None
@@ -148,7 +148,7 @@ def other_protocol(endpoint: str) -> NotS3Error | None:
     except http.client.RemoteDisconnected:
         return None
     except http.client.HTTPException:
-        return NotS3Error("it speaks no HTTP")
+        return NotS3Error("it does not speak HTTP")
     except OSError:
         return None
     finally:
@@ -163,7 +163,7 @@ def _speaks_tls(host: str, port: int) -> bool:
         with socket.create_connection((host, port), timeout=_SECONDS_TO_ASK) as plain:
             context.wrap_socket(plain, server_hostname=host).close()
     except ssl.SSLError as error:
-        return "ALERT" in (error.reason or "")  # a refusal in TLS
+        return "ALERT" in (error.reason or "")  # the server refused, but in TLS
     except (OSError, ValueError):
         return False
     return True

@@ -1,4 +1,4 @@
-"""The boto3 client of a bucket, made from what the config, the environment and AWS's files say, all of it checked."""
+"""The boto3 client of a bucket. Settings from the config, the environment and AWS's files are checked first."""
 
 import os
 import ssl
@@ -16,7 +16,7 @@ from core.storage.s3.errors import S3_ERRORS, refusal
 from core.storage.store import ArtifactsSection
 
 _CONNECT_SECONDS, _READ_SECONDS = 5, 60
-# Where a person writes keys, by botocore's name of it; others come from servers and programs.
+# Places where people write keys, by botocore's names. Other keys come from servers and programs.
 _WRITTEN = {
     "env": "of the environment",
     "shared-credentials-file": "of the AWS credentials file",
@@ -25,13 +25,13 @@ _WRITTEN = {
 
 
 def make_client(bucket: str, artifacts: ArtifactsSection, connections: int) -> BaseClient:
-    """A client for the bucket; InputError for a setting, of ours or of AWS's, that cannot be right."""
+    """A client for the bucket; InputError for an invalid setting of ours or of AWS."""
     try:
-        # A session is not safe for threads, so it is this client's own.
+        # A session is not thread-safe, so each client has its own.
         session = boto3.session.Session()
         _require_credentials(session)
         if session.region_name and session.region_name != session.region_name.strip():
-            # botocore lets a line break at the end pass, and no request can be sent with it.
+            # botocore accepts a line break at the end, but no request can be sent with it.
             raise InputError(f"the AWS region {session.region_name!r} holds a line break: set AWS_DEFAULT_REGION again")
         endpoint, setting = artifacts.endpoint_url, "artifacts.endpoint_url"
         if endpoint is None or _is_aws(endpoint):
@@ -41,19 +41,19 @@ def make_client(bucket: str, artifacts: ArtifactsSection, connections: int) -> B
             endpoint, setting = client.meta.endpoint_url, _setting_outside()
         _require_address(endpoint, setting)
         _require_certificates(session, endpoint)
-        # Servers other than AWS know buckets as folders only, and often none of the newer checksums.
-        elsewhere = {
+        # Servers other than AWS have the bucket in the path only, and often do not know the newer checksums.
+        other_servers = {
             "s3": {"addressing_style": "path"},
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
         }
         region = session.region_name or "us-east-1"
-        client = session.client("s3", region, endpoint_url=endpoint, config=_config(connections, elsewhere))
+        client = session.client("s3", region, endpoint_url=endpoint, config=_config(connections, other_servers))
         return client
     except S3_ERRORS as error:
         raise refusal(error, bucket, artifacts.endpoint_url or "AWS") from None
     except (ValueError, AttributeError, TypeError, OSError) as error:
-        # botocore converts what AWS's variables and files hold as it goes, and runs programs that they name.
+        # botocore parses the values of AWS's variables and files only now, and runs programs that they name.
         _, invalid, url = str(error).partition("Invalid endpoint: ")
         if invalid:
             setting = "artifacts.endpoint_url" if artifacts.endpoint_url else _setting_outside()
@@ -68,7 +68,7 @@ def make_client(bucket: str, artifacts: ArtifactsSection, connections: int) -> B
 
 
 def endpoint_setting(client: BaseClient, artifacts: ArtifactsSection) -> str | None:
-    """What names the server that the client talks to; None for AWS, which needs no name."""
+    """The setting that names the server of the client; None for AWS, which needs none."""
     if artifacts.endpoint_url is not None:
         return "artifacts.endpoint_url"
     return None if _is_aws(client.meta.endpoint_url) else _setting_outside()
@@ -91,7 +91,7 @@ def _require_address(url: str, setting: str) -> None:
 
 
 def _require_credentials(session: boto3.session.Session) -> None:
-    """InputError for keys that cannot be sent, without showing them; those that are missing are found out later."""
+    """InputError for keys that cannot be sent, without showing them. Missing keys are noticed later."""
     token_file = os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE")
     if token_file is not None and not os.access(token_file, os.R_OK):
         raise InputError(f"AWS_WEB_IDENTITY_TOKEN_FILE {token_file} cannot be read: correct it, or unset it")
@@ -99,7 +99,7 @@ def _require_credentials(session: boto3.session.Session) -> None:
         found = session.get_credentials()
     except FileNotFoundError as error:
         raise InputError(
-            f"the program {error.filename} that credential_process of the AWS configuration names is not there"
+            f"the program {error.filename} that credential_process of the AWS configuration names does not exist"
         ) from None
     if not isinstance(found, Credentials) or found.method not in _WRITTEN:
         return
@@ -112,8 +112,8 @@ def _require_credentials(session: boto3.session.Session) -> None:
         if value and not all("!" <= character <= "~" for character in value):
             named = name if found.method == "env" else name.lower()
             raise InputError(
-                f"{named} {_WRITTEN[found.method]} holds a space, a line break or another character that no key has: "
-                "set it again"
+                f"{named} {_WRITTEN[found.method]} contains a space, a line break or another character that "
+                "keys do not have: set it again"
             )
 
 
@@ -124,8 +124,8 @@ def _require_certificates(session: boto3.session.Session, endpoint: str) -> None
     try:
         folder = Path(bundle).is_dir()
         ssl.create_default_context(cafile=None if folder else bundle, capath=bundle if folder else None)
-    except OSError:  # ssl's own among them
-        raise InputError(f"AWS_CA_BUNDLE {bundle} is no file of certificates: correct it, or unset it") from None
+    except OSError:  # ssl's errors are among them
+        raise InputError(f"AWS_CA_BUNDLE {bundle} is not a file of certificates: correct it, or unset it") from None
 
 
 def _config(connections: int, options: dict[str, Any]) -> Config:
@@ -133,7 +133,7 @@ def _config(connections: int, options: dict[str, Any]) -> Config:
         signature_version="s3v4",
         connect_timeout=_CONNECT_SECONDS,
         read_timeout=_READ_SECONDS,
-        # Repeating is `Patience`'s business.
+        # `RetryPolicy` repeats requests.
         retries={"mode": "standard", "total_max_attempts": 1},
         max_pool_connections=connections,
         tcp_keepalive=True,

@@ -1,4 +1,4 @@
-"""What went wrong between this process and an S3 server: whether it may pass by itself, and a sentence for a person."""
+"""Errors between this process and an S3 server: whether they are transient, and a sentence for the user."""
 
 import re
 from urllib.request import getproxies
@@ -32,7 +32,7 @@ from urllib3.exceptions import HTTPError
 from core.runtime.errors import InputError
 from core.storage.s3.answers import NotS3Error
 
-# Everything that boto3, s3transfer and urllib3 raise of their own.
+# All errors that boto3, s3transfer and urllib3 define.
 S3_ERRORS = (
     BotoCoreError,
     ClientError,
@@ -44,8 +44,8 @@ S3_ERRORS = (
     S3UploadFailedError,
 )
 
-_PASSING = (
-    HTTPClientError,  # the connection: refused, dropped, silent, or broken off inside an answer
+_TRANSIENT = (
+    HTTPClientError,  # the connection was refused, dropped, silent, or broken off during an answer
     BotoConnectionError,
     ConnectionError,
     TimeoutError,
@@ -53,12 +53,12 @@ _PASSING = (
     IncompleteReadError,
     ChecksumError,
     FlexibleChecksumError,
-    ResponseParserError,  # an answer cut off
+    ResponseParserError,  # the answer was cut off
     RetriesExceededError,
-    S3DownloadFailedError,  # the file was replaced while it was read
+    S3DownloadFailedError,  # the object was replaced while it was read
 )
-_PASSING_STATUS = {408, 429, 500, 502, 503, 504}
-_PASSING_CODES = {
+_TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
+_TRANSIENT_CODES = {
     "BadDigest",
     "ConditionalRequestConflict",
     "IncompleteBody",
@@ -74,7 +74,7 @@ _PASSING_CODES = {
     "XAmzContentChecksumMismatch",
     "XAmzContentSHA256Mismatch",
 }
-# Of a TLS connection that broke off; every other error of TLS stays what it is.
+# A TLS connection that broke off. All other TLS errors are permanent.
 _BROKEN_OFF = re.compile("EOF|timed out|reset|closed", re.IGNORECASE)
 _NO_CREDENTIALS = (
     NoAuthTokenError,
@@ -109,7 +109,7 @@ _FULL_STATUS = 507
 
 
 def code_of(error: BaseException) -> str:
-    """The server's word for its refusal, such as NoSuchKey; empty if it did not answer."""
+    """The error code of the server, such as NoSuchKey; empty if it did not answer."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
@@ -121,65 +121,65 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, SSLError):
         return bool(_BROKEN_OFF.search(str(error)))
     if isinstance(error, HTTPClientError) and isinstance(error.kwargs.get("error"), ValueError):
-        return False  # what is sent, or came, is no HTTP
+        return False  # the request or the answer is not HTTP
     if isinstance(error, AttributeError):
-        # botocore stumbles over its own checksum of the body of a 5xx answer.
+        # botocore fails on its own checksum of the body of a 5xx answer.
         return "StreamingChecksumBody" in str(error)
-    return isinstance(error, _PASSING)
+    return isinstance(error, _TRANSIENT)
 
 
 def is_transient_answer(status: int, code: str) -> bool:
-    """Whether an answer with this HTTP status and S3 error code may be another one a little later."""
+    """Whether the same request may succeed after an answer with this HTTP status and S3 error code."""
     if _FULL.search(code):
-        return False  # whatever its status: somebody has to free space
-    return status in _PASSING_STATUS or code in _PASSING_CODES
+        return False  # whatever the status is: somebody has to free space
+    return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES
 
 
 def refusal(error: Exception, bucket: str, endpoint: str, setting: str | None = None) -> InputError:
-    """A sentence for an error that does not pass by itself. No word of the server's is in it: it may hold keys.
+    """The InputError for an error that is not transient. It repeats nothing that the server said, which may hold keys.
 
-    `setting` is what names the endpoint, such as artifacts.endpoint_url; None for AWS.
+    `setting` is the setting that names the endpoint, such as artifacts.endpoint_url; None for AWS.
     """
     where, code = f"bucket {bucket} at {endpoint}", code_of(error)
     if isinstance(error, NotS3Error):
-        mend = f"set {setting} to {error.advice}" if setting else "check the network, and any proxy"
-        return InputError(f"{where}: no S3 server is there, {error}: {mend}")
+        remedy = f"set {setting} to {error.advice}" if setting else "check the network, and any proxy"
+        return InputError(f"{where}: this is not an S3 server, {error}: {remedy}")
     if isinstance(error, ConfigParseError | ConfigNotFound):
-        return InputError(f"{error.kwargs['path']} is no valid AWS configuration file: mend or remove it")
+        return InputError(f"{error.kwargs['path']} is not a valid AWS configuration file: correct or remove it")
     if isinstance(error, _SESSION_ERRORS) or _SESSION_ENDED.search(code):
-        told = "the session of the credentials has ended: set a new AWS_SESSION_TOKEN with its keys, or log in again"
-        return InputError(f"{where}: {told} ({code or 'aws sso login'})")
+        problem = "the session of the credentials has ended: set a new AWS_SESSION_TOKEN with its keys, or log in again"
+        return InputError(f"{where}: {problem} ({code or 'aws sso login'})")
     if isinstance(error, _NO_CREDENTIALS):
-        told = "no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a valid AWS_PROFILE"
-        return InputError(f"{where}: {told}")
+        problem = "no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a valid AWS_PROFILE"
+        return InputError(f"{where}: {problem}")
     if isinstance(error, CredentialRetrievalError):
-        provider = error.kwargs["provider"]  # without what it wrote, which may be keys
-        return InputError(f"{where}: the AWS configuration's {provider} gives no credentials: mend it and run again")
+        provider = error.kwargs["provider"]  # not its output, which may hold keys
+        return InputError(f"{where}: the AWS configuration's {provider} gives no credentials: correct it and run again")
     if isinstance(error, SSLError):
-        return InputError(f"{where}: {_no_tls(str(error))}")
+        return InputError(f"{where}: {_tls_problem(str(error))}")
     if isinstance(error, NoRegionError):
         return InputError(f"{where}: no region is set: set AWS_DEFAULT_REGION to the bucket's")
     if (isinstance(error, ParamValidationError) and not _OF_A_ROLE.search(str(error))) or code == "InvalidBucketName":
-        return InputError(f"{bucket!r} is no valid bucket name, or a name in it is too long: correct the s3:// address")
+        return InputError(f"{bucket!r} is not a valid bucket name, or a name below it is too long: correct it")
     if isinstance(error, ClientError):
         return _refused_request(error, where)
     if isinstance(error, HTTPClientError):
         proxies = ", and HTTP_PROXY and HTTPS_PROXY" if getproxies() else ""
-        told = f"no S3 server is there, its answer is no HTTP: check {setting or 'the network'}{proxies}"
-        return InputError(f"{where}: {told}")
+        problem = f"this is not an S3 server, its answer is not HTTP: check {setting or 'the network'}{proxies}"
+        return InputError(f"{where}: {problem}")
     if isinstance(error, BotoCoreError):
-        # No request was made. What botocore says of a setting is its name and value; keys are none of these.
-        return InputError(f"the AWS settings of this machine are refused ({error}): mend the AWS_ variable or file")
+        # No request was made. botocore names the setting and its value, and never shows keys.
+        return InputError(f"the AWS settings of this machine are refused ({error}): correct the AWS_ variable or file")
     return InputError(f"{where}: a request failed with {type(error).__name__}: check the address and the network")
 
 
 def silence(error: Exception, setting: str | None) -> str:
-    """Why no S3 server answers where none ever did, and what to check."""
+    """What to say if no S3 server ever answered at the address."""
     check = f"check {setting} and the network" if setting else "check the network"
     if isinstance(error, ProxyConnectionError):
         return "the proxy before it does not answer: check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
     if re.search("resolve|getaddrinfo|not known", str(getattr(error, "kwargs", {}).get("error", ""))):
-        return f"no S3 server answers there, its host's name is not known: {check}"
+        return f"no S3 server answers there, its host name is unknown: {check}"
     return f"no S3 server answers there: {check}"
 
 
@@ -188,10 +188,10 @@ def _refused_request(error: ClientError, where: str) -> InputError:
     if _FULL.search(code) or status == _FULL_STATUS:
         return InputError(f"{where}: its space or quota is used up: free some, or raise the quota ({code})")
     if code == "NoSuchBucket":
-        return InputError(f"{where}: there is no such bucket: make it, or correct the s3:// address")
+        return InputError(f"{where}: there is no such bucket: create it, or correct the s3:// address")
     if code in _CREDENTIAL_CODES:
-        told = "the server refuses the credentials: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        return InputError(f"{where}: {told} ({code})")
+        problem = "the server refuses the credentials: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        return InputError(f"{where}: {problem} ({code})")
     if code in _REGION_CODES:
         return InputError(f"{where}: the bucket is in another region: set AWS_DEFAULT_REGION to its own ({code})")
     if code == "RequestTimeTooSkewed":
@@ -204,9 +204,9 @@ def _refused_request(error: ClientError, where: str) -> InputError:
     return InputError(f"{where}: the server refuses {error.operation_name} with {code} (HTTP {status})")
 
 
-def _no_tls(error: str) -> str:
+def _tls_problem(error: str) -> str:
     if "hostname" in error.lower() or "ip address mismatch" in error.lower():
-        return "its TLS certificate is of another host: write the name that the certificate has"
+        return "its TLS certificate is for another host: use the name in the certificate"
     if "expired" in error or "not yet valid" in error:
         return "its TLS certificate is not valid today: renew it, or set this machine's clock"
     if "CERTIFICATE_VERIFY_FAILED" in error:
