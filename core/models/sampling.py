@@ -12,7 +12,7 @@ from core.config.schema import ExperimentConfig
 from core.models.diffusion import Denoiser, build_scheduler, ddim_timesteps, denoiser, sample_ddim
 from core.runtime.device import memory_format, reduced_dtype
 from core.runtime.prefetching import prefetch_map
-from core.runtime.progress import bar
+from core.runtime.progress import counting_bar
 from core.runtime.seeding import sample_noise
 
 # Latents computed together on a CPU: bfloat16 gains more over fp32 at 64 than at 32, and a sample grid is one batch.
@@ -71,7 +71,7 @@ def sample_latents(
         return latents[: len(wanted)].cpu().contiguous()
 
     parts = []
-    with bar(total=len(seeds), desc=description, unit="latent", leave=False) as shown, _threads_as_before():
+    with counting_bar(len(seeds), description, "latent", leave=False) as shown, _threads_as_before():
         for part in prefetch_map(sample, starts, workers):
             parts.append(part)
             shown.update(len(part))

@@ -6,7 +6,7 @@ from core.runtime.errors import InputError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the GPU where there is one. InputError if it is not there."""
+    """The device called `name`; `auto` is the GPU if there is one. InputError if it is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -21,27 +21,28 @@ def pick_device(name: str) -> torch.device:
 
 
 def reduced_dtype(device: torch.device, wanted: bool) -> torch.dtype | None:
-    """bfloat16 where it is `wanted` and the device multiplies it faster than fp32; None where it does not."""
+    """bfloat16 if it is `wanted` and the device multiplies it faster than fp32; None otherwise."""
     if device.type == "cpu":
-        able = getattr(torch.cpu, "get_capabilities", dict)()
-        native = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
+        # Older versions of torch do not have it.
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
     else:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if wanted and native else None
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    """Matrix products and convolutions inside are computed in `dtype`, if there is one; weights stay as they are."""
+    """A context in which matrix products and convolutions use `dtype`, if it is given. Weights keep their own."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """How maps lie in memory where convolutions are fastest: channels last on a GPU, not on a CPU with small ones."""
+    """The layout in memory that makes convolutions fastest: channels last on a GPU, contiguous on a CPU."""
     return torch.contiguous_format if device.type == "cpu" else torch.channels_last
 
 
 def room_for_data(device: torch.device) -> int:
-    """Bytes of a GPU's memory that data may fill: half of what is free. 0 on a CPU, where files are cached anyway."""
+    """Bytes of GPU memory that data may use: half of the free memory. 0 on a CPU, which has the file cache."""
     return 0 if device.type == "cpu" else torch.cuda.mem_get_info(device)[0] // 2
 
 

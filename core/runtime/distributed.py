@@ -1,6 +1,6 @@
-"""The processes that torchrun started together: which this one is, and what they tell each other.
+"""The processes that torchrun started together: the rank of this one, and what they exchange.
 
-One process by itself is the first of one: nothing here then does or changes anything.
+Without torchrun there is one process of rank 0, and the functions here do nothing.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from core.runtime.errors import InputError
 
 Value = TypeVar("Value")
 
-# Others wait while the first makes trajectories or uploads; where one dies, torchrun ends the rest within a second.
+# The others wait while the first makes trajectories or uploads. If one dies, torchrun ends the rest within a second.
 _PATIENCE = timedelta(days=1)
 
 
@@ -28,15 +28,15 @@ def launched() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes, logs and reports."""
+    """Whether this process is the one that writes files, logs and reports."""
     return _launched_as("RANK", 0) == 0
 
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Work together with the other processes inside, on the device called `device`.
+    """Inside, this process exchanges tensors with the others, on the device called `device`.
 
-    Processes on GPUs talk over NCCL, on CPUs over Gloo.
+    Processes use NCCL on GPUs and Gloo on CPUs.
     """
     if launched() == 1 or distributed.is_initialized():
         yield
@@ -48,20 +48,22 @@ def joined(device: str) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=_PATIENCE)
     yield
-    # Not after an error: others may still wait for this one, and torchrun ends them when it leaves.
+    # Not after an error: others may still wait for this process, and torchrun ends them when it exits.
     distributed.destroy_process_group()
 
 
 def own_device(name: str) -> torch.device:
-    """The device called `name`; among several processes on GPUs each has its own. InputError if there are too few."""
+    """The device called `name`. Of several processes on GPUs each has its own GPU; InputError if there are too few."""
     device = pick_device(name)
     if device.type == "cpu" or launched() == 1:
         return device
     if device.index is not None:
         raise InputError(f"device {name} is one GPU for {launched()} processes: use auto or cuda")
-    local, there = _launched_as("LOCAL_RANK", 0), torch.cuda.device_count()
-    if local >= there:
-        raise InputError(f"--nproc_per_node: a process a GPU, and this machine has {there}: start {there}")
+    local, available = _launched_as("LOCAL_RANK", 0), torch.cuda.device_count()
+    if local >= available:
+        raise InputError(
+            f"--nproc_per_node: each process needs a GPU, and this machine has {available}: start {available}"
+        )
     return torch.device("cuda", local)
 
 
@@ -76,38 +78,38 @@ def size() -> int:
 
 
 def require_joined(what: str) -> None:
-    """InputError if torchrun started several processes for `what`, which is done by one."""
+    """InputError if torchrun started several processes for `what`, which runs in one."""
     if launched() > size():
-        raise InputError(f"{what} is made by one process: start it without torchrun")
+        raise InputError(f"{what} runs in one process: start it without torchrun")
 
 
 def require_divisible(count: int, what: str, remedy: str) -> None:
-    """InputError if `count`, of `what`, cannot be dealt to the processes in equal parts."""
+    """InputError if `count` of `what` cannot be divided into equal parts for the processes."""
     if count % size():
-        raise InputError(f"{what} {count} does not divide by {size()} processes: {remedy}")
+        raise InputError(f"{what} {count} cannot be divided by {size()} processes: {remedy}")
 
 
 def from_first(value: Value) -> Value:
-    """The first process's `value`; the others wait for it and give any. InputError if it has ended with an error."""
+    """The first process's `value`; the others pass any value and wait. InputError if the first ended with an error."""
     if size() == 1:
         return value
-    told = [value]
+    message = [value]
     try:
-        distributed.broadcast_object_list(told, src=0)
-    except RuntimeError:  # of Gloo and NCCL, where the connection is closed
+        distributed.broadcast_object_list(message, src=0)
+    except RuntimeError:  # from Gloo or NCCL: the connection is closed
         if is_first():
             raise
-        raise InputError("the first process has ended: the line that it wrote says why") from None
-    return told[0]
+        raise InputError("the first process has ended: see the error that it wrote") from None
+    return message[0]
 
 
 def summed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sum over all processes of each tensor, without gradient; the others' have the same shapes."""
+    """The sum over all processes of each tensor, without gradients. Shapes must be equal in all processes."""
     if size() == 1:
         return list(tensors)
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
     distributed.all_reduce(flat)
-    parts = flat.split([tensor.numel() for tensor in tensors])
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
@@ -118,37 +120,38 @@ def averaged(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replace every parameter's gradient by its mean over all processes."""
-    for parameter, gradient in zip(parameters, averaged([p.grad for p in parameters]), strict=True):
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for parameter, gradient in zip(parameters, averaged(gradients), strict=True):
         parameter.grad = gradient
 
 
 def own(items: Sequence[Value]) -> Sequence[Value]:
-    """Every `size()`-th of the items, from number `rank()` on: those that fall to this process."""
+    """The items of this process: every `size()`-th, starting at `rank()`."""
     return items[rank() :: size()]
 
 
 def gathered(rows: Tensor, count: int) -> Tensor:
-    """The `count` rows of which every process gives its `own`, in order; all get the same."""
+    """All `count` rows in order, in every process; each process passes its `own` ones as `rows`."""
     if size() == 1:
         return rows
-    whole = rows.new_zeros(count, *rows.shape[1:])
-    whole[rank() :: size()] = rows
-    distributed.all_reduce(whole)
-    return whole
+    all_rows = rows.new_zeros(count, *rows.shape[1:])
+    all_rows[rank() :: size()] = rows
+    distributed.all_reduce(all_rows)
+    return all_rows
 
 
 def replicated(module: nn.Module) -> nn.Module:
-    """`module` with gradients that are means over all processes; to be called once a step."""
+    """`module` with gradients that are averaged over all processes. Call the result once per step."""
     if size() == 1:
         return module
     return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
 def accumulating(module: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Inside, gradients of what `replicated` gave are summed here and not yet averaged."""
+    """Inside, gradients of a `replicated` module are summed in this process and not yet averaged."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def _launched_as(name: str, alone: int) -> int:
-    # Other launchers set names like RANK too, for purposes of their own.
+    # Other launchers set variables like RANK too, with other meanings.
     return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone

@@ -1,4 +1,4 @@
-"""Whole files: written under a temporary name and renamed, so that a reader never sees half of one."""
+"""Opening input files safely, and writing files atomically: under a temporary name that is then renamed."""
 
 import contextlib
 import errno
@@ -22,20 +22,20 @@ class Entry(TypedDict):
 
 
 def open_input(path: str | Path, what: str) -> IO[bytes]:
-    """The regular file at `path`, open for reading; `what` it is stands before its path in errors.
+    """The regular file at `path`, open for reading. Errors begin with `what` and the path.
 
-    Every file that a user gives is opened here. Raises InputError for one that is missing or cannot be read, and for
-    a pipe, a socket, a device or a folder, none of which is waited for.
+    All files that users give are opened here. Raises InputError if the file is missing or cannot be read, or is a pipe,
+    a socket, a device or a folder. It never waits for any of these.
     """
     try:
-        # A pipe opened without waiting is open at once, whether or not anybody writes to it.
+        # With O_NONBLOCK a pipe opens at once, even if no process writes to it.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise InputError(f"{what} {path} does not exist: give the path of an existing file") from None
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read ({error.strerror}): give the path of a file") from None
     except ValueError:
-        raise InputError(f"{what} {path} is no path of a file: it holds a NUL character") from None
+        raise InputError(f"{what} {path} is not the path of a file: it holds a NUL character") from None
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(handle, "rb")
@@ -55,10 +55,10 @@ def _kind_of(mode: int) -> str:
 
 @contextlib.contextmanager
 def atomic_write(path: Path, on_disk: bool = True) -> Iterator[IO[bytes]]:
-    """Binary file that appears at `path` only once it is complete and on disk; nothing is left on an error.
+    """A binary file that appears at `path` once it is complete and on disk. After an error nothing is left.
 
-    What a killed process left of the same file is removed first. One of thousands need not be waited for (`on_disk`
-    false) where `os.sync` comes before the record that vouches for it.
+    Partial files of the same name that killed processes left are removed first. With `on_disk` false it does not wait
+    for the disk: for many small files that are followed by one `os.sync` before a record names them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if on_disk:
@@ -75,10 +75,12 @@ def atomic_write(path: Path, on_disk: bool = True) -> Iterator[IO[bytes]]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(f"no space left for {path}: free some and run the same command again") from None
         if error.errno == errno.EISDIR:
-            raise InputError(f"{path} is a folder where a file is to be written: move it elsewhere") from None
+            raise InputError(
+                f"{path} is a folder, and a file is to be written there: move the folder elsewhere"
+            ) from None
         if error.errno == errno.EFBIG:
             raise InputError(
-                f"{path} is larger than files may be here: raise the limit (ulimit -f) and run the same command again"
+                f"{path} exceeds the limit on the size of files: raise it (ulimit -f) and run the same command again"
             ) from None
         raise
     finally:
@@ -86,26 +88,27 @@ def atomic_write(path: Path, on_disk: bool = True) -> Iterator[IO[bytes]]:
 
 
 def require_writable(folder: Path) -> None:
-    """Make `folder`; InputError if it cannot be made or written to, so that no work is done in vain."""
+    """Create `folder`; InputError if it cannot be created or written to. Checked before work starts."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"folder {folder} cannot be made ({error.strerror}): choose another place") from None
+        raise InputError(f"folder {folder} cannot be created ({error.strerror}): choose another place") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"folder {folder} cannot be written to: choose another place or change its permissions")
 
 
 def save_json(value: Any, path: Path) -> None:
-    """Write `value` as indented JSON, a whole file."""
+    """Write `value` as indented JSON, atomically."""
     with atomic_write(path) as file:
         file.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
+# By device, inode, size and times: a pure cache, since a changed file has another identity.
 _DIGESTS: dict[tuple[int, ...], str] = {}
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of the file at `path`; read once in a process while the file stays untouched."""
+    """Hex digest of the file at `path`. A process reads the file again only if it has changed."""
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

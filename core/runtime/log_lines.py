@@ -1,4 +1,4 @@
-"""Every log record of this project is one printable line without secrets, at a terminal, in a file, on a server."""
+"""Makes every log record of this project one printable line without secrets, wherever it is shown."""
 
 import logging
 from typing import Any
@@ -16,5 +16,5 @@ def _record(name: str, *arguments: Any, **options: Any) -> logging.LogRecord:
 
 
 def show_lines() -> None:
-    """Have all records of `core` made so; others stay as they are."""
+    """Install this for all records of `core`. Other records stay unchanged."""
     logging.setLogRecordFactory(_record)

@@ -1,4 +1,4 @@
-"""Work done ahead of whoever takes its results."""
+"""A map that computes results in threads before they are needed."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -8,16 +8,17 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Results that wait for each worker; more would only fill memory.
+# Results that wait per worker. More would only use memory.
 _WAITING = 2
 
 
 def prefetch_map(
     work: Callable[[Item], Result], items: Iterable[Item], num_workers: int
 ) -> Generator[Result, None, None]:
-    """`work(item)` of each of `items`, in their order, done by so many threads ahead of its being asked for.
+    """`work(item)` for each item, in order, computed ahead by `num_workers` threads.
 
-    With 0 it is done when asked for, in the caller's thread. What `work` raises is raised where its result would be.
+    With 0 workers each result is computed when it is needed, in the caller's thread. An error of `work` is raised in
+    place of its result.
     """
     if num_workers == 0:
         yield from map(work, items)

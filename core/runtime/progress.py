@@ -1,11 +1,12 @@
-"""Progress a person can read: a bar on a terminal, log lines elsewhere, and whatever watches the process."""
+"""Progress of a stage: a bar on a terminal, log lines elsewhere, and messages to watchers such as Prefect's UI."""
 
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Never, TypeVar
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is: `done` of `total` units, `per_second` of them since it began or went on."""
+    """How far a stage is: `done` of `total` units, and `per_second` units since this process started it."""
 
     stage: str
     done: int
@@ -28,47 +29,66 @@ class Progress:
     epoch: str = ""
 
 
-# Called after every unit, so it must return at once almost always.
+# Called after every unit, so it must almost always return at once.
 Watcher = Callable[[Progress], None]
-_watchers: list[Watcher] = []
+# Of the current context, as with logging: every loop would have to pass watchers on that it does not use itself. Two
+# stages in two threads have their own.
+_watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
 
 
 @contextlib.contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """`watcher` is told of the progress of every stage inside."""
-    _watchers.append(watcher)
+    """Inside, `watcher` is called with the progress of every stage of this thread."""
+    token = _watchers.set((*_watchers.get(), watcher))
     try:
         yield
     finally:
-        _watchers.remove(watcher)
+        _watchers.reset(token)
 
 
 def each(items: Sequence[Item], stage: str, unit: str) -> Iterator[Item]:
-    """The items of a stage without epochs, one a unit."""
+    """The items of a stage without epochs, with progress in `unit`s."""
     began = time.monotonic()
-    for done, item in enumerate(bar(items, stage, unit=unit), 1):
+    for done, item in enumerate(bar(items, stage, unit), 1):
         yield item
-        _tell(Progress(stage, done, len(items), unit, done / max(time.monotonic() - began, 1e-9)))
+        _report(Progress(stage, done, len(items), unit, done / max(time.monotonic() - began, 1e-9)))
 
 
-def bar(*arguments: Any, **options: Any) -> tqdm:
-    """A tqdm bar, of the first process alone and only on a terminal."""
-    return tqdm(*arguments, **options, disable=None if distributed.is_first() else True)
+def bar(items: Iterable[Item], description: str, unit: str = "it", leave: bool = True) -> "tqdm[Item]":
+    """A tqdm bar over the items, in the first process only and on a terminal only."""
+    return tqdm(items, description, unit=unit, leave=leave, disable=_is_disabled())
 
 
-def _tell(progress: Progress) -> None:
-    for watcher in _watchers:
+def counting_bar(total: int, description: str, unit: str, initial: int = 0, leave: bool = True) -> "tqdm[Never]":
+    """The same without items: the caller calls `update` on it."""
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        leave=leave,
+        initial=initial,
+        dynamic_ncols=True,
+        disable=_is_disabled(),
+    )
+
+
+def _is_disabled() -> bool | None:
+    return None if distributed.is_first() else True  # None: unless on a terminal
+
+
+def _report(progress: Progress) -> None:
+    for watcher in _watchers.get():
         watcher(progress)
 
 
 class EpochProgress:
-    """A bar over all steps of a stage, with epoch and losses; one log line an epoch where there is no terminal."""
+    """A bar over all steps of a stage, with epoch and losses; without a terminal one log line per epoch."""
 
     def __init__(self, stage: str, epochs: int, steps_per_epoch: int, epochs_done: int):
         self._stage, self._epochs = stage, epochs
         self.done, self._total = epochs_done * steps_per_epoch, epochs * steps_per_epoch
         self._began, self._done_before, self._latest = time.monotonic(), self.done, ""
-        self._bar = bar(total=self._total, initial=self.done, desc=stage, unit="step", dynamic_ncols=True)
+        self._bar = counting_bar(self._total, stage, "step", initial=self.done)
 
     def __enter__(self) -> "EpochProgress":
         return self
@@ -80,30 +100,30 @@ class EpochProgress:
         """One optimizer step is done."""
         self.done += 1
         self._bar.update()
-        self._tell()
+        self._report()
 
     def epoch(self, epoch: int, values: Mapping[str, float | None]) -> None:
-        """Epoch number `epoch` is done with these averages."""
+        """Epoch number `epoch` is done, with these averages."""
         shown = {name: f"{value:.4g}" for name, value in values.items() if value is not None}
         self._bar.set_postfix({"epoch": f"{epoch}/{self._epochs}", **shown}, refresh=False)
         self._latest = f"epoch {epoch}/{self._epochs}  " + "  ".join(f"{k} {v}" for k, v in shown.items())
         if self._bar.disable:
             log.info("%s %s", self._stage, self._latest)
         if self.done == self._total:
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
-        if _watchers:
+    def _report(self) -> None:
+        if _watchers.get():
             rate = (self.done - self._done_before) / max(time.monotonic() - self._began, 1e-9)
-            _tell(Progress(self._stage, self.done, self._total, "steps", rate, self._latest))
+            _report(Progress(self._stage, self.done, self._total, "steps", rate, self._latest))
 
 
 def log_to_stderr() -> None:
-    """Send the first process's log lines of this package to stderr, as bare text, besides where they go already."""
+    """Also send the first process's log lines of this package to stderr, as plain text."""
     handler = logging.StreamHandler() if distributed.is_first() else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("core")
-    elsewhere = [known for known in logger.handlers if type(known) not in (logging.StreamHandler, logging.NullHandler)]
-    logger.handlers[:] = [*elsewhere, handler]
+    others = [known for known in logger.handlers if type(known) not in (logging.StreamHandler, logging.NullHandler)]
+    logger.handlers[:] = [*others, handler]
     logger.propagate = False
     logger.setLevel(logging.INFO)

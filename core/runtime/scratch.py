@@ -1,4 +1,4 @@
-"""Scratch names: folders and partly written files of one process, known by their names and gone with the process."""
+"""Temporary folders and partial files of one process, recognised by name and removed when the process has ended."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ _PARTIAL = re.compile(r"\.(?P<of>.+)\.(?:\d+|[0-9a-f]{16})\.partial")
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A new empty folder in `parent`, removed at the end; those that killed processes left there go first."""
+    """A new empty folder in `parent`, removed at the end. Folders of killed processes are removed first."""
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f"{SCRATCH_PREFIX}*"):
         if is_scratch_name(left.name) and is_abandoned(left):
@@ -28,9 +28,9 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     folder = parent / f"{SCRATCH_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     folder.mkdir()
     with (folder / ".owner-to-be").open("w") as owner:
-        # Held by the process, so it falls with it; a process id alone may be another's by then.
+        # The lock ends with the process. A process id alone may belong to another process later.
         fcntl.flock(owner, fcntl.LOCK_EX)
-        # Seen only once it is held: others look for the abandoned at any instant.
+        # It appears once it is locked: other processes may look for abandoned folders at any time.
         os.rename(owner.name, folder / ".owner")
         try:
             yield folder
@@ -40,7 +40,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def held_folder(folder: Path) -> Iterator[None]:
-    """This process alone works in `folder` inside; LeaseError if another does."""
+    """Inside, this process alone works in `folder`; LeaseError if another process does."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
@@ -48,45 +48,45 @@ def held_folder(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise LeaseError(f"{folder} is being trained in by another process: wait for it or stop it") from None
         except OSError:
-            pass  # some network file systems lock no folders: there nobody is kept out
+            pass  # some network file systems cannot lock folders: there no process is kept out
         yield
     finally:
         os.close(handle)
 
 
 def is_scratch_name(name: str) -> bool:
-    """Whether `scratch_folder` gives such a name to a folder."""
+    """Whether `name` is a name that `scratch_folder` gives."""
     return _SCRATCH.fullmatch(name) is not None
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether the process that made the scratch folder is gone."""
+    """Whether the process that made the scratch folder has ended."""
     return not folder.is_symlink() and _is_free(folder / ".owner")
 
 
 def partial_of(name: str) -> str | None:
-    """Name of the file that a process was writing when it left a file called `name`; None for any other name."""
+    """Name of the file of which `name` is a partial file; None if it is not the name of a partial file."""
     found = _PARTIAL.fullmatch(name)
     if found is None:
         return None
-    # Small files are made under a scratch name and then linked, so one may be partial twice.
+    # Small files are written under a temporary name and then linked, so a name may be partial twice.
     return partial_of(found["of"]) or found["of"]
 
 
 def open_held(partial: Path) -> IO[bytes]:
-    """A new empty file for writing, held by this process until it is closed: `remove_partials` leaves it alone."""
+    """A new empty file for writing, locked by this process until it is closed, so that `remove_partials` keeps it."""
     while True:
         file = partial.open("wb")
-        # File systems without locks know no holder; nothing is removed there, see `_is_free`.
+        # On file systems without locks nothing is removed, see `_is_free`.
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink > 0:
             return file
-        file.close()  # another process removed it before it was held
+        file.close()  # another process removed it before it was locked
 
 
 def remove_partials(path: Path) -> None:
-    """Remove what processes that are gone left of writing `path`."""
+    """Remove partial files of `path` whose processes have ended."""
     for left in path.parent.glob(f".{_literal(path.name)}.*.partial"):
         if partial_of(left.name) == path.name and is_free_partial(left):
             left.unlink(missing_ok=True)
@@ -99,15 +99,15 @@ def is_free_partial(path: Path) -> bool:
 
 def _is_free(path: Path) -> bool:
     try:
-        # A pipe of this name, which is nothing of ours, is not waited for.
+        # With O_NONBLOCK a pipe of this name, which is not ours, is not waited for.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return False  # being made or removed
+        return False  # just created or removed
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return stat.S_ISREG(os.fstat(handle).st_mode)
     except OSError:
-        return False  # held; or on a file system without locks
+        return False  # locked, or on a file system without locks
     finally:
         os.close(handle)
 

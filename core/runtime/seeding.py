@@ -1,4 +1,4 @@
-"""Randomness as a function of position: one seed for each (seed, stream, index)."""
+"""Random numbers as a function of position: one seed for each (seed, stream, index)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ def derive_seed(seed: int, stream: str, *position: int) -> int:
 
 
 def generator(seed: int, stream: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Generator seeded with `derive_seed`; one on a GPU draws other numbers than one on the CPU, and much faster."""
+    """Generator seeded with `derive_seed`. On a GPU it draws other numbers than on the CPU, and much faster."""
     return torch.Generator(device).manual_seed(derive_seed(seed, stream, *position))
 
 
 def sample_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Standard normal noise [len(seeds), *shape], a row a seed, whatever batch the seed lands in."""
+    """Standard normal noise [len(seeds), *shape]. Each row depends on its seed alone, not on the batch."""
     rows = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)

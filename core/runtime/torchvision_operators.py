@@ -1,4 +1,4 @@
-"""Makes torchvision importable beside a torch build that its compiled operators do not fit."""
+"""Makes torchvision importable with a torch build that its compiled operators do not fit."""
 
 import importlib.util
 from pathlib import Path
@@ -7,11 +7,11 @@ import torch
 
 
 def declare_missing_operators() -> torch.library.Library | None:
-    """Library that declares torchvision's operators where its extension cannot load, else None.
+    """A library that declares torchvision's operators if its extension cannot load, otherwise None.
 
-    The registry's torchvision is built for CUDA torch; beside a CPU torch its extension fails to load and
-    `import torchvision` then stops at `torchvision::nms`. diffusers and lpips import torchvision for pure
-    Python models only, so declaring the schemas is enough. The result must stay alive.
+    The registry's torchvision is built for CUDA torch. With a CPU torch its extension fails to load, and
+    `import torchvision` stops at `torchvision::nms`. diffusers and lpips import torchvision for pure Python models
+    only, so it is enough to declare the operators. Keep a reference to the result.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
@@ -19,12 +19,13 @@ def declare_missing_operators() -> torch.library.Library | None:
     extensions = list(Path(spec.origin).parent.glob("_C*.so"))
     try:
         for extension in extensions:
-            torch.ops.load_library(str(extension))
+            torch.ops.load_library(str(extension))  # type: ignore[no-untyped-call]  # torch
     except OSError:
         extensions = []
     if extensions:
         return None
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]  # torch
+    for name in ("nms", "qnms"):
+        schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        library.define(schema)  # type: ignore[no-untyped-call]  # torch
     return library
