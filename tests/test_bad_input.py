@@ -211,7 +211,7 @@ def test_a_missing_manifest_is_named(refused, generate, stage3, tmp_path):
         ("", "is empty: it needs a header"),
         ("layout_path,latent_path,is_empty\n", "has no rows: it needs at least one layout"),
         ("a,b\n\x00\x01\x02\n\x03", "holds a NUL character in line 2"),
-        ('a,b\n"1,2\n3,4,5,6\n', "is no readable CSV file"),
+        ('a,b\n"1,2\n3,4,5,6\n', "is not a readable CSV file"),
     ],
     ids=["0 bytes", "header only", "binary", "torn quotes"],
 )
@@ -287,8 +287,8 @@ def test_stage3_names_a_missing_picture_before_it_starts_and_a_corrupt_one_when_
     "value, words",
     [
         (None, ("does not exist: give",)),
-        (b"", ("damaged or no torch file",)),
-        (b"hello world\n", ("damaged or no torch file",)),
+        (b"", ("damaged or not a torch file",)),
+        (b"hello world\n", ("damaged or not a torch file",)),
         (torch.zeros(4, 8, 9), ("shape [4, 8, 9]", "takes [4, 8, 8]", "autoencoder")),
         (torch.zeros(2, 4, 8, 8), ("shape [2, 4, 8, 8]", "takes [4, 8, 8]")),
         (torch.full((4, 8, 8), torch.nan), ("not finite", "encode the layouts")),
@@ -332,7 +332,7 @@ def test_stage3_refuses_packed_latents_that_are_not_whole_before_it_starts(refus
     refused(continue_stage3, options, "manifest row ", path, "does not exist: give")
     for size in (0, 60, whole.nbytes):
         packed(path, whole, size)
-        refused(continue_stage3, options, "manifest row ", path, "damaged, cut short or no .npy file")
+        refused(continue_stage3, options, "manifest row ", path, "damaged, truncated or not a .npy file")
     packed(path, whole[..., :7])
     refused(continue_stage3, options, "manifest row ", path, "[96, 4, 8, 7]", "takes [N, 4, 8, 8]", "autoencoder")
     packed(path, whole.astype(np.complex64))
@@ -408,8 +408,8 @@ def bad_checkpoints(tmp_path: Path) -> list[tuple[Path, str]]:
     """Files that are no checkpoints, and what is said of each."""
     contents = {
         "random.pt": (torch.randint(256, (999,), dtype=torch.uint8, generator=torch.Generator()).numpy().tobytes(), ""),
-        "text.pt": (b"hello world\n", "damaged or no torch file"),
-        "empty.pt": (b"", "damaged or no torch file"),
+        "text.pt": (b"hello world\n", "damaged or not a torch file"),
+        "empty.pt": (b"", "damaged or not a torch file"),
         "tensor.pt": (torch.zeros(3), "is no checkpoint: it holds no state_dict and config"),
         "list.pt": ({"state_dict": [1], "config": {}}, "is no checkpoint"),
         "config.pt": ({"state_dict": {}, "config": 3}, "is no checkpoint"),
@@ -425,7 +425,7 @@ def bad_checkpoints(tmp_path: Path) -> list[tuple[Path, str]]:
         found.append((path, word))
     whole = torch.save(torch.zeros(1000), tmp_path / "torn.pt") or (tmp_path / "torn.pt").read_bytes()
     (tmp_path / "torn.pt").write_bytes(whole[: len(whole) // 2])
-    return [*found, (tmp_path / "torn.pt", "damaged or no torch file")]
+    return [*found, (tmp_path / "torn.pt", "damaged or not a torch file")]
 
 
 @pytest.mark.parametrize("what", ["autoencoder", "diffusion", "discriminator"])
@@ -596,7 +596,7 @@ def test_a_missing_config_is_named(refused, generate, tmp_path):
         ("discriminator.weight=-1", ("discriminator.weight", "greater than or equal to 0", "-1")),
         ("training.epochs", ("--set training.epochs: write it as key.path=value",)),
         ("=3", ("--set =3: write it as key.path=value",)),
-        ("training..epochs=3", ("--set training..epochs: this is no key",)),
+        ("training..epochs=3", ("--set training..epochs: this is not a key",)),
         ("training.epochs=[3", ("--set training.epochs=[3", "not valid YAML")),
         ("training.epochs.more=3", ("--set training.epochs.more", "epochs is a value, not a section")),
         ("training=3", ("training", "3")),

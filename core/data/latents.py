@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.inputs.flags import is_empty_cell, number
-from core.inputs.numpy_files import PACKED_SUFFIX, NumpyFile, is_packed, say_converted
+from core.inputs.numpy_files import PACKED_SUFFIX, ConversionLog, NumpyFile, is_packed
 from core.inputs.tensor_files import load_tensors
 from core.runtime.errors import InputError
 from core.runtime.files import atomic_write, require_writable
@@ -51,6 +51,7 @@ class Latents:
         self._numbers = np.array([_row_number(cell) for cell in self._cells], float)
         self._sources: list[np.ndarray | PackedLatents] = []
         self._held: Tensor | None = None
+        self._conversions = ConversionLog()
         # Of each row: the source it is in, and its row there.
         self._source = np.zeros(len(rows), np.int32)
         self._row = np.zeros(len(rows), np.int64)
@@ -106,7 +107,7 @@ class Latents:
 
     def _open(self, position: int) -> "PackedLatents":
         try:
-            return PackedLatents(Path(self._paths[position]), self._shape)
+            return PackedLatents(Path(self._paths[position]), self._shape, self._conversions)
         except InputError as error:
             raise InputError(f"manifest row {self._manifest_rows[position] + 1}: {error}") from None
 
@@ -155,7 +156,7 @@ class Latents:
                 yield packed[self._numbers[[position]].astype(int)][0]
                 continue
             try:
-                yield read_latent(path, self._shape).numpy()
+                yield read_latent(path, self._shape, self._conversions).numpy()
             except InputError as error:
                 raise InputError(f"manifest row {self._manifest_rows[position] + 1}: {error}") from None
 
@@ -179,7 +180,7 @@ class PackedLatents:
     InputError if it is missing, is cut short, or holds something else.
     """
 
-    def __init__(self, path: Path, shape: Shape):
+    def __init__(self, path: Path, shape: Shape, conversions: ConversionLog | None = None):
         self.path, self._shape = path, shape
         self._file = NumpyFile(path)
         there = self._file.shape if len(self._file.shape) != len(shape) else (1, *self._file.shape)
@@ -189,7 +190,7 @@ class PackedLatents:
                 f"[N, {', '.join(map(str, shape))}] float32: encode the layouts with this config's autoencoder"
             )
         if self._file.dtype.kind != "f":
-            say_converted(self._file.dtype.name, f"latents {path}")
+            (conversions or ConversionLog()).note(self._file.dtype.name, f"latents {path}")
         self._length = there[0]
 
     def __len__(self) -> int:
@@ -213,7 +214,7 @@ def write_packed(latents: Iterable[np.ndarray], count: int, shape: Shape, file: 
         file.write(np.ascontiguousarray(some, "<f4"))
 
 
-def read_latent(path: str | Path, shape: Shape) -> Tensor:
+def read_latent(path: str | Path, shape: Shape, conversions: ConversionLog | None = None) -> Tensor:
     """Latent [C, h, w] float32 of the torch file at `path`, stored as [C, h, w] or [1, C, h, w]."""
     latent = load_tensors(path, "latent")
     if not isinstance(latent, Tensor):
@@ -226,16 +227,16 @@ def read_latent(path: str | Path, shape: Shape) -> Tensor:
             "encode the layouts with this config's autoencoder"
         )
     return as_latents(
-        latent, f"latent {path}", "encode the layouts again"
+        latent, f"latent {path}", "encode the layouts again", conversions or ConversionLog()
     ).clone()  # a file may hold the storage of the batch it was cut from
 
 
-def as_latents(values: Tensor, name: str, remedy: str) -> Tensor:
+def as_latents(values: Tensor, name: str, remedy: str, conversions: ConversionLog) -> Tensor:
     """`values`, integers too, as float32; InputError with `name` and `remedy` if any is no finite number."""
     if values.dtype == torch.bool:
         raise InputError(f"{name} holds truth values, not numbers: {remedy}")
     if not values.is_floating_point():
-        say_converted(str(values.dtype).removeprefix("torch."), name)
+        conversions.note(str(values.dtype).removeprefix("torch."), name)
     converted = values.float()
     if not torch.isfinite(converted).all():
         beyond = torch.isfinite(values).all() if values.is_floating_point() else False
@@ -243,8 +244,9 @@ def as_latents(values: Tensor, name: str, remedy: str) -> Tensor:
     return converted
 
 
-def read_pool(path: Path) -> Tensor:
+def read_pool(path: Path, conversions: ConversionLog | None = None) -> Tensor:
     """Latents [N, C, h, w] float32 of a torch or .npy file, stored so or as one [C, h, w]."""
+    conversions = conversions or ConversionLog()
     if is_packed(path):
         file = NumpyFile(path)
         if len(file.shape) not in (3, 4):
@@ -260,9 +262,9 @@ def read_pool(path: Path) -> Tensor:
         shape = file.shape if len(file.shape) == 4 else (1, *file.shape)
         value: object = torch.from_numpy(file.read(list(range(shape[0])), shape[1:])).reshape(file.shape)
         if file.dtype.kind != "f":
-            say_converted(file.dtype.name, f"latents {path}")
+            conversions.note(file.dtype.name, f"latents {path}")
     else:
         value = load_tensors(path, "latents")
     if not isinstance(value, Tensor) or value.dim() not in (3, 4):
         raise InputError(f"latents {path} hold no [N, C, h, w] or [C, h, w] tensor: generate them again")
-    return as_latents(value if value.dim() == 4 else value[None], f"latents {path}", "generate them again")
+    return as_latents(value if value.dim() == 4 else value[None], f"latents {path}", "generate them again", conversions)

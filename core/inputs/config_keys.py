@@ -1,4 +1,4 @@
-"""Dotted keys of a config: setting one, and naming the one that is wrong."""
+"""Dotted keys of a config: setting one, and errors that name the wrong one."""
 
 import difflib
 import re
@@ -15,12 +15,12 @@ from core.runtime.errors import InputError
 
 _MOST_PARTS = 16
 _NUMBER = re.compile(r"[0-9]+")
-# Keys whose names are less alike have nothing to do with each other.
-_LEAST_LIKENESS = 0.75
-# How much the section counts beside the key's own name.
-_SECTION_SHARE = 0.5
-# What a message says in place of pydantic's own sentence.
-_SAID = {
+# Keys whose names are less similar are not suggested.
+_LEAST_SIMILARITY = 0.75
+# Weight of the section beside the key's own name.
+_SECTION_WEIGHT = 0.5
+# Replaces pydantic's own sentence, by its type of error.
+_SENTENCES = {
     "bool_parsing": "should be true or false",
     "bool_type": "should be true or false",
     "dict_type": "should be a section of keys",
@@ -35,10 +35,10 @@ _VALUE.maxlevel = 3
 
 
 def set_value(data: dict[str, Any], key: str, value: Any) -> None:
-    """Put `value` at the dotted `key` of nested `data`; InputError where a value stands in a section's place."""
+    """Set `value` at the dotted `key` of nested `data`; InputError if one of its sections is a value."""
     *parents, leaf = (part.strip() for part in key.split("."))
     if not all((*parents, leaf)) or len(parents) >= _MOST_PARTS:
-        raise InputError(f"--set {key}: this is no key: write it as section.key, with dots between names")
+        raise InputError(f"--set {key}: this is not a key: write it as section.key, with dots between names")
     for parent in parents:
         if data.get(parent) is None:
             data[parent] = {}
@@ -49,7 +49,7 @@ def set_value(data: dict[str, Any], key: str, value: Any) -> None:
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line for the first problem: the dotted key, what is wrong, what would be right."""
+    """One line for the first problem: the dotted key, what is wrong, and what is valid."""
     problem = error.errors(include_url=False)[0]
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
@@ -62,20 +62,20 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{key + ': ' if key else ''}{problem['ctx']['error']}"
     if kind == "literal_error":
         offered = choices(_annotation_at(location, model)) or (problem["ctx"]["expected"],)
-        said = f"should be {_listed(offered)}"
+        sentence = f"should be {_listed(offered)}"
     else:
-        said = _SAID.get(kind, re.sub(r"^\w+ should", "should", problem["msg"]))
+        sentence = _SENTENCES.get(kind, re.sub(r"^\w+ should", "should", problem["msg"]))
     if kind == "string_type" and isinstance(given, bool | int | float):
-        said += f"; if it is, put it in quotes, in --set within the shell's: --set '{key}=\"{given}\"'"
+        sentence += f"; if it is text, put it in quotes, and in --set in the shell's as well: --set '{key}=\"{given}\"'"
     if kind in ("dict_type", "model_type") and type(None) in typing.get_args(_annotation_at(location, model)):
-        said += " or null"
+        sentence += " or null"
     if kind == "tuple_type":
-        said = "should be a list, such as [1, 2]"
-    return f"{key}: {said}, got {shown_value(given)}"
+        sentence = "should be a list, such as [1, 2]"
+    return f"{key}: {sentence}, got {shown_value(given)}"
 
 
 def shown_value(value: Any) -> str:
-    """`value` as a short text, as YAML writes what Python writes otherwise."""
+    """`value` as short text, with null, true and false as YAML writes them."""
     words = {None: "null", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return words[value]
@@ -83,7 +83,7 @@ def shown_value(value: Any) -> str:
 
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a config of this kind, those of sections too."""
+    """Every dotted key of a config of this kind, including keys of sections."""
     for name, field in model.model_fields.items():
         yield prefix + name
         section = section_of(field.annotation)
@@ -92,27 +92,27 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field of this type holds; None if it holds something else."""
+    """The section that a field of this type holds; None if it does not hold one."""
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
 
 
 def _hint(location: list[str], model: type[BaseModel]) -> str:
-    """The key that was probably meant, wherever in the config it is: the name counts first, then the section."""
+    """The most similar key anywhere in the config, compared by name first and then by section."""
     *sections, name = location
     if "." in name:
         return f"write {name.rpartition('.')[2]} inside the section {name.rpartition('.')[0]}"
-    best, meant = 0.0, ""
+    best, suggestion = 0.0, ""
     for known in keys_of(model):
         section, _, leaf = known.rpartition(".")
-        likeness = difflib.SequenceMatcher(None, name.lower(), leaf).ratio()
-        # What differs by its number alone is another thing, not a slip.
-        if likeness < _LEAST_LIKENESS or (likeness < 1 and _NUMBER.sub("", leaf) == _NUMBER.sub("", name)):
+        similarity = difflib.SequenceMatcher(None, name.lower(), leaf).ratio()
+        # A name that differs by its number only is another key, not a typing error.
+        if similarity < _LEAST_SIMILARITY or (similarity < 1 and _NUMBER.sub("", leaf) == _NUMBER.sub("", name)):
             continue
-        likeness += _SECTION_SHARE * difflib.SequenceMatcher(None, ".".join(sections), section).ratio()
-        if likeness > best:
-            best, meant = likeness, known
-    return f"did you mean {meant}?" if meant else "no key is called alike: remove it"
+        similarity += _SECTION_WEIGHT * difflib.SequenceMatcher(None, ".".join(sections), section).ratio()
+        if similarity > best:
+            best, suggestion = similarity, known
+    return f"did you mean {suggestion}?" if suggestion else "no key has a similar name: remove it"
 
 
 def _annotation_at(location: list[str], model: type[BaseModel] | None) -> Any:

@@ -1,11 +1,11 @@
-"""What a file is, by the bytes it begins with, where it is not what was asked for."""
+"""What kind of file was given instead of the expected one, recognised by its first bytes."""
 
 import os
 from typing import IO
 
 from core.runtime.errors import InputError
 
-# How files begin, what they are, and what helps.
+# First bytes in lower case, the kind of file, and what to do.
 _BEGINNINGS = (
     (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself with git lfs pull"),
     (b"<!doctype html", "a web page", "download the file itself"),
@@ -14,18 +14,18 @@ _BEGINNINGS = (
     (b"matlab 5.0", "a MATLAB file", "save each array with numpy.save"),
     (b"\x1f\x8b", "compressed by gzip", "unpack it"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it"),
-    (b"\x89png", "a PNG picture", "give the file that is meant"),
-    (b"\xff\xd8\xff", "a JPEG picture", "give the file that is meant"),
+    (b"\x89png", "a PNG picture", "give the intended file"),
+    (b"\xff\xd8\xff", "a JPEG picture", "give the intended file"),
     (b"gif8", "a GIF picture", "save it as PNG"),
     (b"%pdf", "a PDF document", "save the picture in it as PNG"),
     (b"%!ps", "a PostScript document", "save the picture in it as PNG"),
 )
-# Bytes that tell.
-TELLING = 256
+# Number of first bytes that are looked at.
+START_BYTES = 256
 
 
 def kind_of_bytes(start: bytes) -> tuple[str, str | None] | None:
-    """What a file that begins with `start`, its first `TELLING` bytes, is, and what helps, each None if unknown."""
+    """The kind of a file with the first `START_BYTES` bytes `start`, and what to do about it; None if unknown."""
     if not start:
         return "empty", None
     if not any(start):
@@ -41,8 +41,8 @@ def kind_of_bytes(start: bytes) -> tuple[str, str | None] | None:
 
 
 def not_it(file: IO[bytes], message: str, remedy: str) -> InputError:
-    """The error that `file` is not what was expected: `message`, what it is by its bytes if they tell, and a remedy."""
-    found = kind_of_bytes(os.pread(file.fileno(), TELLING, 0))
+    """The error for a file of the wrong kind: `message`, the kind that it has if that is known, and a remedy."""
+    found = kind_of_bytes(os.pread(file.fileno(), START_BYTES, 0))
     return InputError(
         f"{message}: {remedy}" if found is None else f"{message} (it is {found[0]}): {found[1] or remedy}"
     )

@@ -1,4 +1,4 @@
-"""What a cell that says yes or no, or a number, means, whatever program wrote it."""
+"""The meaning of a table's cell that holds yes or no, or a number, as different programs write them."""
 
 import math
 import re
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-# Words that mean one of the two wherever they are used: what spreadsheets and people write in English, German, French,
-# Spanish, Portuguese, Italian, Dutch, the northern languages, Polish, Czech, Hungarian, Turkish, Russian, Ukrainian.
+# Words that mean yes or no in every language that has them: English, German, French, Spanish, Portuguese, Italian,
+# Dutch, Scandinavian languages, Finnish, Polish, Czech, Hungarian, Turkish, Russian, Ukrainian.
 _TRUE = (
     "true t yes y on wahr ja vrai oui verdadero sí verdadeiro sim vero sì waar sand sann sant tosi kyllä prawda tak "
     "pravda ano igaz igen doğru evet истина да істина так"
@@ -16,14 +16,14 @@ _FALSE = (
     "false f no n off falsch nein faux non falso não onwaar nee falsk usann nej nei epätosi fałsz nie nepravda hamis "
     "nem yanlış hayır ложь нет хибність ні"
 )
-# What programs write into a cell that has no value.
+# What programs write into a cell without a value.
 MISSING = ("NA", "N/A", "#N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "<NA>")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _MEANING = dict.fromkeys(_TRUE.split(), True) | dict.fromkeys(_FALSE.split(), False)
 
 
 def flag(cell: Any) -> bool | None:
-    """True or False if that is what `cell` of a table surely means: a truth value, 0 or 1, or a word; else None."""
+    """True or False if `cell` clearly means it: a boolean, 0 or 1, or a word of a known language; otherwise None."""
     if isinstance(cell, bool | np.bool_):
         return bool(cell)
     text = str(cell).strip().casefold()
@@ -36,10 +36,7 @@ def flag(cell: Any) -> bool | None:
 
 
 def number(cell: Any) -> float | None:
-    """The number in `cell` of a table, with a point or, as spreadsheets write it in many countries, a comma; else None.
-
-    A cell that says that there is none is NaN.
-    """
+    """The number in `cell`, with a decimal point or comma; NaN for an empty cell, None if it is not a number."""
     text = str(cell).strip()
     if is_empty_cell(cell) or text in MISSING:
         return math.nan

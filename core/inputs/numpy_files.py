@@ -1,12 +1,14 @@
-"""Arrays of numbers in .npy files, read by row and never through a pickle."""
+"""Arrays of numbers in .npy files, read row by row and never with pickle."""
 
 import logging
 import os
 import tokenize
 import weakref
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from core.inputs.file_kinds import not_it
 from core.runtime.errors import InputError
@@ -18,16 +20,16 @@ PACKED_SUFFIX = ".npy"
 
 
 def is_packed(path: str | Path) -> bool:
-    """Whether the file at `path` is a .npy file by its name."""
+    """Whether the name of the file at `path` ends in .npy."""
     return str(path).lower().endswith(PACKED_SUFFIX)
 
 
 class NumpyFile:
     """The array of numbers in the .npy file at `path`: its `shape`, `dtype`, and rows along the first axis by index.
 
-    What is in it is left to the system's page cache rather than mapped into memory: a map of it would count as this
-    process's, and a file cut short meanwhile would end the process. `what` it is stands before its path in errors.
-    Raises InputError if it is missing, is cut short, is no .npy file, or holds anything but real numbers.
+    The file is read, not mapped into memory: mapped pages would count as this process's memory, and the process would
+    be killed if the file were truncated. Errors begin with `what` and the path. Raises InputError if the file is
+    missing, truncated, not a .npy file, or holds other values than real numbers.
     """
 
     def __init__(self, path: Path, what: str = "latents"):
@@ -53,54 +55,57 @@ class NumpyFile:
     @property
     def nbytes(self) -> int:
         """Bytes of the whole array."""
-        # Python's integers: a header may claim any number of rows.
+        # In Python's integers, since a header may claim any number of rows.
         count = 1
         for length in self.shape:
             count *= length
         return count * self.dtype.itemsize
 
     def close(self) -> None:
-        """Give the file back now, not when this object goes."""
+        """Close the file now; otherwise it is closed when this object is deleted."""
         self._close()
 
-    def read(self, rows: list[int], shape: tuple[int, ...]) -> np.ndarray:
-        """float32 [B, *shape] at the indices `rows` of the array, seen as [N, *shape]; InputError if it was cut short.
+    def read(self, rows: list[int], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """Rows `rows` of the array viewed as [N, *shape], as float32 [B, *shape]; InputError if the file was truncated.
 
-        What float32 cannot hold becomes infinite.
+        Values beyond float32 become infinite.
         """
         found = np.empty((len(rows), *shape), self.dtype)
         for row, values in zip(rows, found, strict=True):
             start = self._offset + row * values.nbytes
             if os.preadv(self._file.fileno(), [values.data.cast("B")], start) != values.nbytes:
-                raise InputError(f"{self._name} were cut short while they were read: encode the layouts again")
+                raise InputError(f"{self._name} were truncated while they were read: encode the layouts again")
         with np.errstate(over="ignore"):
             return found.astype(np.float32, copy=False)
 
     def _damaged(self) -> InputError:
-        said, remedy = f"{self._name} are damaged, cut short or no .npy file", "encode the layouts again"
-        begun = os.pread(self._file.fileno(), len(np.lib.format.MAGIC_PREFIX), 0) == np.lib.format.MAGIC_PREFIX
-        return InputError(f"{said}: {remedy}") if begun else not_it(self._file, said, remedy)
+        problem, remedy = f"{self._name} are damaged, truncated or not a .npy file", "encode the layouts again"
+        is_npy = os.pread(self._file.fileno(), len(np.lib.format.MAGIC_PREFIX), 0) == np.lib.format.MAGIC_PREFIX
+        return InputError(f"{problem}: {remedy}") if is_npy else not_it(self._file, problem, remedy)
 
 
-_said_of: set[str] = set()
+class ConversionLog:
+    """Logs that numbers of another kind are read as float32: once for each kind, as thousands of files may have it."""
+
+    def __init__(self) -> None:
+        self._logged: set[str] = set()
+
+    def note(self, kind: str, name: str) -> None:
+        """The file called `name` has numbers of this kind, such as int64."""
+        if kind not in self._logged:
+            self._logged.add(kind)
+            log.warning("%s: %s numbers, which are read as float32 of the same value", name, kind)
 
 
-def say_converted(kind: str, name: str) -> None:
-    """Log, once a process and kind of number, that integers are read as float32."""
-    if kind not in _said_of:
-        _said_of.add(kind)
-        log.warning("%s: %s numbers, which are read as float32 of the same value", name, kind)
-
-
-def _header(file: object) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
-        raise ValueError("a version that only arrays with field names have")
+        raise ValueError("only arrays with field names have this version")
     return readers[version](file)
 
 
-def _kind(dtype: np.dtype) -> str:
+def _kind(dtype: np.dtype[Any]) -> str:
     return {"O": "Python objects", "c": "complex numbers", "b": "truth values"}.get(
         dtype.kind, f"values of type {dtype.name}"
     )

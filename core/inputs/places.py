@@ -1,4 +1,4 @@
-"""Where things lie, as people write it: paths with `~` and `$VAR`, s3:// addresses, addresses of servers."""
+"""Locations as people write them: paths with `~` and `$VAR`, s3:// addresses, addresses of servers."""
 
 import os
 import re
@@ -25,11 +25,11 @@ def is_remote(location: Location) -> bool:
 
 
 def expanded(location: Location) -> str:
-    """`location` with `~`, `$VAR` and `${VAR}` filled in; every path of a config and of a command passes through here.
+    """`location` with `~`, `$VAR` and `${VAR}` replaced. All paths of configs and commands pass through here.
 
-    Expanding it again changes nothing. Raises ValueError, which says what helps, for what is no place: nothing, an
-    address of another kind than s3://, a variable or user that does not exist, a secret in the address, and for spaces,
-    line breaks or quotes around it, which come from files of variables.
+    Expanding the result again does not change it. Raises ValueError, which says what to do, for: empty text, other
+    addresses than s3://, variables or users that do not exist, a secret in the address, and spaces, line breaks or
+    quotes around it, as files of variables may have them.
     """
     text = _without_control(str(location))
     if not text.strip():
@@ -40,10 +40,10 @@ def expanded(location: Location) -> str:
         home = os.path.expanduser(text)
         if home.startswith("~"):
             user = text[1:].partition("/")[0]
-            raise ValueError(f"{text}: there is no home folder of {user or 'this user'}: write the path out")
+            raise ValueError(f"{text}: {user or 'this user'} has no home folder: write the path out")
         text = home
     if "$" in text and _VARIABLE.search(text):
-        raise ValueError(f"{text}: it holds a $ even when its variables are filled in: write the path out")
+        raise ValueError(f"{text}: it still holds a $ after its variables are replaced: write the path out")
     _require_no_secret(_without_control(text))
     _require_known_kind(text)
     _require_nothing_around(text)
@@ -51,7 +51,7 @@ def expanded(location: Location) -> str:
 
 
 def address(text: str) -> str:
-    """`text` if it is the http(s):// address of a server; ValueError otherwise, which repeats no password."""
+    """`text` if it is the http(s):// address of a server; otherwise a ValueError that repeats no password."""
     _require_no_secret(_without_control(text))
     try:
         parts = urlsplit(text)
@@ -59,12 +59,12 @@ def address(text: str) -> str:
     except ValueError:
         whole = False
     if not whole or parts.query or parts.fragment or any(letter.isspace() for letter in text):
-        raise ValueError(f"{text!r} is no address of a server: write https://HOST:PORT")
+        raise ValueError(f"{text!r} is not the address of a server: write https://HOST:PORT")
     return text
 
 
 def require_plain_address(url: str, what: str) -> None:
-    """InputError, which repeats nothing of it, for the address of a server with a user, password or token in it."""
+    """InputError if the address of a server holds a user, password or token; the error does not repeat it."""
     try:
         _require_no_secret(url)
     except ValueError as error:
@@ -88,15 +88,15 @@ def _without_control(text: str) -> str:
 def _require_no_secret(text: str) -> None:
     shown = without_secrets(text)
     if shown != text and "://" in text and "***@" in shown:
-        raise ValueError("holds a user or password: leave them out, and give credentials to the environment")
+        raise ValueError("holds a user or password: leave them out; credentials go into the environment")
     if shown != text:
-        raise ValueError("holds a signature, token or key: give a plain address, and credentials to the environment")
+        raise ValueError("holds a signature, token or key: give a plain address; credentials go into the environment")
 
 
 def _value(found: re.Match[str]) -> str:
     name = found[1] or found[2]
     if found[2] is not None and not (found[3] and re.fullmatch(r"\w+", name, re.ASCII)):
-        raise ValueError(f"{found.string}: of variables only $NAME and ${{NAME}} are filled in: write one of these")
+        raise ValueError(f"{found.string}: only $NAME and ${{NAME}} are replaced: write one of these")
     value = os.environ.get(name)
     if not value:
         raise ValueError(f"{found.string}: the variable {found[0]} is not set: set it, or write the path out")
@@ -108,15 +108,15 @@ def _require_known_kind(text: str) -> None:
     if is_remote(text) and text[len("s3://") :].strip("/") and text[len("s3://")] != "/":
         return
     if re.match(r"[A-Za-z]:(?:[/\\]|$)", text):
-        raise ValueError(f"{text} is a path of Windows: give the path that it has on this machine")
+        raise ValueError(f"{text} is a Windows path: give the path on this machine")
     if text.startswith("\\\\") or ("\\" in text and "/" not in text and not os.path.lexists(text)):
-        raise ValueError(f"{text} is a path of Windows: write it with / between folders, as it is on this machine")
+        raise ValueError(f"{text} is a Windows path: write it with / between folders, as on this machine")
     if _VARIABLE_OF_WINDOWS.search(text) and not os.path.lexists(text):
-        raise ValueError(f"{text} holds a variable of Windows, which is not filled in: write $NAME")
+        raise ValueError(f"{text} holds a Windows variable, which is not replaced: write $NAME")
     if re.match(r"[\w.-]+@[\w.-]+:", text) and not os.path.lexists(text):
-        raise ValueError(f"{text} is a path of another machine: give the path that it has on this one")
+        raise ValueError(f"{text} is a path of another machine: give the path on this machine")
     if scheme is not None and scheme[1].lower() == "file" and scheme[2]:
-        raise ValueError(f"{text} is an address of a file: write its path alone, as /FOLDER/FILE")
+        raise ValueError(f"{text} is the address of a file: write only its path, as /FOLDER/FILE")
     if "://" in text or (scheme is not None and (scheme[2] or scheme[1].lower() == "s3")):
         raise ValueError(f"{text} is neither a local path nor an s3:// address: write s3://BUCKET/PREFIX")
 
@@ -127,10 +127,10 @@ def _require_nothing_around(text: str) -> None:
     if text != text.strip():
         raise ValueError(f"{text!r} begins or ends with a space or line break: write it without")
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        raise ValueError(f"{text} has quotes around it, which are part of it here: write it without")
+        raise ValueError(f"{text} has quotes around it, which would be part of the name: write it without")
 
 
-# A path or s3:// address in a config, `~` and variables filled in as it is read.
+# A path or s3:// address in a config; `~` and variables are replaced when the config is loaded.
 Place = Annotated[str, Field(max_length=LONGEST_PATH), AfterValidator(expanded)]
 # The address of a server in a config.
 Address = Annotated[str, Field(max_length=LONGEST_PATH), AfterValidator(address)]

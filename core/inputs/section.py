@@ -1,4 +1,4 @@
-"""The kind of object every section of a config is, and the kinds of values in it, each with bounds."""
+"""The class of all sections of a config, and the types of values in them, with bounds."""
 
 import math
 import types
@@ -9,21 +9,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values never change, choices may be written in any case."""
+    """A section of a config. Unknown keys are errors, values cannot change, and choices may be written in any case."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _choice_as_it_is_written(cls, value: Any, info: ValidationInfo) -> Any:
-        if not isinstance(value, str):
+    def _match_case_of_choices(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str) or info.field_name is None:
             return value
         offered = choices(cls.model_fields[info.field_name].annotation)
         return next((choice for choice in offered if str(choice).lower() == value.strip().lower()), value)
 
 
 def choices(annotation: Any) -> tuple[Any, ...]:
-    """What a field of this type may be chosen from; none if it is no choice."""
+    """The values that a field of this type may have; empty if it is not limited to some."""
     if typing.get_origin(annotation) is Literal:
         return typing.get_args(annotation)
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
@@ -31,14 +31,14 @@ def choices(annotation: Any) -> tuple[Any, ...]:
     return ()
 
 
-def _no_flag(value: Any) -> Any:
+def _refuse_boolean(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"should be a number, not {str(value).lower()}")
     return value
 
 
-# Python takes true for 1.
-NUMBER = BeforeValidator(_no_flag)
+# pydantic accepts true for 1.
+NUMBER = BeforeValidator(_refuse_boolean)
 
 Seed = Annotated[int, NUMBER, Field(ge=0, le=2**63 - 1)]
 Epochs = Annotated[int, NUMBER, Field(gt=0, le=1_000_000)]
@@ -48,43 +48,43 @@ Batch = Annotated[int, NUMBER, Field(gt=0, le=65_536)]
 Samples = Annotated[int, NUMBER, Field(gt=0, le=10_000_000)]
 # UNet evaluations of a sampler.
 Steps = Annotated[int, NUMBER, Field(gt=0, le=10_000)]
-# Of a convolution.
+# Channels of a convolution.
 Channels = Annotated[int, NUMBER, Field(gt=0, le=16_384)]
-# Halvings of a picture or latent: 2 to their power is computed.
+# How often the sides of a picture or latent are halved.
 Halvings = Annotated[int, NUMBER, Field(gt=0, le=12)]
 # Side of a square picture in pixels.
 Side = Annotated[int, NUMBER, Field(gt=0, le=16_384)]
 Level = Annotated[int, NUMBER, Field(ge=0, le=11)]
-# Steps of an optimizer, from the first on.
+# Steps of an optimizer, counted from the first.
 UpdateSteps = Annotated[int, NUMBER, Field(ge=0, le=100_000_000)]
-# Things of which one process has few: blocks of a level, parts of a batch, steps within a step.
+# Small counts: blocks of a level, parts of a batch, accumulation steps.
 Few = Annotated[int, NUMBER, Field(gt=0, le=1024)]
-# AdamW's steps are as long as the rate: weights are far below 1.
+# The size of a step of AdamW is the rate, and weights are far below 1.
 LearningRate = Annotated[float, NUMBER, Field(gt=0, le=1)]
-# Of a term of the loss, or of a decay.
+# Weight of a loss term, or of weight decay.
 Weight = Annotated[float, NUMBER, Field(ge=0, le=1_000_000)]
 Factor = Annotated[float, NUMBER, Field(gt=0, le=1_000_000)]
 Share = Annotated[float, NUMBER, Field(gt=0, lt=1)]
 ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
 ShareOrNone = Annotated[float, NUMBER, Field(ge=0, lt=1)]
-# Of grace before something is removed.
+# Grace period before something is removed.
 Hours = Annotated[float, NUMBER, Field(ge=0, le=87_600)]
 Minutes = Annotated[float, NUMBER, Field(ge=0, le=10_080)]
 
-# Names of columns and the like.
+# Names, such as those of columns.
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 
 _DEEPEST = 16
 
 
 def plain(value: Any, _depth: int = 0) -> Any:
-    """`value` if a JSON file can hold it and equals itself when read back."""
+    """`value` if JSON can hold it and gives it back unchanged; ValueError otherwise."""
     if _depth > _DEEPEST:
-        raise ValueError(f"is nested more than {_DEEPEST} levels deep: write it flatter")
+        raise ValueError(f"is nested more than {_DEEPEST} levels deep: use fewer levels")
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"has a key that is no text, {key!r}: put it in quotes")
+                raise ValueError(f"has a key that is not text, {key!r}: put it in quotes")
             plain(inner, _depth + 1)
     elif isinstance(value, list | tuple):
         for inner in value:

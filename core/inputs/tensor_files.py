@@ -1,4 +1,4 @@
-"""What `torch.load` may bring into the process: plain values and dense real tensors, no larger than their file."""
+"""Reading and writing files of torch.save: plain values and dense real tensors, never larger than the file."""
 
 import os
 import pickle
@@ -7,6 +7,7 @@ import struct
 import sys
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ from core.inputs.file_kinds import not_it
 from core.runtime.errors import InputError
 from core.runtime.files import atomic_write, open_input
 
-# What torch's restricted unpickler raises on bytes that are no pickle.
+# What torch's restricted unpickler raises on bytes that are not a pickle.
 _UNPICKLING_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -32,23 +33,23 @@ _UNPICKLING_ERRORS = (
     zipfile.BadZipFile,
 )
 
-# Numbers that float32 holds or comes close to; float8 and float4 need a scale that the file does not have.
+# Types that can be converted to float32. float8 and float4 need a scale that the file does not have.
 _REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool} | {
     getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
-# Tensors of a file may share storage, as tied weights do, or repeat values: together they hold so many times its bytes
-# at most, or so many bytes.
+# Tensors of a file may share storage, as tied weights do, or repeat values. Together they may have this many times the
+# bytes of the file, or this many bytes.
 _SHARED, _SMALL = 4, 2**20
 
-# Of numpy's scalars: byte orders and the codes of truth values, integers and floats.
+# For numpy scalars: byte orders, and the type codes of booleans, integers and floats.
 _ORDERS, _NUMBER = ("<", ">", "|"), re.compile(r"b1|[iuf][1248]")
 
-# A class or function that torch's unpickler will not make, as its error names it.
+# A class or function that torch's unpickler refuses, as its error names it.
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
 class _NumpyType:
-    """Stands in for `numpy.dtype` while a file is read: `numpy.dtype` itself would take any state from it."""
+    """Replaces `numpy.dtype` while a file is read, because `numpy.dtype` would accept any state from the file."""
 
     def __init__(self, code: str, *_: object):
         self.code, self.order = code, "<"
@@ -58,21 +59,25 @@ class _NumpyType:
 
 
 def _numpy_scalar(kind: _NumpyType, data: bytes) -> bool | int | float:
-    """The plain value of a numpy scalar, whose bytes are `data`; torch's own error if it is no number."""
+    """The plain value of a numpy scalar with the bytes `data`; torch's own error if it is not a number."""
     if not (isinstance(kind, _NumpyType) and kind.order in _ORDERS and _NUMBER.fullmatch(str(kind.code))):
         raise pickle.UnpicklingError(f"Unsupported global: GLOBAL numpy.{getattr(kind, 'code', 'generic')}")
-    return np.frombuffer(data, f"{kind.order}{kind.code}", count=1)[0].item()
+    value: bool | int | float = np.frombuffer(data, f"{kind.order}{kind.code}", count=1)[0].item()
+    return value
 
 
-# For the whole process: files are read in threads, and a context manager's list is not theirs alone. Only files read
-# with `weights_only` see it, and what it lets through are the two functions above, which make plain numbers.
-torch.serialization.add_safe_globals(
-    [(_NumpyType, "numpy.dtype")] + [(_numpy_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")]
-)
+# For the whole process, because files are read in threads, which would share the list of a context manager too. It
+# affects `weights_only` reading only, and allows only the class and the function above, which make plain numbers.
+_ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_NumpyType, "numpy.dtype"),
+    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),
+]
+torch.serialization.add_safe_globals(_ALLOWED)
 
 
-def require_no_bomb(file: IO[bytes], size: int, name: str) -> None:
-    """InputError if the file, of `size` bytes, is a zip archive that is larger inside: torch.save makes none."""
+def require_uncompressed(file: IO[bytes], size: int, name: str) -> None:
+    """InputError if the file of `size` bytes is a compressed zip archive, which torch.save never makes."""
     start = file.read(4)
     file.seek(0)
     if start != b"PK\x03\x04":
@@ -80,33 +85,33 @@ def require_no_bomb(file: IO[bytes], size: int, name: str) -> None:
     try:
         entries = zipfile.ZipFile(file).infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError):
-        return  # damaged: torch says so
+        return  # damaged: torch.load will raise
     finally:
         file.seek(0)
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(e.file_size for e in entries) > size:
-        raise InputError(f"{name} is compressed inside, as no file of torch.save is: save it again with torch.save")
+        raise InputError(f"{name} is a compressed archive, which torch.save never makes: save it again with torch.save")
 
 
 def plain_tensors(value: Any, size: int, name: str) -> Any:
-    """`value` with every tensor in it detached and of storage of its own; lists and dictionaries are changed in place.
+    """`value` with every tensor detached and with its own storage. Lists and dictionaries are changed in place.
 
-    Raises InputError, beginning with `name`, for a tensor that is not dense and real, and for tensors that hold more
-    than a file of `size` bytes can.
+    Raises InputError, which begins with `name`, for a tensor that is not dense and real, and if tensors are larger than
+    a file of `size` bytes justifies.
     """
     try:
-        return _Reading(name, size).plain(value)
+        return _PlainTensors(name, size).plain(value)
     except RecursionError:
-        raise InputError(f"{name} is refused: its values lie too deep in each other: replace it") from None
+        raise InputError(f"{name} is refused: its values are nested too deeply: replace it") from None
 
 
 def refused_global(message: str) -> str | None:
-    """What torch's unpickler would not make, by the message of its error; None if that was not the cause."""
+    """The class or function that torch's unpickler refused, from its error message; None if it had another cause."""
     found = _GLOBAL.search(message)
     return found.group(1) if found else None
 
 
-class _Reading:
-    """One file's values on their way in."""
+class _PlainTensors:
+    """Converts the values of one file and counts the bytes of its tensors."""
 
     def __init__(self, name: str, size: int):
         self._name, self._size = name, size
@@ -116,16 +121,16 @@ class _Reading:
         self._tuples: dict[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
 
     def plain(self, value: Any, *at: object) -> Any:
-        """`value`, which lies at these keys of the file's."""
+        """`value`, which is found at these keys in the file."""
         if isinstance(value, Tensor):
             return self._tensor(value, ".".join(map(str, at)))
         if isinstance(value, dict | list):
-            if id(value) not in self._seen:  # a list may hold itself
+            if id(value) not in self._seen:  # a list may contain itself
                 self._seen.add(id(value))
                 for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
                     value[key] = self.plain(inner, *at, key)
         elif isinstance(value, tuple):
-            # Once each: tuples may share parts, and these theirs. The tuple is kept, so that its id stays its own.
+            # Each tuple once, since tuples may share parts. It is kept, so that no other object gets its id.
             if id(value) not in self._tuples:
                 made = tuple(self.plain(inner, *at, index) for index, inner in enumerate(value))
                 self._tuples[id(value)] = value, made
@@ -136,18 +141,18 @@ class _Reading:
         kind, where = _odd_kind(tensor), f" ({at})" if at else ""
         if kind is not None:
             raise InputError(
-                f"{self._name} is refused: it holds a {kind} tensor{where}, only dense ones of real numbers are read: "
-                "save it as such"
+                f"{self._name} is refused: it holds a {kind} tensor{where}, only dense tensors of real numbers are "
+                "read: save it as one"
             )
         bytes_, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
         self._held += bytes_
         if storage.nbytes() > self._size or self._held > max(_SHARED * self._size, _SMALL):
             raise InputError(
                 f"{self._name} is refused: it holds a tensor of shape {list(tensor.shape)}{where}, more than its "
-                f"{self._size} bytes can: save a copy of the tensor (.contiguous())"
+                f"{self._size} bytes can hold: save a copy of the tensor (.contiguous())"
             )
         tensor = tensor.detach().resolve_neg()
-        # Two tensors in one place would change together; of one that repeats itself no part can be changed.
+        # Tensors that share storage would change together; one that repeats values could not be changed.
         if bytes_ and (storage.data_ptr() in self._storages or bytes_ > storage.nbytes()):
             return tensor.clone(memory_format=torch.contiguous_format)
         self._storages.add(storage.data_ptr())
@@ -155,7 +160,7 @@ class _Reading:
 
 
 def _odd_kind(tensor: Tensor) -> str | None:
-    """What keeps a tensor from being dense, real and here, in a word; None if it is all that."""
+    """Why a tensor is not a dense real tensor on the CPU, in one word; None if it is one."""
     if tensor.is_nested:
         return "nested"
     if tensor.is_quantized:
@@ -170,40 +175,40 @@ def _odd_kind(tensor: Tensor) -> str | None:
 
 
 def save_tensors(value: Any, path: Path, on_disk: bool = True) -> None:
-    """`torch.save` a whole file; equal values give equal bytes."""
-    # Through a file object: torch.save writes the name of a path into the file.
+    """Write `value` with torch.save, atomically. Equal values give equal bytes."""
+    # To a file object, because torch.save writes the name of a path into the file.
     with atomic_write(path, on_disk) as file:
         try:
             torch.save(_canonical(value), file)
         except RuntimeError as error:
-            # torch's zip writer raises an error of its own over that of a full disk.
+            # torch's zip writer hides the error of a full disk behind its own.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 def load_tensors(path: str | Path, what: str) -> object:
-    """What `torch.save` wrote at `path`, tensors and plain values only; InputError otherwise, nothing executed.
+    """What `torch.save` wrote at `path`, if that is tensors and plain values. No code in the file is executed.
 
-    Every tensor is dense, of real numbers, on the CPU, detached and of storage of its own, and no larger than the file
-    justifies; numpy's numbers are plain ones.
+    Every tensor is dense and real, on the CPU, detached, with its own storage, and no larger than the file justifies.
+    numpy scalars become plain numbers. InputError for all other files.
     """
     name = f"{what} {path}"
     with open_input(path, what) as file:
         size = os.fstat(file.fileno()).st_size
-        require_no_bomb(file, size, name)
+        require_uncompressed(file, size, name)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of kinds of tensors that are refused below
+                warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
                 value = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             found = refused_global(str(error))
             if found is not None or "Weights only load failed" in str(error):
-                what_not = f"{name} is refused: it is no file of plain tensors written by torch.save"
+                problem = f"{name} is refused: it is not a file of plain tensors written by torch.save"
                 if found:
-                    raise InputError(f"{what_not} (it holds {found}): replace it") from None
-                raise not_it(file, what_not, "replace it") from None
-            raise not_it(file, f"{name} is damaged or no torch file", "replace it") from None
+                    raise InputError(f"{problem} (it holds {found}): replace it") from None
+                raise not_it(file, problem, "replace it") from None
+            raise not_it(file, f"{name} is damaged or not a torch file", "replace it") from None
         except OSError as error:
             raise InputError(f"{name} cannot be read ({error.strerror}): replace it") from None
         except MemoryError:
@@ -211,12 +216,12 @@ def load_tensors(path: str | Path, what: str) -> object:
                 f"{name} takes more memory than there is, or is damaged: free some, or replace it"
             ) from None
         except _UNPICKLING_ERRORS:
-            raise not_it(file, f"{name} is damaged or no torch file", "replace it") from None
+            raise not_it(file, f"{name} is damaged or not a torch file", "replace it") from None
     return plain_tensors(value, size, name)
 
 
 def _canonical(value: Any) -> Any:
-    """`value` rebuilt so that equal values pickle equally: pickle writes a string it has seen as a reference."""
+    """`value` rebuilt so that equal values pickle equally: pickle writes a repeated string object as a reference."""
     if isinstance(value, str):
         return sys.intern(value)
     if isinstance(value, dict):

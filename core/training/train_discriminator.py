@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 from core.data.latents import read_pool
-from core.inputs.numpy_files import PACKED_SUFFIX
+from core.inputs.numpy_files import PACKED_SUFFIX, ConversionLog
 from core.inputs.state_form import (
     Source,
     are_weights,
@@ -96,9 +96,9 @@ def _train_recorded(request: DiscriminatorRequest, artifacts: ArtifactsSection |
 
 def read_latent_pool(files: Sequence[Path], path: Location) -> Tensor:
     """Latents [N, C, h, w] of the files found at `path`, each with one or more."""
-    parts = []
+    parts, conversions = [], ConversionLog()
     for file in files:
-        parts.append(read_pool(file))
+        parts.append(read_pool(file, conversions))
         if parts[-1].shape[1:] != parts[0].shape[1:]:
             raise InputError(
                 f"latents {file} have shape {list(parts[-1].shape[1:])}, others {list(parts[0].shape[1:])}: "

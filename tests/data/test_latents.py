@@ -20,7 +20,7 @@ from core.data.layouts import LayoutPictures, as_classes, as_rgb, pictures_from_
 from core.data.manifest import read_manifest, split_by_layout
 from core.data.palette import COLORS, NUM_CLASSES
 from core.data.variants import COUNT, variant
-from core.inputs import numpy_files
+from core.inputs.numpy_files import ConversionLog
 from core.models.autoencoder import Autoencoder
 from core.records.stage_records import run_stage
 from core.records.workspace import Workspace
@@ -74,7 +74,7 @@ def test_latents_are_held_by_the_device_if_there_is_room(tmp_path, values, spare
     check_every_order(latents, values)
     os.truncate(tmp_path / "packed.npy", 0)
     if spare:
-        with pytest.raises(InputError, match="cut short while"):
+        with pytest.raises(InputError, match="truncated while"):
             latents.batch(torch.arange(24))
     else:
         check_every_order(latents, values)
@@ -132,14 +132,14 @@ def test_a_numpy_file_of_one_latent_needs_no_row(tmp_path, values):
     check_every_order(Latents(manifest_rows(paths), "latent_path", SHAPE, tmp_path), values)
 
 
-def test_integers_are_latents_and_that_is_said_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(numpy_files, "_said_of", set())
+def test_integers_are_latents_and_that_is_said_once(tmp_path, caplog):
+    conversions = ConversionLog()
     whole = torch.arange(4 * 64).reshape(SHAPE).to(torch.int16)
     for name in ("a", "b"):
         torch.save(whole, tmp_path / f"{name}.pt")
-        assert torch.equal(read_latent(tmp_path / f"{name}.pt", SHAPE), whole.float())
+        assert torch.equal(read_latent(tmp_path / f"{name}.pt", SHAPE, conversions), whole.float())
     np.save(tmp_path / "pool.npy", whole[None].numpy())
-    assert torch.equal(read_pool(tmp_path / "pool.npy"), whole[None].float())
+    assert torch.equal(read_pool(tmp_path / "pool.npy", conversions), whole[None].float())
     assert caplog.text.count("int16 numbers, which are read as float32") == 1
 
 
@@ -182,7 +182,7 @@ def test_a_file_cut_short_meanwhile_ends_in_one_line(tmp_path, values):
     latents = Latents(manifest_rows([path] * 24, range(24)), "latent_path", SHAPE, tmp_path)
     os.truncate(path, path.stat().st_size - 8)
     latents.batch(torch.arange(23))
-    with pytest.raises(InputError, match="cut short while"):
+    with pytest.raises(InputError, match="truncated while"):
         latents.batch(torch.arange(24))
 
 

@@ -268,7 +268,7 @@ def test_separators_and_quotes_are_read(tmp_path, separator):
         ("layout_path,a,a\n", "two columns called a"),
         ("layout_path,a\nx,1\ny,2,3\n", "has 3 cells in line 3, its header has 2"),
         ("layout_path\nx\ny\0\n", "NUL character in line 3"),
-        ('layout_path\n"x\n', "no readable CSV file"),
+        ('layout_path\n"x\n', "not a readable CSV file"),
     ],
 )
 def test_a_damaged_manifest_is_refused_by_line(tmp_path, content, word):

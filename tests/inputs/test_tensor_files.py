@@ -109,7 +109,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
         "beside": [np.float64(1), _Opens(tmp_path / "made")],
     }.items():
         torch.save(value, tmp_path / f"{name}.pt")
-        with pytest.raises(InputError, match="is no file of plain tensors"):
+        with pytest.raises(InputError, match="is not a file of plain tensors"):
             load_tensors(tmp_path / f"{name}.pt", "checkpoint")
     assert not (tmp_path / "made").exists()
 

@@ -46,7 +46,7 @@ PLAIN = [
     "no bearer token was sent",
     "see someone@example.org",
     "tokens=5 seed=3 key.path=value",
-    "unknown key token: no key is called alike",
+    "unknown key token: no key has a similar name",
     "the server wants a password: set PREFECT_API_AUTH_STRING to USER:PASSWORD",
     "/runs/sig=0.1,signature=mean/tokens: 512",
 ]

@@ -144,7 +144,7 @@ def test_the_setting_that_was_used_is_named(monkeypatch, variable):
         with pytest.raises(InputError, match=f"set {variable} to the address"):
             open_store(f"s3://by-{variable.lower().replace('_', '-')}/run").read("a")
     monkeypatch.setenv(variable, "localhost:9000")
-    with pytest.raises(InputError, match=f"^{variable} 'localhost:9000' is no address of a server"):
+    with pytest.raises(InputError, match=f"^{variable} 'localhost:9000' is not the address of a server"):
         open_store(f"s3://bad-{variable.lower().replace('_', '-')}/run").read("a")
 
 

@@ -765,10 +765,10 @@ def test_a_mistyped_endpoint_is_given_up_early(credentials, monkeypatch):
         InputError, match=r"http://127\.0\.0\.1:9: no S3 server answers there: check artifacts\.endpoint_url"
     ):
         store.read("a")
-    with pytest.raises(InputError, match=r"--endpoint_url: '127\.0\.0\.1' is no address of a server"):
+    with pytest.raises(InputError, match=r"--endpoint_url: '127\.0\.0\.1' is not the address of a server"):
         artifacts_of_options(endpoint_url="127.0.0.1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1")
-    with pytest.raises(InputError, match=r"AWS_ENDPOINT_URL '127\.0\.0\.1' is no address of a server"):
+    with pytest.raises(InputError, match=r"AWS_ENDPOINT_URL '127\.0\.0\.1' is not the address of a server"):
         open_store("s3://mistyped-elsewhere/run").read("a")
 
 

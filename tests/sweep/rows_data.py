@@ -337,7 +337,7 @@ MANIFESTS = [
     Row("manifest", "a cell too many", _text("layout_path,a\nx,1\ny,1,2\n"), ("m.csv", "3 cells in line 3")),
     Row("manifest", "a NUL", _text("layout_path\nx\n\0\n"), ("m.csv", "NUL character in line 3")),
     Row("manifest", "Latin-1", _text("layout_path\nk\xfcche.png\n".encode("latin-1")), ("not UTF-8 text in line 2",)),
-    Row("manifest", "a torn quote", _text('layout_path\n"x\ny\n'), ("m.csv", "no readable CSV")),
+    Row("manifest", "a torn quote", _text('layout_path\n"x\ny\n'), ("m.csv", "not a readable CSV")),
     Row(
         "manifest",
         "a scene called NA",
@@ -498,7 +498,7 @@ LATENTS = [
         ("odd.pt", "holds a list"),
     ),
     Row("latent", "a numpy array", _latent(_ONES, lambda path: read_latent(path, SHAPE)), ("odd.pt", "numpy")),
-    Row("latent", "a compressed archive", _deflated, ("odd.pt", "compressed inside")),
+    Row("latent", "a compressed archive", _deflated, ("odd.pt", "compressed archive")),
     Row(
         "checkpoint",
         "numpy's numbers",
@@ -527,7 +527,7 @@ LATENTS = [
         )
     ),
     Row("pool of latents", "a number", lambda g: _pool_of(g, np.float32(1)), ("odd.npy", "shape []")),
-    Row("packed latents", "cut short", _npy(_ONES, cut=4), ("0.npy", "cut short")),
+    Row("packed latents", "cut short", _npy(_ONES, cut=4), ("0.npy", "truncated")),
 ]
 
 ROWS = [*WRONG_COLOURS, *ODD_PICTURES, *MANIFESTS, *WRITTEN_ELSEWHERE, *LATENTS]

@@ -239,7 +239,7 @@ _AWS = [
     (
         "an endpoint without http",
         lambda ground: _read(None, ground, AWS_ENDPOINT_URL="localhost:9000"),
-        ("AWS_ENDPOINT_URL 'localhost:9000' is no address",),
+        ("AWS_ENDPOINT_URL 'localhost:9000' is not the address",),
     ),
     *(
         (f"the endpoint {url!r}", lambda ground, url=url: _read(url, ground), ("--endpoint_url", "no address"))

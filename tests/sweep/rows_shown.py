@@ -74,11 +74,11 @@ _ADDRESSES = {
     f"http://user:{SECRET}/x@host": _USER,
     f"user:{SECRET}@host:9000": _SIGNED,
     f"http://host/?X-Amz-Credential={SECRET}": _SIGNED,
-    "localhost:9000": "no address of a server",
-    "http://host:99999": "no address of a server",
-    "http://": "no address of a server",
-    "ftp://host": "no address of a server",
-    "http://ho st": "no address of a server",
+    "localhost:9000": "not the address of a server",
+    "http://host:99999": "not the address of a server",
+    "http://": "not the address of a server",
+    "ftp://host": "not the address of a server",
+    "http://ho st": "not the address of a server",
 }
 
 

@@ -142,7 +142,7 @@ WRONG_STATES: list[tuple[str, Change, tuple[str, ...]]] = [
     ("a negative second moment", _set(*_MOMENT, "exp_avg_sq", to=lambda m: m - 1), ("exp_avg_sq", "negative")),
     ("a moment that is a list", _set(*_MOMENT, "exp_avg", to=[0.0]), ("exp_avg", "a list")),
     ("no second moment", _drop(*_MOMENT, "exp_avg_sq"), ("optimizer_state", "conv_in.weight", "exp_avg_sq")),
-    ("a third moment", _set(*_MOMENT, to=lambda m: m | {"max_exp_avg_sq": m["exp_avg"]}), ("nothing else",)),
+    ("a third moment", _set(*_MOMENT, to=lambda m: m | {"max_exp_avg_sq": m["exp_avg"]}), ("exactly",)),
     ("moments without a step", _drop(*_MOMENT, "step"), ("optimizer_state", "step")),
     ("a step before the first", _set(*_MOMENT, "step", to=torch.tensor(-1.0)), ("step", "-1")),
     ("a step that is infinite", _set(*_MOMENT, "step", to=torch.tensor(torch.inf)), ("step", "inf")),
