@@ -16,9 +16,9 @@ from core.runtime.errors import InputError
 _MOST_PARTS = 16
 _NUMBER = re.compile(r"[0-9]+")
 # Keys whose names are less similar are not suggested.
-_LEAST_SIMILARITY = 0.75
+_LEAST_LIKENESS = 0.75
 # Weight of the section beside the key's own name.
-_SECTION_WEIGHT = 0.5
+_SECTION_SHARE = 0.5
 # Replaces pydantic's own sentence, by its type of error.
 _SENTENCES = {
     "bool_parsing": "should be true or false",
@@ -98,21 +98,26 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _hint(location: list[str], model: type[BaseModel]) -> str:
-    """The most similar key anywhere in the config, compared by name first and then by section."""
+    """The key that was probably meant, anywhere in the config: one of the same name first, then the most similar."""
     *sections, name = location
     if "." in name:
         return f"write {name.rpartition('.')[2]} inside the section {name.rpartition('.')[0]}"
-    best, suggestion = 0.0, ""
+    best, meant = (False, 0.0, 0), ""
     for known in keys_of(model):
         section, _, leaf = known.rpartition(".")
-        similarity = difflib.SequenceMatcher(None, name.lower(), leaf).ratio()
-        # A name that differs by its number only is another key, not a typing error.
-        if similarity < _LEAST_SIMILARITY or (similarity < 1 and _NUMBER.sub("", leaf) == _NUMBER.sub("", name)):
+        likeness = _likeness(name.lower(), leaf)
+        # Names that differ only in a number mean different things: stage1 is not a misspelt stage2.
+        if likeness < _LEAST_LIKENESS or (likeness < 1 and _NUMBER.sub("", leaf) == _NUMBER.sub("", name)):
             continue
-        similarity += _SECTION_WEIGHT * difflib.SequenceMatcher(None, ".".join(sections), section).ratio()
-        if similarity > best:
-            best, suggestion = similarity, known
-    return f"did you mean {suggestion}?" if suggestion else "no key has a similar name: remove it"
+        rank = (likeness == 1, likeness + _SECTION_SHARE * _likeness(".".join(sections), section), -known.count("."))
+        if rank > best:
+            best, meant = rank, known
+    return f"did you mean {meant}?" if meant else "no key has a similar name: remove it"
+
+
+def _likeness(one: str, other: str) -> float:
+    """From 0 to 1, which means that they are equal."""
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _annotation_at(location: list[str], model: type[BaseModel] | None) -> Any:
