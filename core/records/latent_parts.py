@@ -1,4 +1,4 @@
-"""Bad latents in parts, files of some seeds each, which several processes may make and no crash loses."""
+"""Bad latents in parts of some seeds each. Several processes may make parts, and a crash loses no finished part."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from core.storage.store import ArtifactsSection, Entry, Store, cache_folder
 
 
 class Shard(NamedTuple):
-    """Bad latents `first` up to `last`, that one excluded, for one process to sample."""
+    """The bad latents that one process samples: from `first` up to, not including, `last`."""
 
     first: int
     last: int
@@ -28,8 +28,8 @@ class Shard(NamedTuple):
 class LatentParts:
     """`count` bad latents as files `state/parts/bad_latents_{first}-{last}.pt` of `size` latents in a stage's store.
 
-    A part counts once its record is there, which is created after it and says what it was made from. Its bytes are the
-    same whoever makes it, so two processes at the same part do no harm. They go with the stage's other states.
+    A part is finished once its record exists, which is created after it and holds its provenance. Its bytes do not
+    depend on the process, so two processes may make the same part. Parts are deleted with the stage's other states.
     """
 
     store: Store
@@ -39,12 +39,12 @@ class LatentParts:
     artifacts: ArtifactsSection
 
     def missing(self) -> list[range]:
-        """Positions of the latents of every part that is not there; InputError if one is there made otherwise."""
+        """Positions of the latents of every missing part; InputError if a part has another provenance."""
         made = self._made()
         return [part for part in self._parts() if _name(part) not in made]
 
     def add(self, part: range, latents: Tensor) -> None:
-        """Publish the latents of a part, whole, and then its record."""
+        """Publish the latents of a part, and then its record."""
         name = _name(part)
         with workspace_folder(self.store, cache_folder(self.artifacts)) as folder:
             save_tensors(latents, folder / f"{name}.pt", on_disk=False)
@@ -52,7 +52,7 @@ class LatentParts:
         self._folder.create(f"{name}.json", record_bytes(self.provenance | {"outputs": entries}))
 
     def read(self) -> Tensor:
-        """Every latent [count, C, h, w] in order, once all parts are there; InputError if one is not what it was."""
+        """All latents [count, C, h, w] in order, once all parts are finished; InputError if one was altered."""
         made = self._made()
         entries = {f"{_name(part)}.pt": made[_name(part)] for part in self._parts()}
         folder = self._folder.fetch(entries)
@@ -61,8 +61,8 @@ class LatentParts:
     def _latents(self, folder: Path, part: range) -> Tensor:
         path, shape = folder / f"{_name(part)}.pt", [len(part), *self.provenance["settings"]["latent_shape"]]
         latents = load_tensors(path, "bad latents")
-        fits = isinstance(latents, Tensor) and is_plain(latents) and list(latents.shape) == shape
-        if not fits or not torch.isfinite(latents).all():
+        has_shape = isinstance(latents, Tensor) and is_plain(latents) and list(latents.shape) == shape
+        if not isinstance(latents, Tensor) or not has_shape or not torch.isfinite(latents).all():
             raise InputError(
                 f"bad latents {path} are {kind_of(latents)}, not finite numbers {shape}: move the file and its record "
                 "elsewhere, and the part is made again"
@@ -77,11 +77,11 @@ class LatentParts:
         return [range(first, min(first + self.size, self.count)) for first in range(0, self.count, self.size)]
 
     def _made(self) -> dict[str, Entry]:
-        """What the record of each part that is there says of its file."""
+        """Size and digest of each finished part, by its name."""
         made = {}
         for name in _recorded(self._folder):
             record = read_record(self._folder, f"{name}.json")
-            if record is not None:  # else the stage was finished meanwhile
+            if record is not None:  # otherwise the stage was finished in the meantime
                 refuse_difference(record, self.provenance, self._folder.uri)
                 if f"{name}.pt" not in record["outputs"]:
                     raise RecordError(
@@ -93,7 +93,7 @@ class LatentParts:
 
 
 def parts_progress(states: Store) -> str | None:
-    """How many latents the parts in the store of a stage's states hold, in words; None if there are none."""
+    """How many latents the parts in a stage's store of states hold, in words; None if there are none."""
     spans = [name.removeprefix("bad_latents_").split("-") for name in _recorded(states.below(PARTS_FOLDER))]
     return f"{sum(int(last) - int(first) for first, last in spans)} bad latents" if spans else None
 

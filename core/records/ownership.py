@@ -1,6 +1,7 @@
-"""Whose a file is: ours if a record of ours names it or its name is a scratch name of ours, the user's otherwise.
+"""Decides which files in a store this project made. All others belong to the user.
 
-Nothing is removed, overwritten or taken over but what is ours by this rule.
+A file is ours if one of our records names it, or if its name is one of our temporary names. Only such files are ever
+removed or overwritten.
 """
 
 import re
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.inputs.places import is_remote
 from core.records.artifacts import (
     ANNOUNCED_NAME,
     CONFIG_NAME,
@@ -31,26 +33,26 @@ from core.records.workspace import newest_state
 from core.runtime.scratch import SCRATCH_PREFIX, is_abandoned, is_free_partial, is_scratch_name, partial_of
 from core.storage.foreign_files import foreign_file, matches, names_in
 from core.storage.local_store import LOCK_NAME
-from core.storage.store import Store, is_remote
+from core.storage.store import Store
 
-# Records of ours, wherever they lie.
+# Names of our records, which may be in any folder.
 _RECORDS = (RECORD_NAME, ROUND_RECORD, RUN_RECORD, LEASE_NAME, MADE_NAME)
-# Names of those that we write, wherever we do.
+# Names of all small files that we write.
 _WRITTEN = (*_RECORDS, CONFIG_NAME, REPORT_NAME, DECISION_NAME, ANNOUNCED_NAME)
 _PROBE = re.compile(r"\.probe-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
 class Ours:
-    """A file of ours: `left` says why it is needed no more, and is empty for one that is needed."""
+    """A file of ours. `left` says why nothing needs it any more; it is empty if the file is needed."""
 
     left: str = ""
 
 
 class Owner:
-    """Tells of files in a store whose they are; it reads each record there once.
+    """Finds our files in a store. It reads each record at most once.
 
-    Where every file's name is known, `names` saves looking for records that are not there.
+    If the caller knows the names of all files, `names` saves requests for records that do not exist.
     """
 
     def __init__(self, store: Store, names: Collection[str] | None = None):
@@ -59,65 +61,65 @@ class Owner:
         self._newest: dict[str, set[str] | None] = {}
 
     def of(self, name: str) -> Ours | None:
-        """What the file `name` is to us; None for the user's."""
+        """The file `name` as one of ours; None if it belongs to the user."""
         found = self._scratch(name) or self._state(name) or self._recorded(name)
         return Ours() if found is None and self._is_fixed(name) else found
 
     def is_of_stage(self, name: str) -> bool:
-        """Whether the file is of an interrupted try at a stage whose folder the store is."""
+        """Whether the file comes from an interrupted attempt at a stage, if the store is the stage's folder."""
         if self._scratch(name) is not None or name in _outputs(self._record(STATE_FOLDER, PUBLISHING_NAME)):
             return True
         return name.startswith(f"{STATE_FOLDER}/") and self._state(name) is not None
 
     def is_run(self, folder: str = "") -> bool:
-        """Whether a run of ours was begun in `folder`."""
+        """Whether one of our runs was started in `folder`."""
         return self._record(folder, RUN_RECORD) is not None
 
     def _scratch(self, name: str) -> Ours | None:
-        """Of a process's scratch folder, a partly written file, or a probe of a bucket."""
+        """A file in a temporary folder, a partial file, or a probe of a bucket."""
         parts = name.split("/")
         at = next((index for index, part in enumerate(parts) if is_scratch_name(part)), None)
         if at is not None and not self._remote:
-            gone = is_abandoned(Path(self._store.uri, *parts[: at + 1]))
-            return Ours("scratch folder of a process that is gone" if gone else "")
+            ended = is_abandoned(Path(self._store.uri, *parts[: at + 1]))
+            return Ours("temporary folder of a process that has ended" if ended else "")
         of = partial_of(parts[-1])
         if of is not None and not self._remote and self._is_written_here("/".join([*parts[:-1], of])):
-            gone = is_free_partial(Path(self._store.uri, name))
-            return Ours("partly written by a process that is gone" if gone else "")
+            ended = is_free_partial(Path(self._store.uri, name))
+            return Ours("partial file of a process that has ended" if ended else "")
         if _PROBE.fullmatch(parts[-1]) and self._remote:
-            return Ours("probe of a process that is gone")
+            return Ours("probe of a process that has ended")
         return None
 
     def _is_written_here(self, name: str) -> bool:
-        """Whether we write a file of this name there, whether or not it is there yet."""
+        """Whether we write a file of this name, which need not exist yet."""
         states = any(is_state_file(state) for _, state in _splits(name, STATE_FOLDER))
         return name.rpartition("/")[2] in _WRITTEN or states or self._recorded(name) is not None
 
     def _state(self, name: str) -> Ours | None:
-        """Of a stage's states, or a list of files to publish."""
+        """A file of a stage's states, or its list of files to publish."""
         for stage, state in _splits(name, STATE_FOLDER):
             if not is_state_file(state):
                 continue
             if self._record(stage, RECORD_NAME) is not None:
-                return Ours("state of a stage that is finished")
+                return Ours("state of a finished stage")
             if not is_snapshot_file(state):
                 return Ours()
             needed = self._needed(stage)
             if needed == set() and not self._is_stage(stage):
                 return None
-            kept = needed is None or state in needed or self._is_worked_in(stage)
-            return Ours("" if kept else "state that a newer one replaced")
+            is_needed = needed is None or state in needed or self._is_running(stage)
+            return Ours("" if is_needed else "state that a newer one replaced")
         return None
 
-    def _is_worked_in(self, stage: str) -> bool:
-        """Whether a process makes the stage now: a state that it is about to name is not replaced, only younger."""
+    def _is_running(self, stage: str) -> bool:
+        """Whether a process runs the stage now. Then a state without a record may be the next one, not an old one."""
         if self._remote:
             return False
         scratch = Path(self._store.uri, stage).glob(f"{SCRATCH_PREFIX}*")
         return any(is_scratch_name(folder.name) and not is_abandoned(folder) for folder in scratch)
 
     def _is_stage(self, stage: str) -> bool:
-        """Whether a stage of ours that has no state yet was begun in the folder."""
+        """Whether one of our stages was started in the folder, even if it has no state yet."""
         if self._record(_joined(stage, STATE_FOLDER), PUBLISHING_NAME) is not None:
             return True
         if stage.startswith("round-") and not self.is_run():
@@ -125,9 +127,9 @@ class Owner:
         return stage.count("/") < 2 and is_stage_folder(f"{self._store.uri}/{stage}".rstrip("/"))
 
     def _needed(self, stage: str) -> set[str] | None:
-        """Names, below the stage's states, of the newest state and of what it consists of, none if there is none.
+        """Names of the newest state and its files below the stage's states; empty if there is no state.
 
-        None where it is damaged: then the older ones are needed too.
+        None if the newest state is damaged, because then the older ones are needed too.
         """
         if stage not in self._newest:
             try:
@@ -143,7 +145,7 @@ class Owner:
         return self._newest[stage]
 
     def _is_fixed(self, name: str) -> bool:
-        """Whether it is a record, or one of the files that a run or round of ours has."""
+        """Whether it is one of our records, or one of the other files of our runs and rounds."""
         folder, _, last = name.rpartition("/")
         if last in _RECORDS:
             return self._record(folder, last) is not None
@@ -153,7 +155,7 @@ class Owner:
         return in_run or bool(in_round and self.is_run(run))
 
     def _recorded(self, name: str) -> Ours | None:
-        """Of what the record of a folder that it lies in names."""
+        """A file that the record of one of its folders names."""
         parts = name.split("/")
         for depth in range(len(parts)):
             folder, below = "/".join(parts[:depth]), "/".join(parts[depth:])
@@ -161,34 +163,34 @@ class Owner:
             if below in _outputs(stage) or below in _outputs(self._record(folder, ROUND_RECORD)):
                 return Ours()
             if below in _outputs(self._record(_joined(folder, STATE_FOLDER), PUBLISHING_NAME)):
-                return Ours("of a try at a stage that is finished" if stage is not None else "")
+                return Ours("left by an attempt at a stage that is finished" if stage is not None else "")
             if made is not None and matches(below, made["files"]):
                 return Ours()
         return None
 
     def _record(self, folder: str, name: str) -> dict[str, Any] | None:
-        """The record of ours called `name` in `folder`; None if there is none, or another tool's."""
+        """Our record `name` in `folder`; None if it does not exist or another program made it."""
         path = _joined(folder, name)
         if self._names is not None and path not in self._names:
             return None
         if path not in self._records:
-            there = self._store.read(path)
-            record = None if there is None else _ours(there.data, self._store.uri, name)
+            file = self._store.read(path)
+            record = None if file is None else _our_record(file.data, self._store.uri, name)
             if record is not None and name == PUBLISHING_NAME:
-                record["outputs"] = set(record["outputs"])  # looked up for every file
+                record["outputs"] = set(record["outputs"])  # it is searched for every file
             self._records[path] = record
         return self._records[path]
 
 
 def refuse_others(store: Store, is_ours: Callable[[str], object], setting: str) -> None:
-    """InputError naming the first file in `store` that is not ours, and the `setting` that chooses another place."""
+    """InputError that names the first file in `store` that is not ours, and the `setting` that chooses the place."""
     for name in stored_names(store):
         if not is_ours(name):
             raise foreign_file(store.uri, name, setting)
 
 
 def stored_names(store: Store) -> Iterator[str]:
-    """Names of everything in `store`; in a local folder also of links, pipes and the like, and of what is linked."""
+    """Names of everything in `store`, in a local folder including links, pipes and files in linked folders."""
     if is_remote(store.uri):
         return (file.name for file in store.files())
     return (name for name in names_in(Path(store.uri)) if name.rpartition("/")[2] != LOCK_NAME)
@@ -199,7 +201,7 @@ def _outputs(record: dict[str, Any] | None) -> Collection[str]:
 
 
 def _splits(name: str, folder: str) -> Iterator[tuple[str, str]]:
-    """What comes before and after each part of `name` that is `folder`."""
+    """The parts of `name` before and after each folder in it that is called `folder`."""
     parts = name.split("/")
     for index, part in enumerate(parts[:-1]):
         if part == folder:
@@ -210,8 +212,8 @@ def _joined(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _ours(data: bytes, uri: str, name: str) -> dict[str, Any] | None:
-    """The record; None for another program's, and for a damaged one, which says nothing of what is ours."""
+def _our_record(data: bytes, uri: str, name: str) -> dict[str, Any] | None:
+    """The record; None if another program made it, or if it is damaged and so cannot say which files are ours."""
     try:
         return parse_record(data, uri, name)
     except RecordError:

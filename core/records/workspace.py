@@ -1,4 +1,4 @@
-"""The folder a stage works in, and its resumable state, kept beside the training loop rather than in it."""
+"""The folder that a stage works in, and its resumable state, which is saved in the background."""
 
 import contextlib
 import json
@@ -9,30 +9,37 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from core.inputs.places import is_remote
 from core.inputs.tensor_files import save_tensors
 from core.records.artifacts import PUBLISHING_NAME, STATE_FOLDER, is_state_file, is_state_name
+from core.records.created_files import CreatedFiles
 from core.records.lease import lease_of
-from core.records.made_files import MadeFiles
 from core.records.record_forms import parse_record
-from core.runtime.files import file_entry
+from core.runtime.files import Entry, file_entry
 from core.runtime.scratch import SCRATCH_PREFIX, scratch_folder
-from core.storage.store import ArtifactsSection, Store, is_remote
+from core.storage.store import ArtifactsSection, Store
 
 log = logging.getLogger(__name__)
 
 
-class Workspace:
-    """A folder a stage writes to, `keep` what it needs to go on after a crash.
+class _StateFile(Entry):
+    """A file of a state, and the name of the state that stored it: this one or an earlier one."""
 
-    A stage run by itself works in its output folder, and its state is a file there. `writes` says whether this
-    process is the one that does.
+    state: str
+
+
+class Workspace:
+    """A folder that a stage writes to. `keep` saves the state from which the stage resumes after a crash.
+
+    A stage that runs without a store works in its output folder, and its state is a file there.
     """
 
+    # Whether this process writes the files, of several that train together.
     writes = True
 
     def __init__(self, folder: Path):
@@ -40,21 +47,21 @@ class Workspace:
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def __enter__(self) -> "Workspace":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Also when interrupted: the state being written is what the next start goes on from.
+        # Also after an interruption: the next start resumes from the state that is being written.
         if self._writer is not None:
             self._writer.join()
 
-    def claim(self, going_on: bool) -> None:
-        """Say that the stage is about to write, and whether it goes on from what the folder holds."""
+    def claim(self, is_resumed: bool) -> None:
+        """Called before the stage writes; `is_resumed` if it continues from the files in the folder."""
 
     def keep(self, name: str, value: Callable[[], Any], progress: str) -> None:
-        """Write the state `value()` to `name` in the background; leave it if the last one is still being written.
+        """Write the state `value()` to `name` in the background, unless the last one is still being written.
 
-        `progress` says in words how far the stage is. Raises what went wrong while an earlier state was written.
+        `progress` says in words how far the stage is. Raises the error of an earlier background write, if it failed.
         """
         if not self._is_due():
             return
@@ -62,10 +69,10 @@ class Workspace:
         self._start(lambda: save_tensors(copied, self.folder / name))
 
     def keep_files(self, progress: str) -> None:
-        """The same for a stage whose state is the files it has written so far."""
+        """The same for a stage whose state is the files that it has written so far."""
 
     def settle(self) -> None:
-        """Wait until the state being written is safe; raise what went wrong with it."""
+        """Wait until the state is written; raise its error if that failed."""
         if self._writer is not None:
             self._writer.join()
         self._raise_failure()
@@ -78,7 +85,7 @@ class Workspace:
         def work() -> None:
             try:
                 write()
-            except BaseException as error:  # raised in the stage's own thread, at its next call
+            except BaseException as error:  # raised in the stage's thread, by its next call
                 self._failure = error
 
         self._writer = threading.Thread(target=work, name="state", daemon=True)
@@ -91,54 +98,54 @@ class Workspace:
 
 
 class ClaimedWorkspace(Workspace):
-    """A folder of the user's in which a stage makes files of these `names`, as the record `made` there says.
+    """A folder of the user in which a stage creates files of these `names`, which `made` records there.
 
     `setting` is the key of the config that chooses the folder.
     """
 
-    def __init__(self, folder: Path, made: MadeFiles, names: Sequence[str], setting: str):
+    def __init__(self, folder: Path, made: CreatedFiles, names: Sequence[str], setting: str):
         super().__init__(folder)
         self._made, self._names, self._setting = made, names, setting
 
-    def claim(self, going_on: bool) -> None:
-        """Note that the names are ours, and remove what an earlier try left of them that is needed no more."""
-        if not going_on:
+    def claim(self, is_resumed: bool) -> None:
+        """Record that files of these names are ours, and remove those of an earlier attempt if it is not resumed."""
+        if not is_resumed:
             self._made.declare(self._names, self._setting)
             self._made.remove(self._names)
         self._made.remove_partials()
 
 
 class WatchedWorkspace(Workspace):
-    """The folder of another process of the same training, which alone writes to it."""
+    """The folder of the first process of the same training, which alone writes to it."""
 
     writes = False
 
     def keep(self, name: str, value: Callable[[], Any], progress: str) -> None:
-        """Nothing: the first process keeps the state."""
+        """Does nothing: the first process saves the state."""
 
 
 class StoredWorkspace(Workspace):
-    """A scratch folder whose state goes to the store the stage will be published in.
+    """A temporary folder whose state goes to the store that the stage will be published in.
 
-    A state is the files of the folder as they were at one instant, under `state/{token}-{number}/`, and a small record
-    created after them; it is immutable, and older ones go once it is safe. The lease's fencing token leads the
-    name, so the newest of the rightful holder always counts.
+    A state is a snapshot of the folder's files, `state/{token}-{number}/`, and a small record that is created after
+    them. It never changes, and older states are deleted once it is stored. Its name begins with the fencing token of
+    the lease, so a state of the present holder is always newer than one of an earlier holder.
     """
 
     def __init__(self, folder: Path, store: Store, provenance: Mapping[str, Any], artifacts: ArtifactsSection):
         super().__init__(folder)
         self._stage, self._store = store, store.below(STATE_FOLDER)
-        self._made_from = provenance
+        self._provenance = provenance
         self._interval = 60 * artifacts.state_minutes
         self._lease = lease_of(store.uri)
         self._token = self._lease.token if self._lease else 0
-        self._number, self._kept = 0, time.monotonic()
-        self._begun = False
+        self._number, self._saved_at = 0, time.monotonic()
+        self._is_announced = False
 
     def restore(self, differs: Callable[[Mapping[str, Any]], None]) -> str | None:
-        """Progress of the newest state, whose files are put into the folder; None if there is no state.
+        """Put the files of the newest state into the folder; its progress in words, None if there is no state.
 
-        `differs` raises for what the state was made from if that is something else.
+        `differs` raises an error if the state was made from something else.
         """
         newest = newest_state(self._store)
         if newest is None:
@@ -150,7 +157,8 @@ class StoredWorkspace(Workspace):
         fetched = self._store.fetch(stored)
         for file, entry in state["files"].items():
             _link(fetched / entry["state"] / file, self.folder / file)
-        return state["progress"]
+        progress: str = state["progress"]
+        return progress
 
     def keep(self, name: str, value: Callable[[], Any], progress: str) -> None:
         if not self._is_due():
@@ -165,71 +173,79 @@ class StoredWorkspace(Workspace):
                 self._start(lambda: self._publish(snapshot, progress))
 
     def drop_states(self) -> None:
-        """Remove every state, and their folder: the stage is finished."""
+        """Remove all states and their folder, once the stage is finished."""
         names = [file.name for file in self._store.files() if is_state_file(file.name)]
         self._stage.delete([f"{STATE_FOLDER}/{name}" for name in names])
 
     def _is_due(self) -> bool:
         if self._lease is not None:
             self._lease.check()
-        return super()._is_due() and time.monotonic() - self._kept >= self._interval
+        return super()._is_due() and time.monotonic() - self._saved_at >= self._interval
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[Path]:
-        """A folder of links to what the stage has written so far; files are only ever replaced, not changed."""
+        """A folder of links to the files that the stage has written. Links suffice, as files are only ever replaced."""
         self._number += 1
         snapshot = self.folder / f"{SCRATCH_PREFIX}state" / _name(self._token, self._number)
         for path in stage_files(self.folder):
             _link(path, snapshot / path.relative_to(self.folder))
         snapshot.mkdir(parents=True, exist_ok=True)
         yield snapshot
-        self._kept = time.monotonic()
+        self._saved_at = time.monotonic()
 
     def _publish(self, snapshot: Path, progress: str, name: str | None = None, value: Any = None) -> None:
         if name is not None:
             save_tensors(value, snapshot / name, on_disk=False)
-        files = {path.relative_to(snapshot).as_posix(): file_entry(path) for path in stage_files(snapshot)}
-        if not self._begun:
-            # Before the first of the files: a process that dies meanwhile leaves files that are known for ours.
+        if not self._is_announced:
+            # Before the first file, so that the files of a process that dies are recognised as ours.
             self._store.create(PUBLISHING_NAME, json.dumps({"outputs": []}).encode())
-            self._begun = True
-        before = newest_state(self._store)
-        known = before[1]["files"] if before else {}
-        for file, entry in files.items():
-            there = known.get(file)
-            entry["state"] = there["state"] if there and _content(there) == _content(entry) else snapshot.name
-        added = {f"{snapshot.name}/{file}": entry for file, entry in files.items() if entry["state"] == snapshot.name}
-        for file, stored in self._store.upload(snapshot.parent, added).items():
-            added[file].update(stored)
-        state = {"progress": progress, "files": files, **self._made_from}
+            self._is_announced = True
+        files = self._upload_changed(snapshot)
+        state = {"progress": progress, "files": files, **self._provenance}
         self._store.create(f"{snapshot.name}.json", json.dumps(state, indent=2, sort_keys=True).encode())
         shutil.rmtree(snapshot)
         self._drop_older(snapshot.name, {f"{entry['state']}/{file}" for file, entry in files.items()})
+
+    def _upload_changed(self, snapshot: Path) -> dict[str, _StateFile]:
+        """Every file of the snapshot, with the state that holds it. Only files that changed are stored again."""
+        newest = newest_state(self._store)
+        known: Mapping[str, _StateFile] = newest[1]["files"] if newest else {}
+        files: dict[str, _StateFile] = {}
+        changed = []
+        for path in stage_files(snapshot):
+            name, entry = path.relative_to(snapshot).as_posix(), file_entry(path)
+            if name in known and _content(known[name]) == entry:
+                files[name] = {**entry, "state": known[name]["state"]}
+            else:
+                changed.append(f"{snapshot.name}/{name}")
+        for stored, entry in self._store.upload(snapshot.parent, changed).items():
+            files[stored.removeprefix(f"{snapshot.name}/")] = {**entry, "state": snapshot.name}
+        return files
 
     def _drop_older(self, name: str, needed: set[str]) -> None:
         states = {file.name: _state_of(file.name) for file in self._store.files()}
         ours = {file: state for file, state in states.items() if is_state_name(f"{state}.json")}
         older = [file for file, state in ours.items() if _position(state) < _position(name)]
-        # Records first: what is named must be there.
+        # Records first: a record must not name files that are missing.
         self._store.delete([file for file in older if "/" not in file])
         self._store.delete([file for file in older if "/" in file and file not in needed])
 
 
 def newest_state(store: Store) -> tuple[str, dict[str, Any]] | None:
-    """Name and record of the newest state in the store of a stage's states; RecordError if that is of another form.
+    """Name and record of the newest state in the store of a stage's states; RecordError if it has another form.
 
-    Files of other names are not ours.
+    Files with other names are ignored: they are not ours.
     """
     names = [file.name.removesuffix(".json") for file in store.files() if is_state_name(file.name)]
     for name in sorted(names, key=_position, reverse=True):
-        there = store.read(f"{name}.json")
-        if there is not None:
-            return name, parse_record(there.data, store.uri, f"{name}.json")
+        file = store.read(f"{name}.json")
+        if file is not None:
+            return name, parse_record(file.data, store.uri, f"{name}.json")
     return None
 
 
 def workspace_folder(store: Store, cache: Path) -> contextlib.AbstractContextManager[Path]:
-    """A scratch folder to make a stage in: beside a local store's files, so that publishing is a link."""
+    """A temporary folder for a stage: in the folder of a local store, so that files are published by a link."""
     return scratch_folder(cache if is_remote(store.uri) else Path(store.uri))
 
 
@@ -244,7 +260,7 @@ def stage_files(folder: Path) -> list[Path]:
 
 
 def _copy_on_cpu(value: Any) -> Any:
-    """`value` with every tensor copied, so that training may go on while it is written."""
+    """`value` with every tensor copied, so that training can continue while it is written."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, torch.nn.Module):
@@ -264,7 +280,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _content(entry: Mapping[str, Any]) -> Any:
+def _content(entry: Entry) -> Entry:
     return {"size": entry["size"], "sha256": entry["sha256"]}
 
 

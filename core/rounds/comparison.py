@@ -14,7 +14,7 @@ from core.config.schema import ExperimentConfig
 from core.data.palette import COLORS
 from core.models.pictures import save_grid
 from core.records.artifacts import round_location, run_location
-from core.records.made_files import MadeFiles
+from core.records.created_files import CreatedFiles
 from core.records.stage_records import RECORD_NAME, entry_of, read_record
 from core.rounds.rounds import AUDIT, ROUND_RECORD
 from core.runtime.errors import InputError
@@ -97,7 +97,7 @@ def start_ablation(config: ExperimentConfig) -> Ablation:
 def write_results(config: ExperimentConfig, output_dir: Location) -> str:
     """The table, after writing it, every figure and a picture as `{name}.md`, `{name}.csv` and `{name}.png`."""
     rows, folder, name = result_rows(config), Path(output_dir), config.experiment.name
-    MadeFiles(folder).declare(_result_names(config), "--output_dir")
+    CreatedFiles(folder).declare(_result_names(config), "--output_dir")
     text = compare(config).to_string(index=False, float_format="{:.4f}".format, na_rep="")
     with atomic_write(folder / f"{name}.csv") as file:
         write_csv(rows, file, float_format="%.6g")
@@ -110,7 +110,7 @@ def write_results(config: ExperimentConfig, output_dir: Location) -> str:
 def require_free_results(config: ExperimentConfig, output_dir: str) -> None:
     """InputError if the folder cannot be written to, or holds a file called as one of the results that is not ours."""
     require_writable(Path(output_dir))
-    MadeFiles(Path(output_dir)).require_free(_result_names(config), "--output_dir")
+    CreatedFiles(Path(output_dir)).require_free(_result_names(config), "--output_dir")
 
 
 def _result_names(config: ExperimentConfig) -> list[str]:

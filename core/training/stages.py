@@ -27,7 +27,7 @@ from core.models.perceptual import build_perceptual
 from core.models.pictures import save_grid, save_sample_grid
 from core.models.trajectories import kept_trajectories
 from core.records.artifacts import CONFIG_NAME, is_stage_folder, stage3_location
-from core.records.made_files import MadeFiles
+from core.records.created_files import CreatedFiles
 from core.records.ownership import Owner
 from core.records.stage_records import RECORD_NAME, local_path, read_record, run_stage
 from core.records.workspace import ClaimedWorkspace, WatchedWorkspace, Workspace
@@ -134,7 +134,7 @@ def _is_recorded(config: ExperimentConfig, folder: Path) -> bool:
     """Whether a stage with a record is in `folder`, or is to be: in that of a round, unless one by hand is there."""
     if read_record(open_store(folder), RECORD_NAME) is not None:
         return True
-    by_hand = MadeFiles(folder).is_ours or _goes_on(config, folder, None)
+    by_hand = CreatedFiles(folder).is_ours or _goes_on(config, folder, None)
     in_round = is_stage_folder(os.path.abspath(folder)) and (folder.parent / CONFIG_NAME).is_file()
     return in_round and not by_hand and Owner(open_store(folder.parent.parent)).is_run()
 
@@ -165,21 +165,21 @@ def _own_folder(
     names = stage3_files(config.experiment.name)
     require_writable(folder)
     with held_folder(folder):
-        made = MadeFiles(folder)
+        made = CreatedFiles(folder)
         if not _goes_on(config, folder, resume):
             # Earlier versions kept no record: a training of theirs can be continued, but not replaced.
             if not made.covers(names):
-                made.refuse_any(_SAVE_PATH)
+                made.require_empty(_SAVE_PATH)
             _require_nothing_to_lose(config, made, inputs, resume)
         with ClaimedWorkspace(folder, made, names, _SAVE_PATH) as workspace:
             yield workspace
 
 
 def _require_nothing_to_lose(
-    config: ExperimentConfig, made: MadeFiles, inputs: Mapping[str, Location], resume: bool | None
+    config: ExperimentConfig, made: CreatedFiles, inputs: Mapping[str, Location], resume: bool | None
 ) -> None:
     """InputError if beginning anew would remove an input of the training, or epochs that nobody said may go."""
-    removed = [made.folder / name for name in made.present(stage3_files(config.experiment.name))]
+    removed = [made.folder / name for name in made.existing(stage3_files(config.experiment.name))]
     for name, location in inputs.items():
         if any(path.samefile(location) for path in removed if not is_remote(location) and Path(location).exists()):
             raise InputError(

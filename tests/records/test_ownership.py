@@ -15,7 +15,7 @@ from core.config.schema import load_config
 from core.inputs.tensor_files import save_tensors
 from core.models.discriminator import LatentDiscriminator
 from core.records.artifacts import run_location
-from core.records.made_files import MadeFiles
+from core.records.created_files import CreatedFiles
 from core.records.ownership import Owner
 from core.records.stage_records import read_record, run_stage
 from core.rounds.comparison import require_free_results
@@ -477,8 +477,8 @@ def test_what_processes_left_under_scratch_names_is_garbage_unless_they_live(fin
             found = {file.name: file.why for garbage in find_garbage(str(root), 0) for file in garbage.files}
     assert {f"{root}/tiny/{name}" for name in found} == {str(path) for path in dead}
     assert set(found.values()) == {
-        "scratch folder of a process that is gone",
-        "partly written by a process that is gone",
+        "temporary folder of a process that has ended",
+        "partial file of a process that has ended",
     }
 
 
@@ -521,7 +521,7 @@ def test_the_list_says_why_and_nothing_is_removed_without_delete(finished, tmp_p
     run_command(collect_garbage, [str(root)])
     assert "1 files" in capsys.readouterr().out and content(*left) == left
     run_command(collect_garbage, [str(root), "--delete"])
-    assert "000001-000001.json  " in (out := capsys.readouterr().out) and "state of a stage that is finished" in out
+    assert "000001-000001.json  " in (out := capsys.readouterr().out) and "state of a finished stage" in out
     assert not files_below(root) & left.keys()
     assert read_record(open_store(root / "tiny/round-01/stage3"), "stage.json") is not None
 
@@ -558,8 +558,8 @@ def test_results_do_not_overwrite_files_of_the_same_name(prepared, tmp_path):
     with pytest.raises(InputError, match=r"holds tiny.csv, which .* choose another --output_dir"):
         require_free_results(config, str(tmp_path))
     with pytest.raises(InputError, match=r"holds tiny.csv, which"):
-        MadeFiles(tmp_path).declare(["tiny.csv"], "--output_dir")
+        CreatedFiles(tmp_path).declare(["tiny.csv"], "--output_dir")
     assert files_below(tmp_path) == mine.keys()
-    MadeFiles(tmp_path).declare(["other.csv"], "--output_dir")
+    CreatedFiles(tmp_path).declare(["other.csv"], "--output_dir")
     (tmp_path / "other.csv").write_text("made")
-    MadeFiles(tmp_path).declare(["other.csv"], "--output_dir")  # ours, so it may be made again
+    CreatedFiles(tmp_path).declare(["other.csv"], "--output_dir")  # ours, so it may be made again

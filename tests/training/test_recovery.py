@@ -317,7 +317,7 @@ def test_garbage_is_what_we_left_and_nothing_needs(config, place):
     run_round(config, 1)
     run = open_store(run_location(config))
     left = {
-        "round-01/stage3/state/000001-000001/left.pt": "state of a stage that is finished",
+        "round-01/stage3/state/000001-000001/left.pt": "state of a finished stage",
         "round-02/stage3/state/000001-000001/left.pt": "state that a newer one replaced",
     }
     for name in left:

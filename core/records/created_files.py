@@ -1,4 +1,4 @@
-"""The files that a command makes in a folder of the user's, by the record `made.json` there."""
+"""The files that our commands created in a folder of the user, as the record `made.json` in it lists them."""
 
 import contextlib
 import os
@@ -12,45 +12,45 @@ from core.runtime.scratch import is_free_partial, partial_of
 from core.storage.foreign_files import foreign_file, matches, names_in
 
 
-class MadeFiles:
-    """The files that a command makes in a local folder, as our record `made.json` there names them.
+class CreatedFiles:
+    """The files that our commands created in a local folder of the user.
 
-    The record is written before any of them. In its names `*` stands for digits.
+    The record `made.json` names them and is written before them. In its names `*` stands for digits.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        # Whether a command of ours made files here.
+        # Whether one of our commands created files here.
         self.is_ours, self._names = False, list[str]()
         path = folder / MADE_NAME
         if path.is_file():
-            with contextlib.suppress(RecordError):  # another program's
+            with contextlib.suppress(RecordError):  # another program made it
                 self._names = parse_record(path.read_bytes(), str(folder), MADE_NAME)["files"]
                 self.is_ours = True
 
     def covers(self, names: Sequence[str]) -> bool:
-        """Whether the record has all of these names."""
+        """Whether the record contains all of these names."""
         return set(names) <= set(self._names)
 
     def declare(self, names: Sequence[str], setting: str) -> None:
-        """Write that files of these names are ours from now on; InputError as `require_free`."""
+        """Record that files of these names are ours from now on; InputError as in `require_free`."""
         self.require_free(names, setting)
         if not self.covers(names):
             self._names, self.is_ours = sorted({*self._names, *names}), True
             save_json({"made_by": MADE_BY, "files": self._names}, self.folder / MADE_NAME)
 
     def require_free(self, names: Sequence[str], setting: str) -> None:
-        """InputError if a file of these names, or a `made.json`, is there that is not ours."""
+        """InputError if the folder has a file of these names, or a `made.json`, that is not ours."""
         taken = [name for name in self.files() if matches(name, names) and not matches(name, self._names)]
         if not self.is_ours and os.path.lexists(self.folder / MADE_NAME):
             taken.insert(0, MADE_NAME)
         if taken:
             raise foreign_file(self.folder, taken[0], setting)
 
-    def refuse_any(self, setting: str) -> None:
-        """InputError naming the first file of the folder; what a killed process left of its record does not count."""
+    def require_empty(self, setting: str) -> None:
+        """InputError that names the first file of the folder. Partial files of our record are ignored."""
         names = (name for name in self.files() if partial_of(name) != MADE_NAME)
-        # A record of other files' making says less than one of those files.
+        # Another file says more than the record.
         first = next(names, None)
         if first == MADE_NAME:
             first = next(names, first)
@@ -59,15 +59,15 @@ class MadeFiles:
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove the files of these names that the record names."""
-        for name in self.present(names):
+        for name in self.existing(names):
             (self.folder / name).unlink()
 
-    def present(self, names: Sequence[str]) -> list[str]:
-        """Names of the files of these names that are there and that the record names."""
+    def existing(self, names: Sequence[str]) -> list[str]:
+        """The existing files of these names that the record names."""
         return [name for name in self.files() if matches(name, names) and matches(name, self._names)]
 
     def remove_partials(self) -> None:
-        """Remove what processes that are gone left of writing a file that the record names."""
+        """Remove partial files of the files that the record names, if their processes have ended."""
         for name in list(self.files()):
             folder, _, last = name.rpartition("/")
             of = partial_of(last)
@@ -79,5 +79,5 @@ class MadeFiles:
                 (self.folder / name).unlink(missing_ok=True)
 
     def files(self) -> Iterator[str]:
-        """Names of everything in the folder that is no folder itself."""
+        """Names of everything in the folder except folders."""
         return names_in(self.folder)
