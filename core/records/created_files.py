@@ -9,7 +9,7 @@ from core.records.artifacts import MADE_NAME
 from core.records.record_forms import MADE_BY, RecordError, parse_record
 from core.runtime.files import save_json
 from core.runtime.scratch import is_free_partial, partial_of
-from core.storage.foreign_files import foreign_file, matches, names_in
+from core.storage.foreign_files import foreign_file_error, matches, names_below
 
 
 class CreatedFiles:
@@ -45,7 +45,7 @@ class CreatedFiles:
         if not self.is_ours and os.path.lexists(self.folder / MADE_NAME):
             taken.insert(0, MADE_NAME)
         if taken:
-            raise foreign_file(self.folder, taken[0], setting)
+            raise foreign_file_error(self.folder, taken[0], setting)
 
     def require_empty(self, setting: str) -> None:
         """InputError that names the first file of the folder. Partial files of our record are ignored."""
@@ -55,7 +55,7 @@ class CreatedFiles:
         if first == MADE_NAME:
             first = next(names, first)
         if first is not None:
-            raise foreign_file(self.folder, first, setting)
+            raise foreign_file_error(self.folder, first, setting)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove the files of these names that the record names."""
@@ -80,4 +80,4 @@ class CreatedFiles:
 
     def files(self) -> Iterator[str]:
         """Names of everything in the folder except folders."""
-        return names_in(self.folder)
+        return names_below(self.folder)

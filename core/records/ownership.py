@@ -31,7 +31,7 @@ from core.records.artifacts import (
 from core.records.record_forms import RecordError, parse_record
 from core.records.workspace import newest_state
 from core.runtime.scratch import SCRATCH_PREFIX, is_abandoned, is_free_partial, is_scratch_name, partial_of
-from core.storage.foreign_files import foreign_file, matches, names_in
+from core.storage.foreign_files import foreign_file_error, matches, names_below
 from core.storage.local_store import LOCK_NAME
 from core.storage.store import Store
 
@@ -43,13 +43,13 @@ _PROBE = re.compile(r"\.probe-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
-class Ours:
-    """A file of ours. `left` says why nothing needs it any more; it is empty if the file is needed."""
+class OwnFile:
+    """A file of ours. `obsolete` says why nothing needs it any more; it is empty if the file is needed."""
 
-    left: str = ""
+    obsolete: str = ""
 
 
-class Owner:
+class OwnFiles:
     """Finds our files in a store. It reads each record at most once.
 
     If the caller knows the names of all files, `names` saves requests for records that do not exist.
@@ -60,12 +60,12 @@ class Owner:
         self._records: dict[str, dict[str, Any] | None] = {}
         self._newest: dict[str, set[str] | None] = {}
 
-    def of(self, name: str) -> Ours | None:
+    def find(self, name: str) -> OwnFile | None:
         """The file `name` as one of ours; None if it belongs to the user."""
         found = self._scratch(name) or self._state(name) or self._recorded(name)
-        return Ours() if found is None and self._is_fixed(name) else found
+        return OwnFile() if found is None and self._is_fixed(name) else found
 
-    def is_of_stage(self, name: str) -> bool:
+    def is_of_open_stage(self, name: str) -> bool:
         """Whether the file comes from an interrupted attempt at a stage, if the store is the stage's folder."""
         if self._scratch(name) is not None or name in _outputs(self._record(STATE_FOLDER, PUBLISHING_NAME)):
             return True
@@ -75,19 +75,19 @@ class Owner:
         """Whether one of our runs was started in `folder`."""
         return self._record(folder, RUN_RECORD) is not None
 
-    def _scratch(self, name: str) -> Ours | None:
+    def _scratch(self, name: str) -> OwnFile | None:
         """A file in a temporary folder, a partial file, or a probe of a bucket."""
         parts = name.split("/")
         at = next((index for index, part in enumerate(parts) if is_scratch_name(part)), None)
         if at is not None and not self._remote:
             ended = is_abandoned(Path(self._store.uri, *parts[: at + 1]))
-            return Ours("temporary folder of a process that has ended" if ended else "")
+            return OwnFile("temporary folder of a process that has ended" if ended else "")
         of = partial_of(parts[-1])
         if of is not None and not self._remote and self._is_written_here("/".join([*parts[:-1], of])):
             ended = is_free_partial(Path(self._store.uri, name))
-            return Ours("partial file of a process that has ended" if ended else "")
+            return OwnFile("partial file of a process that has ended" if ended else "")
         if _PROBE.fullmatch(parts[-1]) and self._remote:
-            return Ours("probe of a process that has ended")
+            return OwnFile("probe of a process that has ended")
         return None
 
     def _is_written_here(self, name: str) -> bool:
@@ -95,20 +95,20 @@ class Owner:
         states = any(is_state_file(state) for _, state in _splits(name, STATE_FOLDER))
         return name.rpartition("/")[2] in _WRITTEN or states or self._recorded(name) is not None
 
-    def _state(self, name: str) -> Ours | None:
+    def _state(self, name: str) -> OwnFile | None:
         """A file of a stage's states, or its list of files to publish."""
         for stage, state in _splits(name, STATE_FOLDER):
             if not is_state_file(state):
                 continue
             if self._record(stage, RECORD_NAME) is not None:
-                return Ours("state of a finished stage")
+                return OwnFile("state of a finished stage")
             if not is_snapshot_file(state):
-                return Ours()
+                return OwnFile()
             needed = self._needed(stage)
             if needed == set() and not self._is_stage(stage):
                 return None
             is_needed = needed is None or state in needed or self._is_running(stage)
-            return Ours("" if is_needed else "state that a newer one replaced")
+            return OwnFile("" if is_needed else "state that a newer one replaced")
         return None
 
     def _is_running(self, stage: str) -> bool:
@@ -154,18 +154,18 @@ class Owner:
         in_round = last in (CONFIG_NAME, DECISION_NAME, ANNOUNCED_NAME) and ROUND_FOLDER.fullmatch(round_)
         return in_run or bool(in_round and self.is_run(run))
 
-    def _recorded(self, name: str) -> Ours | None:
+    def _recorded(self, name: str) -> OwnFile | None:
         """A file that the record of one of its folders names."""
         parts = name.split("/")
         for depth in range(len(parts)):
             folder, below = "/".join(parts[:depth]), "/".join(parts[depth:])
             stage, made = self._record(folder, RECORD_NAME), self._record(folder, MADE_NAME)
             if below in _outputs(stage) or below in _outputs(self._record(folder, ROUND_RECORD)):
-                return Ours()
+                return OwnFile()
             if below in _outputs(self._record(_joined(folder, STATE_FOLDER), PUBLISHING_NAME)):
-                return Ours("left by an attempt at a stage that is finished" if stage is not None else "")
+                return OwnFile("left by an attempt at a stage that is finished" if stage is not None else "")
             if made is not None and matches(below, made["files"]):
-                return Ours()
+                return OwnFile()
         return None
 
     def _record(self, folder: str, name: str) -> dict[str, Any] | None:
@@ -182,18 +182,18 @@ class Owner:
         return self._records[path]
 
 
-def refuse_others(store: Store, is_ours: Callable[[str], object], setting: str) -> None:
+def require_only_own(store: Store, is_ours: Callable[[str], object], setting: str) -> None:
     """InputError that names the first file in `store` that is not ours, and the `setting` that chooses the place."""
-    for name in stored_names(store):
+    for name in all_names(store):
         if not is_ours(name):
-            raise foreign_file(store.uri, name, setting)
+            raise foreign_file_error(store.uri, name, setting)
 
 
-def stored_names(store: Store) -> Iterator[str]:
+def all_names(store: Store) -> Iterator[str]:
     """Names of everything in `store`, in a local folder including links, pipes and files in linked folders."""
     if is_remote(store.uri):
         return (file.name for file in store.files())
-    return (name for name in names_in(Path(store.uri)) if name.rpartition("/")[2] != LOCK_NAME)
+    return (name for name in names_below(Path(store.uri)) if name.rpartition("/")[2] != LOCK_NAME)
 
 
 def _outputs(record: dict[str, Any] | None) -> Collection[str]:

@@ -13,13 +13,13 @@ from typing import Any
 
 from core.records.artifacts import PUBLISHING_NAME, RECORD_NAME, STATE_FOLDER
 from core.records.lease import publishing_store
-from core.records.ownership import Owner, refuse_others, stored_names
+from core.records.ownership import OwnFiles, all_names, require_only_own
 from core.records.record_forms import RecordError, parse_record
 from core.records.workspace import StoredWorkspace, WatchedWorkspace, Workspace, stage_files, workspace_folder
 from core.runtime import distributed
 from core.runtime.errors import InputError
 from core.runtime.files import open_input, require_writable
-from core.storage.foreign_files import foreign_file
+from core.storage.foreign_files import foreign_file_error
 from core.storage.opening import open_store
 from core.storage.store import (
     ArtifactsSection,
@@ -73,7 +73,7 @@ def run_stage(
         log.info("%s: done already (%s)", stage, store.uri)
         return distributed.from_first((record, None, None))[0]
     distributed.require_joined(stage)
-    refuse_others(store, Owner(store).is_of_stage, STAGE_PLACE)
+    require_only_own(store, OwnFiles(store).is_of_open_stage, STAGE_PLACE)
     if not is_remote(store.uri):
         require_writable(Path(store.uri))
     started = time.monotonic()
@@ -105,12 +105,12 @@ def _publish(store: Store, folder: Path) -> dict[str, Entry]:
     Their names are noted there first: a process that dies meanwhile leaves files that are known for ours.
     """
     names = [path.relative_to(folder).as_posix() for path in stage_files(folder)]
-    owner, states = Owner(store), store.below(STATE_FOLDER)
-    taken = {name for name in stored_names(store) if not owner.is_of_stage(name)}.intersection(names)
+    own_files, states = OwnFiles(store), store.below(STATE_FOLDER)
+    taken = {name for name in all_names(store) if not own_files.is_of_open_stage(name)}.intersection(names)
     if taken:
         if read_record(store, RECORD_NAME) is not None:
             raise _written_meanwhile(store, RECORD_NAME)
-        raise foreign_file(store.uri, min(taken), STAGE_PLACE)
+        raise foreign_file_error(store.uri, min(taken), STAGE_PLACE)
     replace(states, PUBLISHING_NAME, json.dumps({"outputs": names}, indent=2).encode())
     return store.upload(folder, names)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from core.records.lease import hold, is_free
-from core.records.ownership import Owner
+from core.records.ownership import OwnFiles
 from core.records.record_forms import RecordError
 from core.rounds.run_status import PREREQUISITES, find_runs
 from core.runtime.errors import InputError
@@ -57,7 +57,7 @@ def remove_garbage(uri: str, grace_hours: float, artifacts: ArtifactsSection) ->
 
 def _scopes(uri: str) -> list[Store]:
     store = open_store(uri)
-    if Owner(store).is_run():
+    if OwnFiles(store).is_run():
         return [store]
     scopes = find_runs(store)
     if PREREQUISITES in store.folders():
@@ -77,10 +77,10 @@ def _found(store: Store, grace_seconds: float) -> Garbage:
 
 def _garbage_of(store: Store, grace_seconds: float) -> Garbage:
     files = list(store.files())
-    owner = Owner(store, {file.name for file in files})
+    own_files = OwnFiles(store, {file.name for file in files})
     left = []
     for file in files:
-        found = owner.of(file.name)
-        if found is not None and found.left and file.age >= grace_seconds:
-            left.append(LeftFile(file.name, file.size, file.age, found.left))
+        found = own_files.find(file.name)
+        if found is not None and found.obsolete and file.age >= grace_seconds:
+            left.append(LeftFile(file.name, file.size, file.age, found.obsolete))
     return Garbage(store.uri, left, store.unfinished_uploads(grace_seconds))

@@ -26,7 +26,7 @@ from core.records.artifacts import (
     run_location,
 )
 from core.records.lease import hold, publishing_store
-from core.records.ownership import Owner, refuse_others
+from core.records.ownership import OwnFiles, require_only_own
 from core.records.stage_records import (
     code_version,
     create_record,
@@ -39,7 +39,7 @@ from core.records.stage_records import (
 from core.rounds.alarms import NextRoundPlan, find_alarms, plan_next_round
 from core.runtime.errors import InputError
 from core.runtime.seeding import derive_seed
-from core.storage.foreign_files import foreign_file, matches
+from core.storage.foreign_files import foreign_file_error, matches
 from core.storage.opening import open_store
 from core.storage.store import Store, join, replace, split_location
 from core.training.bad_latents import BadLatentsRequest
@@ -78,15 +78,15 @@ def hold_run(config: ExperimentConfig, wait: bool = False) -> Iterator[None]:
 
 def _require_own_folder(config: ExperimentConfig) -> None:
     store, name = open_store(run_location(config), config.artifacts), config.experiment.name
-    owner = Owner(store)
-    if not owner.is_run():
+    own_files = OwnFiles(store)
+    if not own_files.is_run():
         setting = "experiment.name or artifacts.root"
         if store.read(RUN_RECORD) is not None:  # said first: it is why nothing else there is known for ours
-            raise foreign_file(store.uri, RUN_RECORD, setting)
+            raise foreign_file_error(store.uri, RUN_RECORD, setting)
         # Earlier versions kept no record of a Stage 3 by hand, nor of a run of which single rounds were asked for.
-        refuse_others(
+        require_only_own(
             store,
-            lambda file: owner.of(file) or _is_by_hand(file, name) or _is_round_config(store, file, name),
+            lambda file: own_files.find(file) or _is_by_hand(file, name) or _is_round_config(store, file, name),
             setting,
         )
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from core.runtime.errors import InputError
 from core.runtime.files import atomic_write, require_writable, sha256
 from core.runtime.scratch import is_scratch_name, partial_of
-from core.storage.foreign_files import foreign_file, is_file_systems
+from core.storage.foreign_files import foreign_file_error, is_file_system_name
 from core.storage.store import Entry
 
 # Writes a file to the given path and returns what it wrote; None if there is nothing to download.
@@ -136,8 +136,10 @@ def _require_own(folder: Path) -> None:
         return
     for path in sorted(folder.iterdir()):
         name = path.name
-        if not (name in _FOLDERS or is_scratch_name(name) or partial_of(name) == _TAG_NAME or is_file_systems(name)):
-            raise foreign_file(folder, name, "artifacts.cache")
+        if not (
+            name in _FOLDERS or is_scratch_name(name) or partial_of(name) == _TAG_NAME or is_file_system_name(name)
+        ):
+            raise foreign_file_error(folder, name, "artifacts.cache")
     with atomic_write(tag) as file:
         file.write(_TAG)
 

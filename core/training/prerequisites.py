@@ -13,7 +13,7 @@ from core.data.manifest import read_rows
 from core.houses.layout_generator import write_layouts
 from core.records.artifacts import prerequisites_location
 from core.records.lease import hold
-from core.records.ownership import Owner, refuse_others
+from core.records.ownership import OwnFiles, require_only_own
 from core.records.record_forms import RecordError
 from core.records.stage_records import RECORD_NAME, difference, local_path, provenance_of, read_record, run_stage
 from core.records.workspace import Workspace
@@ -68,9 +68,9 @@ def hold_prerequisites(config: ExperimentConfig, wait: bool = False) -> Iterator
         yield
         return
     store = open_store(prerequisites_location(config), config.artifacts)
-    owner = Owner(store)
-    if not any(owner.of(f"{stage}/{RECORD_NAME}") for stage in STAGES):
-        refuse_others(store, owner.of, "artifacts.root")
+    own_files = OwnFiles(store)
+    if not any(own_files.find(f"{stage}/{RECORD_NAME}") for stage in STAGES):
+        require_only_own(store, own_files.find, "artifacts.root")
     with hold(prerequisites_location(config), config.artifacts, wait):
         yield
 

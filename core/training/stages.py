@@ -28,7 +28,7 @@ from core.models.pictures import save_grid, save_sample_grid
 from core.models.trajectories import kept_trajectories
 from core.records.artifacts import CONFIG_NAME, is_stage_folder, stage3_location
 from core.records.created_files import CreatedFiles
-from core.records.ownership import Owner
+from core.records.ownership import OwnFiles
 from core.records.stage_records import RECORD_NAME, local_path, read_record, run_stage
 from core.records.workspace import ClaimedWorkspace, WatchedWorkspace, Workspace
 from core.runtime import distributed
@@ -136,7 +136,7 @@ def _is_recorded(config: ExperimentConfig, folder: Path) -> bool:
         return True
     by_hand = CreatedFiles(folder).is_ours or _goes_on(config, folder, None)
     in_round = is_stage_folder(os.path.abspath(folder)) and (folder.parent / CONFIG_NAME).is_file()
-    return in_round and not by_hand and Owner(open_store(folder.parent.parent)).is_run()
+    return in_round and not by_hand and OwnFiles(open_store(folder.parent.parent)).is_run()
 
 
 def _stage3_settings(config: ExperimentConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from core.inputs.tensor_files import save_tensors
 from core.models.discriminator import LatentDiscriminator
 from core.records.artifacts import run_location
 from core.records.created_files import CreatedFiles
-from core.records.ownership import Owner
+from core.records.ownership import OwnFiles
 from core.records.stage_records import read_record, run_stage
 from core.rounds.comparison import require_free_results
 from core.rounds.garbage import find_garbage, remove_garbage
@@ -460,7 +460,7 @@ def test_in_a_folder_without_records_only_scratch_names_are_ours(tmp_path_factor
     root = tmp_path_factory.mktemp("any")
     path = "/".join([*folders, name])
     put(root / path) if name not in (".", "..") else None
-    found = Owner(open_store(root)).of(path)
+    found = OwnFiles(open_store(root)).find(path)
     scratch = "state" in folders or name.endswith(".partial")
     assert found is None or scratch
 
