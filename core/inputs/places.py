@@ -55,10 +55,10 @@ def address(text: str) -> str:
     _require_no_secret(_without_control(text))
     try:
         parts = urlsplit(text)
-        whole = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        is_valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
-        whole = False
-    if not whole or parts.query or parts.fragment or any(letter.isspace() for letter in text):
+        is_valid = False
+    if not is_valid or parts.query or parts.fragment or any(letter.isspace() for letter in text):
         raise ValueError(f"{text!r} is not the address of a server: write https://HOST:PORT")
     return text
 

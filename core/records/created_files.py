@@ -50,7 +50,7 @@ class CreatedFiles:
     def require_empty(self, setting: str) -> None:
         """InputError that names the first file of the folder. Partial files of our record are ignored."""
         names = (name for name in self.files() if partial_of(name) != MADE_NAME)
-        # Another file says more than the record.
+        # Name the record only if there is no other file.
         first = next(names, None)
         if first == MADE_NAME:
             first = next(names, first)

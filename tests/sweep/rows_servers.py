@@ -242,7 +242,7 @@ _AWS = [
         ("AWS_ENDPOINT_URL 'localhost:9000' is not the address",),
     ),
     *(
-        (f"the endpoint {url!r}", lambda ground, url=url: _read(url, ground), ("--endpoint_url", "no address"))
+        (f"the endpoint {url!r}", lambda ground, url=url: _read(url, ground), ("--endpoint_url", "not the address"))
         for url in ("", "localhost", "ftp://localhost", "http://", "http://localhost:99999", "http://localhost /x")
     ),
 ]
@@ -275,7 +275,7 @@ _PREFECT = [
     ),
     ("version 2", _prefect((200, JSON, b'"2.20.1"')), ("is version 2.20.1", "use a server of version 3")),
     ("nobody", lambda ground: require_server("http://127.0.0.1:9/api"), ("no Prefect server answers", "server start")),
-    ("no address", lambda ground: require_server("localhost:4200/api"), ("PREFECT_API_URL 'localhost:4200/api'",)),
+    ("not the address", lambda ground: require_server("localhost:4200/api"), ("PREFECT_API_URL 'localhost:4200/api'",)),
 ]
 
 ROWS = [
