@@ -275,7 +275,7 @@ _PREFECT = [
     ),
     ("version 2", _prefect((200, JSON, b'"2.20.1"')), ("is version 2.20.1", "use a server of version 3")),
     ("nobody", lambda ground: require_server("http://127.0.0.1:9/api"), ("no Prefect server answers", "server start")),
-    ("not the address", lambda ground: require_server("localhost:4200/api"), ("PREFECT_API_URL 'localhost:4200/api'",)),
+    ("no address", lambda ground: require_server("localhost:4200/api"), ("PREFECT_API_URL 'localhost:4200/api'",)),
 ]
 
 ROWS = [
