@@ -6,9 +6,9 @@ import os
 # free cores that is twice as fast as sleeping at once; on busy ones spinning for long is ten times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
-from core.runtime.log_lines import show_lines
+from core.runtime.log_lines import install_log_lines
 from core.runtime.torchvision_operators import declare_missing_operators
 
-show_lines()
+install_log_lines()
 # Before any module of this package imports diffusers or lpips, which both import torchvision.
 _operators = declare_missing_operators()

@@ -12,7 +12,7 @@ from core.inputs.section import Weight
 from core.rounds.report import round_summary
 from core.rounds.rounds import keep_decision, read_decision, stop_reason
 from core.runtime.errors import InputError
-from core.runtime.shown import markdown_text
+from core.runtime.escaping import markdown_text
 from flows.prefect_api import configured_server
 
 # Prefect wants a bound; a run that is not answered fails then, and asks again when it is started again.

@@ -8,8 +8,8 @@ import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 
+from core.runtime.escaping import markdown_text
 from core.runtime.progress import Progress
-from core.runtime.shown import markdown_text
 
 # Two calls to Prefect's server are at least so far apart: one takes tens of milliseconds.
 SECONDS_BETWEEN = 5.0

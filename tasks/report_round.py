@@ -8,7 +8,7 @@ from prefect.context import TaskRunContext
 from core.config.schema import load_config
 from core.inputs.section import Rounds
 from core.rounds.report import keep_report, make_report
-from core.runtime.shown import markdown_text
+from core.runtime.escaping import markdown_text
 from core.storage.store import Location
 from tasks.command_line import run_command, say
 

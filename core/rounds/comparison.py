@@ -18,9 +18,9 @@ from core.records.created_files import CreatedFiles
 from core.records.stage_records import RECORD_NAME, entry_of, read_record
 from core.rounds.rounds import AUDIT, ROUND_RECORD
 from core.runtime.errors import InputError
+from core.runtime.escaping import write_csv
 from core.runtime.files import atomic_write, require_writable
 from core.runtime.seeding import derive_seed
-from core.runtime.shown import write_csv
 from core.storage.opening import open_store
 from core.storage.store import Location, join
 

@@ -18,7 +18,7 @@ from core.records.stage_records import RECORD_NAME, entry_of, read_record
 from core.rounds.curves import draw_curves
 from core.rounds.rounds import METRIC_TITLES, ROUND_RECORD
 from core.runtime.errors import InputError, one_line
-from core.runtime.shown import markdown_code, markdown_text
+from core.runtime.escaping import markdown_code, markdown_text
 from core.storage.opening import open_store
 from core.storage.store import Store, join, replace
 from core.training.training_files import extremes_name, metrics_name, real_layouts_name, samples_name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, TypedDict
 
 from core.runtime.errors import InputError
-from core.runtime.scratch import open_held, remove_partials
+from core.runtime.scratch import open_locked, remove_partials
 
 
 class Entry(TypedDict):
@@ -65,7 +65,7 @@ def atomic_write(path: Path, on_disk: bool = True) -> Iterator[IO[bytes]]:
         remove_partials(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open_held(partial) as file:
+        with open_locked(partial) as file:
             yield file
             file.flush()
             if on_disk:

@@ -15,6 +15,6 @@ def _record(name: str, *arguments: Any, **options: Any) -> logging.LogRecord:
     return record
 
 
-def show_lines() -> None:
+def install_log_lines() -> None:
     """Install this for all records of `core`. Other records stay unchanged."""
     logging.setLogRecordFactory(_record)

@@ -39,7 +39,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def held_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path) -> Iterator[None]:
     """Inside, this process alone works in `folder`; LeaseError if another process does."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -73,7 +73,7 @@ def partial_of(name: str) -> str | None:
     return partial_of(found["of"]) or found["of"]
 
 
-def open_held(partial: Path) -> IO[bytes]:
+def open_locked(partial: Path) -> IO[bytes]:
     """A new empty file for writing, locked by this process until it is closed, so that `remove_partials` keeps it."""
     while True:
         file = partial.open("wb")

@@ -24,10 +24,10 @@ from core.models.checkpoints import load_autoencoder
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError
+from core.runtime.escaping import write_csv
 from core.runtime.files import atomic_write
 from core.runtime.prefetching import prefetch_map
 from core.runtime.progress import each
-from core.runtime.shown import write_csv
 
 LATENTS_NAME = "latents.npy"
 _PARTS = "parts"

@@ -35,7 +35,7 @@ from core.runtime import distributed
 from core.runtime.device import memory_format, room_for_data
 from core.runtime.errors import InputError
 from core.runtime.files import require_writable
-from core.runtime.scratch import held_folder
+from core.runtime.scratch import locked_folder
 from core.runtime.seeding import derive_seed
 from core.runtime.shares import checkpointed
 from core.storage.opening import open_store
@@ -164,7 +164,7 @@ def _own_folder(
         return
     names = stage3_files(config.experiment.name)
     require_writable(folder)
-    with held_folder(folder):
+    with locked_folder(folder):
         made = CreatedFiles(folder)
         if not _goes_on(config, folder, resume):
             # Earlier versions kept no record: a training of theirs can be continued, but not replaced.

@@ -23,7 +23,7 @@ from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.rounds import begin_run, hold_run
 from core.runtime.errors import InputError, LeaseError
 from core.runtime.files import atomic_write
-from core.runtime.scratch import held_folder, open_held, scratch_folder
+from core.runtime.scratch import locked_folder, open_locked, scratch_folder
 from core.storage.download_cache import DownloadCache
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection
@@ -165,7 +165,7 @@ def test_a_training_of_an_earlier_version_is_continued_but_not_replaced(train, t
 
 def test_a_folder_that_another_process_trains_in_is_left_alone(train, tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    with held_folder(tmp_path / "out"), pytest.raises(SystemExit) as left:
+    with locked_folder(tmp_path / "out"), pytest.raises(SystemExit) as left:
         train(tmp_path / "out")
     assert left.value.code == LeaseError.exit_status
     assert "is being trained in by another process" in capsys.readouterr().err
@@ -219,7 +219,7 @@ def test_what_a_dead_process_left_goes_when_the_file_is_written_again(tmp_path):
         put(tmp_path / ".b.json.4711.partial", tmp_path / ".a.json.partial"),
     )
     left.write_bytes(b"half")
-    with open_held(tmp_path / ".a.json.4712.partial"):
+    with open_locked(tmp_path / ".a.json.4712.partial"):
         with atomic_write(tmp_path / "a.json") as file:
             file.write(b"whole")
         assert (tmp_path / ".a.json.4712.partial").exists(), "a process that lives writes it"
@@ -473,7 +473,7 @@ def test_what_processes_left_under_scratch_names_is_garbage_unless_they_live(fin
     dead |= put(root / "tiny/.report.html.0123456789abcdef.partial")
     with scratch_folder(stage.parent / "discriminator") as living:
         (living / "a.pt").write_bytes(b"at work")
-        with open_held(root / "tiny/.round.json.0123456789abcdef.partial"):
+        with open_locked(root / "tiny/.round.json.0123456789abcdef.partial"):
             found = {file.name: file.why for garbage in find_garbage(str(root), 0) for file in garbage.files}
     assert {f"{root}/tiny/{name}" for name in found} == {str(path) for path in dead}
     assert set(found.values()) == {

@@ -19,7 +19,7 @@ _CHANGES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipa
 
 def connect(bucket: str, artifacts: ArtifactsSection, write_check: WriteCheck) -> "Connection":
     """The connection of this process to `bucket`; the same one for the same settings and check."""
-    # A client must not be used after a fork.
+    # Making a client takes long. It must not be used after a fork.
     return _connect(bucket, artifacts, write_check, os.getpid())
 
 
@@ -65,6 +65,7 @@ class Connection:
             ) from None
 
 
+# One for each endpoint, shared by connections with different checks: what is known about a server holds for all.
 @functools.cache
 def _server(endpoint: str) -> ServerState:
     return ServerState(endpoint)

@@ -11,7 +11,7 @@ from markupsafe import escape
 
 from core.rounds.report import _TEMPLATE
 from core.runtime.errors import LONGEST_LINE, InputError, one_line, system_line, without_secrets
-from core.runtime.shown import markdown_code, markdown_text, write_csv
+from core.runtime.escaping import markdown_code, markdown_text, write_csv
 
 SECRETS = [
     "http://user:SECRET@host:9000/x",
