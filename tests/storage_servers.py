@@ -1,4 +1,4 @@
-"""Places to keep artefacts in, for tests: a folder, moto inside the process, Ceph's radosgw and JuiceFS's gateway."""
+"""Artefact stores for tests: a folder, moto inside the process, Ceph's radosgw and JuiceFS's gateway."""
 
 import functools
 import os
@@ -34,7 +34,7 @@ JUICEFS_KEYS = {"AWS_ACCESS_KEY_ID": "juicefs-user", "AWS_SECRET_ACCESS_KEY": "j
 
 @dataclass(frozen=True)
 class Place:
-    """An empty root of artefacts, and a plain client for what only a stranger would do to it."""
+    """An empty artefact root, and a plain client for changes that a store would not make."""
 
     uri: str
     artifacts: ArtifactsSection
@@ -48,7 +48,7 @@ class Place:
         return self.uri.removeprefix("s3://").partition("/")[0]
 
     def overwrite(self, name: str, data: bytes) -> None:
-        """Put other bytes there, whatever the store thinks of it."""
+        """Replace the bytes of a file without the store."""
         if self.client is None:
             (Path(self.uri) / name).write_bytes(data)
         else:
@@ -57,13 +57,13 @@ class Place:
 
 
 def settings(folder: Path, **options: Any) -> ArtifactsSection:
-    """Settings with a cache of this test's own and little patience."""
+    """Settings with a separate cache and a short patience."""
     return ArtifactsSection(cache=str(folder / "cache"), **{"patience_minutes": 1, **options})
 
 
 @pytest.fixture
 def credentials(monkeypatch) -> Callable[[dict[str, str]], None]:
-    """Gives boto3 these credentials and nothing of the machine's."""
+    """Gives boto3 these credentials and hides the settings of the machine."""
     return functools.partial(_set_credentials, monkeypatch)
 
 
@@ -76,7 +76,7 @@ def _set_credentials(monkeypatch: pytest.MonkeyPatch, credentials: dict[str, str
 
 
 def plain_client(credentials: dict[str, str], endpoint: str | None) -> BaseClient:
-    """boto3's own client, made by one session: reading the description of S3 takes a while."""
+    """A plain boto3 client. All share one session, because loading the description of S3 takes a while."""
     keys = {name.lower(): value for name, value in credentials.items()}
     options = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
     return _session().client("s3", "us-east-1", endpoint_url=endpoint, config=options, **keys)
@@ -88,7 +88,7 @@ def _session() -> boto3.session.Session:
 
 
 def on_server(monkeypatch: pytest.MonkeyPatch, folder: Path, endpoint: str, credentials: dict[str, str]) -> Place:
-    """A new bucket of the server."""
+    """A place in a new bucket of the server."""
     _set_credentials(monkeypatch, credentials)
     client = plain_client(credentials, endpoint)
     bucket = f"test-{uuid.uuid4().hex[:12]}"
@@ -116,7 +116,7 @@ def moto_place(tmp_path, monkeypatch) -> Iterator[Place]:
     serve, one_at_a_time = BotocoreStubber.process_request, threading.Lock()
 
     def serve_alone(self, request):
-        with one_at_a_time:  # moto is not safe for threads
+        with one_at_a_time:  # moto is not thread-safe
             return serve(self, request)
 
     monkeypatch.setattr(BotocoreStubber, "process_request", serve_alone)
@@ -144,7 +144,7 @@ def radosgw_place(radosgw, tmp_path, monkeypatch) -> Place:
 
 @pytest.fixture(params=["local", "moto", "radosgw"])
 def place(request) -> Place:
-    """Each of the places that keep the contract."""
+    """Each place whose store keeps the whole contract."""
     return request.getfixturevalue(f"{request.param}_place")
 
 
@@ -173,7 +173,7 @@ def juicefs_place(tmp_path, monkeypatch) -> Iterator[Place]:
 
 
 def _wait_for(endpoint: str) -> None:
-    """Return when the server takes an anonymous request for one it need not answer."""
+    """Return once the server refuses an anonymous request."""
     for _ in range(100):
         try:
             urllib.request.urlopen(endpoint)

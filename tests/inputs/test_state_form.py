@@ -1,4 +1,4 @@
-"""A state that was changed anywhere is refused by name, or is the state of a training that goes on; nothing between."""
+"""A state that was changed anywhere is either refused, with the field named, or works in a resumed training."""
 
 import copy
 from collections.abc import Iterator
@@ -73,10 +73,10 @@ def saved(small, tmp_path_factory) -> Path:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore")
-def test_a_state_that_was_changed_anywhere_is_named_or_whole(small, saved, tmp_path, data):
+def test_a_changed_state_is_refused_by_name_or_works(small, saved, tmp_path, data):
     config, checkpoint = small, torch.load(saved, weights_only=True)
     described = checkpoint.pop("config")
-    # A checkpoint has hundreds of weights and a handful of other fields: as often the one as the other.
+    # A checkpoint has hundreds of weights and a few other fields: each kind is drawn equally often.
     every = list(paths(checkpoint))
     fields = [path for path in every if path[0] != "state_dict" and path[:2] != ("optimizer_state", "state")]
     path = data.draw(st.one_of(st.sampled_from(fields), st.sampled_from(every)), label="place")
@@ -101,20 +101,20 @@ def test_a_state_that_was_changed_anywhere_is_named_or_whole(small, saved, tmp_p
     assert state.epoch == len(state.history) == 1
 
 
-def test_scalars_of_numpy_are_plain_numbers():
+def test_numpy_scalars_become_plain_numbers():
     source = Source("state", "latest.pt", "put back a copy")
     (row,) = rows([{"epoch": np.int64(1), "val_loss": np.float32(0.5)}], 1, "training_history", source)
     assert row == {"epoch": 1, "val_loss": 0.5} and {type(value) for value in row.values()} == {int, float}
 
 
-def test_the_names_of_wrappers_are_taken_off_wherever_they_stand():
+def test_names_of_wrappers_are_removed_anywhere():
     weights = {"module.unet.a": 1, "unet._orig_mod.b.module.c": 2, "unet.modules.d": 3}
     assert without_wrappers(weights) == {"unet.a": 1, "unet.b.c": 2, "unet.modules.d": 3}
-    # Two that would be one stay two, and are then of another architecture.
+    # Two names that would become equal stay unchanged, and then do not fit the model.
     assert without_wrappers({"module.a": 1, "a": 2}) == {"module.a": 1, "a": 2}
 
 
-def test_a_digest_is_of_the_weights_and_not_of_where_they_lie():
+def test_a_digest_does_not_depend_on_the_device_or_layout():
     model = torch.nn.Conv2d(4, 4, 3)
     first = weights_digest(model)
     assert weights_digest(copy.deepcopy(model).to(memory_format=torch.channels_last)) == first

@@ -1,4 +1,4 @@
-"""What may be in a torch file: dense real tensors no larger than it, and plain values; nothing is executed."""
+"""A torch file may hold dense real tensors no larger than the file, and plain values. No code in it is executed."""
 
 import os
 
@@ -60,7 +60,7 @@ def test_every_tensor_of_a_file_is_plain_or_the_file_is_refused(tmp_path_factory
     assert len(set(places)) == len(places)
 
 
-def test_tensors_in_one_place_are_parted(tmp_path):
+def test_tensors_that_share_storage_are_separated(tmp_path):
     shared = torch.zeros(4)
     torch.save({"mean": shared, "square": shared, "part": shared[1:]}, tmp_path / "given.pt")
     found = load_tensors(tmp_path / "given.pt", "state")
@@ -68,7 +68,7 @@ def test_tensors_in_one_place_are_parted(tmp_path):
     assert found["square"].sum() == 0 and found["part"].sum() == 0
 
 
-def test_a_repeated_value_is_written_out(tmp_path):
+def test_a_tensor_that_repeats_a_value_is_copied(tmp_path):
     torch.save(torch.ones(1).expand(3, 4), tmp_path / "given.pt")
     found = load_tensors(tmp_path / "given.pt", "latent")
     found[0, 0] = 5
@@ -76,14 +76,14 @@ def test_a_repeated_value_is_written_out(tmp_path):
 
 
 @pytest.mark.parametrize("number", [np.float64(0.5), np.float32(-2), np.int64(3), np.uint8(255), np.bool_(True)])
-def test_numpys_numbers_are_plain_ones(tmp_path, number):
+def test_numpy_scalars_become_plain_numbers(tmp_path, number):
     torch.save({"value": [number]}, tmp_path / "given.pt")
     (found,) = load_tensors(tmp_path / "given.pt", "checkpoint")["value"]
     assert found == number.item() and type(found) is type(number.item())
 
 
 @pytest.mark.parametrize("value", [np.complex128(1), np.str_("a"), np.datetime64("2020"), np.zeros(2), np.dtype("f8")])
-def test_other_numpy_values_are_not(tmp_path, value):
+def test_other_numpy_values_are_refused(tmp_path, value):
     torch.save({"value": value}, tmp_path / "given.pt")
     try:
         found = load_tensors(tmp_path / "given.pt", "checkpoint")["value"]
@@ -94,7 +94,7 @@ def test_other_numpy_values_are_not(tmp_path, value):
 
 
 class _Opens:
-    """A pickle of it would make a file."""
+    """Loading a pickle of it would create a file."""
 
     def __init__(self, path):
         self.path = path
@@ -114,7 +114,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-def test_together_tensors_are_no_larger_than_a_few_times_their_file():
+def test_all_tensors_together_are_limited_by_the_size_of_the_file():
     shared = torch.zeros(2**18)
     plain_tensors([shared] * 4, shared.nbytes, "file")
     with pytest.raises(InputError, match="more than its 1048576 bytes can"):

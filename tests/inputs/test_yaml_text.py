@@ -1,4 +1,4 @@
-"""YAML as configs use it: what is read, what is refused in one line with its line number, and how it is written."""
+"""YAML as configs use it: values that are read, errors with a line number, and how values are written."""
 
 import time
 
@@ -52,7 +52,7 @@ def refused(text: bytes | str, *words: str) -> str:
         ("a: é".encode("utf-16"), {"a": "é"}),
     ],
 )
-def test_what_is_read(text, value):
+def test_values_that_are_read(text, value):
     found = read(text)
     assert found == value and type(found) is type(value)
 
@@ -99,11 +99,11 @@ def test_what_is_read(text, value):
     ],
     ids=lambda value: repr(value)[:30] if isinstance(value, str | bytes) else "",
 )
-def test_what_yaml_cannot_make_is_one_line_at_once(text, words):
+def test_invalid_yaml_is_refused_in_one_line(text, words):
     refused(text, *words)
 
 
-def test_references_that_grow_are_counted_as_often_as_they_are_used():
+def test_references_count_as_often_as_they_are_used():
     lines = ["a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
     for before, name in zip("abcdefgh", "bcdefghi", strict=True):
         lines.append(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]")
@@ -111,7 +111,7 @@ def test_references_that_grow_are_counted_as_often_as_they_are_used():
 
 
 @given(st.text() | st.binary())
-def test_whatever_is_given_is_read_or_refused_in_one_line(text):
+def test_any_text_is_read_or_refused_in_one_line(text):
     try:
         read(text)
     except InputError as error:
@@ -126,7 +126,7 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN)
-def test_what_is_written_reads_back_equal(value):
+def test_written_values_are_read_back_equal(value):
     assert read(write_yaml({"a": value})) == {"a": value}
 
 

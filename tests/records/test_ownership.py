@@ -1,4 +1,4 @@
-"""The user's files are theirs: nothing is removed, overwritten or taken over but what a record of ours names."""
+"""Files of the user are never removed or overwritten, only files that one of our records names."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def discriminator(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def train(prepared, discriminator, tmp_path):
-    """Run continue-stage-3 by hand into `folder`, with settings."""
+    """Run the command continue-stage-3 into `folder`, with settings."""
 
     def run(folder: Path, *arguments: str, **values: object) -> None:
         values = {
@@ -62,7 +62,7 @@ def train(prepared, discriminator, tmp_path):
 
 
 def put(*paths: Path) -> dict[Path, bytes]:
-    """Files of the user's, days old."""
+    """Files of the user that are days old."""
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"mine: " + path.name.encode())
@@ -78,7 +78,7 @@ def files_below(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
-# --- Stage 3 by hand
+# --- Stage 3 outside of a round
 
 
 @pytest.mark.parametrize("name", ["checkpoints/stage2_best.pt", "samples/mine.png", "notes.txt", ".hidden"])
@@ -102,7 +102,7 @@ def test_a_folder_of_another_experiment_is_refused(train, tmp_path, capsys):
     assert content(*files_below(tmp_path / "out")) == before
 
 
-def test_no_resume_removes_what_the_training_made_and_nothing_else(train, tmp_path):
+def test_no_resume_removes_only_files_of_the_training(train, tmp_path):
     folder = tmp_path / "out"
     train(folder, **{"training.epochs": 2, "training.save_interval": 2})
     kept = folder / "checkpoints/tiny_checkpoint_epoch_002.pt"
@@ -114,7 +114,7 @@ def test_no_resume_removes_what_the_training_made_and_nothing_else(train, tmp_pa
     assert [row["epoch"] for row in history] == [1]
 
 
-def test_no_resume_that_cannot_begin_loses_nothing(train, tmp_path, capsys):
+def test_no_resume_that_fails_at_its_start_removes_nothing(train, tmp_path, capsys):
     train(tmp_path / "out")
     before = content(*files_below(tmp_path / "out"))
     with pytest.raises(SystemExit):
@@ -123,7 +123,7 @@ def test_no_resume_that_cannot_begin_loses_nothing(train, tmp_path, capsys):
     assert content(*files_below(tmp_path / "out")) == before
 
 
-def test_a_training_whose_latest_checkpoint_is_gone_is_not_begun_anew_unasked(train, tmp_path, capsys):
+def test_a_training_without_its_latest_checkpoint_is_not_restarted_unasked(train, tmp_path, capsys):
     folder = tmp_path / "out"
     train(folder, **{"training.epochs": 2})
     (folder / "checkpoints/tiny_checkpoint_latest.pt").rename(tmp_path / "moved.pt")
@@ -137,7 +137,7 @@ def test_a_training_whose_latest_checkpoint_is_gone_is_not_begun_anew_unasked(tr
     assert (folder / "checkpoints/tiny_checkpoint_latest.pt").exists()
 
 
-def test_beginning_anew_removes_no_input_of_the_training(train, tmp_path, capsys):
+def test_a_restart_removes_no_input_of_the_training(train, tmp_path, capsys):
     folder = tmp_path / "out"
     train(folder)
     best = folder / "checkpoints/tiny_checkpoint_best.pt"
@@ -172,7 +172,7 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(train, tmp_path, 
     assert not files_below(tmp_path / "out")
 
 
-def test_checkpoints_may_lie_on_another_disk(train, tmp_path):
+def test_checkpoints_may_be_on_another_disk(train, tmp_path):
     folder, disk = tmp_path / "out", tmp_path / "disk"
     folder.mkdir()
     disk.mkdir()
@@ -184,7 +184,7 @@ def test_checkpoints_may_lie_on_another_disk(train, tmp_path):
     assert not kept.exists() and content(*mine) == mine
 
 
-def test_checkpoints_of_somebody_else_on_another_disk_are_not_written_over(train, tmp_path, capsys):
+def test_foreign_checkpoints_on_another_disk_are_not_overwritten(train, tmp_path, capsys):
     mine = put(tmp_path / "disk/tiny_checkpoint_best.pt")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/checkpoints").symlink_to(tmp_path / "disk")
@@ -194,7 +194,7 @@ def test_checkpoints_of_somebody_else_on_another_disk_are_not_written_over(train
     assert content(*mine) == mine and files_below(tmp_path / "disk") == mine.keys()
 
 
-def test_a_folder_of_the_file_systems_own_is_nobodys(train, tmp_path):
+def test_a_folder_that_the_file_system_makes_is_ignored(train, tmp_path):
     put(tmp_path / "out/.nfs000000000a1b2c3d00000001")
     (tmp_path / "out/lost+found").mkdir()
     train(tmp_path / "out")
@@ -210,10 +210,10 @@ def test_a_made_json_of_another_tool_is_refused(train, tmp_path, capsys):
     assert content(*before) == before
 
 
-# --- partly written files
+# --- partial files
 
 
-def test_what_a_dead_process_left_goes_when_the_file_is_written_again(tmp_path):
+def test_partial_files_of_a_dead_process_are_removed_by_the_next_write(tmp_path):
     left, others = (
         tmp_path / ".a.json.4711.partial",
         put(tmp_path / ".b.json.4711.partial", tmp_path / ".a.json.partial"),
@@ -259,7 +259,7 @@ def test_an_output_folder_that_holds_anything_else_is_refused_before_any_work(tm
 
 
 @pytest.mark.parametrize("name", ["a.txt", "folder"])
-def test_what_an_output_folder_links_to_is_not_written_over(tmp_path, name):
+def test_files_behind_links_in_an_output_folder_are_not_overwritten(tmp_path, name):
     mine = put(tmp_path / "mine/b.txt")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to(tmp_path / ("mine/b.txt" if name == "a.txt" else "mine"))
@@ -268,7 +268,7 @@ def test_what_an_output_folder_links_to_is_not_written_over(tmp_path, name):
     assert content(*mine) == mine
 
 
-def test_an_output_folder_may_be_a_link_and_hold_a_link_to_nothing_but_itself(tmp_path):
+def test_an_output_folder_may_be_a_link_and_hold_a_link_to_itself(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk")
     (tmp_path / "disk/self").symlink_to(tmp_path / "disk")
@@ -276,7 +276,7 @@ def test_an_output_folder_may_be_a_link_and_hold_a_link_to_nothing_but_itself(tm
     assert (tmp_path / "disk/stage.json").exists()
 
 
-def test_a_stage_whose_first_state_was_never_whole_is_done_again(tmp_path, monkeypatch):
+def test_a_stage_whose_first_state_is_incomplete_runs_again(tmp_path, monkeypatch):
     def dies(workspace, _):
         workspace.keep("latest.pt", lambda: {"epoch": 1}, "epoch 1")
         workspace.settle()
@@ -297,7 +297,7 @@ def _create_but_no_state(store, name, data):
     return True
 
 
-def test_of_two_processes_at_one_stage_the_second_is_told_so(tmp_path):
+def test_the_second_of_two_processes_at_one_stage_is_refused(tmp_path):
     def slow_work(workspace, paths):
         run_stage("stage", tmp_path / "out", {}, {}, work)
         return work(workspace, paths)
@@ -306,13 +306,13 @@ def test_of_two_processes_at_one_stage_the_second_is_told_so(tmp_path):
         run_stage("stage", tmp_path / "out", {}, {}, slow_work)
 
 
-def test_a_folder_of_other_artefacts_of_ours_is_no_output_folder(tmp_path):
+def test_a_folder_with_other_artefacts_of_ours_is_refused(tmp_path):
     run_stage("stage", tmp_path / "root/one", {}, {}, work)
     with pytest.raises(InputError, match=r"root holds one/a.txt, which"):
         run_stage("stage", tmp_path / "root", {}, {}, work)
 
 
-def test_a_file_put_in_the_place_of_an_output_meanwhile_stays(tmp_path):
+def test_a_file_that_appears_in_place_of_an_output_stays(tmp_path):
     def slow_work(workspace, paths):
         put(tmp_path / "out/a.txt")
         return work(workspace, paths)
@@ -323,7 +323,7 @@ def test_a_file_put_in_the_place_of_an_output_meanwhile_stays(tmp_path):
     assert not (tmp_path / "out/stage.json").exists()
 
 
-def test_a_stage_that_died_while_it_published_is_done_again_in_its_folder(tmp_path, monkeypatch):
+def test_a_stage_that_died_while_publishing_runs_again_in_its_folder(tmp_path, monkeypatch):
     from core.records import stage_records as records
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
@@ -341,7 +341,7 @@ def test_a_stage_that_died_while_it_published_is_done_again_in_its_folder(tmp_pa
 # --- runs and prerequisites
 
 
-def test_a_run_does_not_begin_in_a_folder_that_holds_something_else(prepared, tmp_path, monkeypatch):
+def test_a_run_does_not_start_in_a_folder_with_other_files(prepared, tmp_path, monkeypatch):
     mine = put(tmp_path / "core/config.py", tmp_path / "core/models/unet.py")
     monkeypatch.chdir(tmp_path)
     config = load_config(prepared, ["artifacts.root=.", "experiment.name=core"])
@@ -353,7 +353,7 @@ def test_a_run_does_not_begin_in_a_folder_that_holds_something_else(prepared, tm
     assert files_below(tmp_path) == mine.keys() and content(*mine) == mine
 
 
-def test_a_run_json_of_another_tool_is_no_run_of_ours(prepared, tmp_path):
+def test_a_run_json_of_another_tool_is_not_our_run(prepared, tmp_path):
     (tmp_path / "root/tiny").mkdir(parents=True)
     (tmp_path / "root/tiny/run.json").write_text('{"id": 7}')
     config = load_config(prepared, [f"artifacts.root={tmp_path / 'root'}"])
@@ -362,7 +362,7 @@ def test_a_run_json_of_another_tool_is_no_run_of_ours(prepared, tmp_path):
         pytest.fail("it took the folder over")
 
 
-def test_a_run_of_ours_goes_on_with_the_users_notes_in_it(prepared, tmp_path):
+def test_our_run_continues_with_notes_of_the_user_in_it(prepared, tmp_path):
     config = load_config(prepared, [f"artifacts.root={tmp_path / 'root'}"])
     with hold_run(config):
         begin_run(config)
@@ -372,7 +372,7 @@ def test_a_run_of_ours_goes_on_with_the_users_notes_in_it(prepared, tmp_path):
     assert content(*mine) == mine
 
 
-def test_a_run_begins_beside_a_stage3_by_hand(train, prepared, tmp_path):
+def test_a_run_starts_beside_a_stage3_outside_of_it(train, prepared, tmp_path):
     root, config = tmp_path / "root", load_config(prepared, [f"artifacts.root={tmp_path / 'root'}"])
     train(root / "tiny/stage3")
     train(root / "tiny/by-hand")
@@ -400,7 +400,7 @@ def test_a_folder_called_prerequisites_is_not_taken_over(prepared, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(prepared, tmp_path_factory) -> Path:
-    """A root with finished prerequisites and a run that was begun; each test takes a copy."""
+    """A root with finished prerequisites and a run that was started; each test copies it."""
     root = tmp_path_factory.mktemp("finished")
     shutil.copytree(prepared.parent / "artifacts/prerequisites", root / "prerequisites")
     config = load_config(prepared, [f"artifacts.root={root}"])
@@ -410,7 +410,7 @@ def finished(prepared, tmp_path_factory) -> Path:
     return root
 
 
-def test_a_file_of_the_users_in_any_folder_of_ours_is_no_garbage(finished, tmp_path):
+def test_a_file_of_the_user_in_our_folders_is_not_garbage(finished, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(finished, root)
     folders = [path for path in root.rglob("*") if path.is_dir()]
@@ -420,7 +420,7 @@ def test_a_file_of_the_users_in_any_folder_of_ours_is_no_garbage(finished, tmp_p
     assert content(*mine) == mine
 
 
-def test_folders_of_the_users_in_a_run_that_are_called_like_ours_are_no_garbage(finished, tmp_path):
+def test_folders_of_the_user_with_our_names_are_not_garbage(finished, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(finished, root)
     names = ["frames/state/000001-000002/1.png", "state/000001-000001/a.pt", "round-01/mine/state/000001-000001/a.pt"]
@@ -456,7 +456,7 @@ NAMES = st.sampled_from(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(folders=st.lists(PARTS, max_size=4), name=NAMES)
-def test_in_a_folder_without_records_only_scratch_names_are_ours(tmp_path_factory, folders, name):
+def test_in_a_folder_without_records_only_temporary_names_are_ours(tmp_path_factory, folders, name):
     root = tmp_path_factory.mktemp("any")
     path = "/".join([*folders, name])
     put(root / path) if name not in (".", "..") else None
@@ -465,7 +465,7 @@ def test_in_a_folder_without_records_only_scratch_names_are_ours(tmp_path_factor
     assert found is None or scratch
 
 
-def test_what_processes_left_under_scratch_names_is_garbage_unless_they_live(finished, tmp_path):
+def test_temporary_files_are_garbage_unless_their_process_lives(finished, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(finished, root)
     stage = root / "tiny/round-01/bad_latents"
@@ -482,7 +482,7 @@ def test_what_processes_left_under_scratch_names_is_garbage_unless_they_live(fin
     }
 
 
-def test_states_of_a_stage_that_a_process_makes_are_left_alone(finished, tmp_path):
+def test_states_of_a_running_stage_are_kept(finished, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(finished, root)
     stage = root / "tiny/round-02/stage3"
@@ -504,7 +504,7 @@ def test_a_run_whose_lease_cannot_be_read_is_named_after_the_garbage_of_the_othe
     assert f"{root}/other/lease.json" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_record_names_only_what_lies_below_its_own_folder(finished, tmp_path):
+def test_a_record_names_only_files_below_its_folder(finished, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(finished, root)
     mine = put(root / "tiny/mine.pt")
@@ -533,21 +533,21 @@ def test_a_grace_period_that_means_nothing_is_refused(finished, capsys, hours):
     assert left.value.code == 2 and "--grace_hours" in capsys.readouterr().err
 
 
-# --- other folders of the user's
+# --- other folders of the user
 
 
-def test_a_cache_in_a_folder_of_something_else_is_refused(tmp_path):
+def test_a_cache_in_a_folder_with_other_files_is_refused(tmp_path):
     mine = put(tmp_path / "cache/photo.jpg")
     with pytest.raises(InputError, match=r"cache holds photo.jpg, which .* choose another artifacts.cache"):
         DownloadCache(tmp_path / "cache", 0)
     assert files_below(tmp_path) == mine.keys()
 
 
-def test_a_full_cache_drops_downloads_and_nothing_else(tmp_path):
+def test_a_full_cache_removes_only_downloads(tmp_path):
     cache, digest = DownloadCache(tmp_path / "cache", 0), "ab" * 32
     mine = put(tmp_path / "cache/sha256/ab/mine.pt", tmp_path / "cache/sha256/x/y", tmp_path / "cache/notes.txt")
     (download,) = put(tmp_path / "cache/sha256/ab" / digest)
-    DownloadCache(tmp_path / "cache", 0).trim()  # it was marked when it was empty
+    DownloadCache(tmp_path / "cache", 0).trim()  # it was tagged when it was empty
     cache.trim()
     assert not download.exists() and content(*mine) == mine
 

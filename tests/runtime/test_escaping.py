@@ -1,4 +1,4 @@
-"""Text from outside, where it is shown: error lines, logs, Markdown, HTML, tables."""
+"""Text from outside is shown safely in error lines, logs, Markdown, HTML and tables."""
 
 import io
 import logging
@@ -63,7 +63,7 @@ def test_a_secret_is_shown_nowhere(text, frame, caplog):
 
 
 @pytest.mark.parametrize("text", PLAIN)
-def test_what_is_no_secret_is_left(text):
+def test_text_without_secrets_is_unchanged(text):
     assert without_secrets(text) == text
 
 
@@ -73,7 +73,7 @@ def test_every_line_is_one_line(text):
     assert len(line) <= LONGEST_LINE and all(c.isprintable() or c == "\N{NO-BREAK SPACE}" for c in line)
 
 
-def test_log_records_of_this_project_are_lines_and_those_of_others_are_left(caplog):
+def test_log_records_of_this_project_are_one_line_and_others_unchanged(caplog):
     logging.getLogger("core.data.manifest").warning("row %s", "x\nINFO: all went well\x1b[2J")
     logging.getLogger("else").warning("two\nlines")
     assert caplog.messages == ["row x\\nINFO: all went well\\x1b[2J", "two\nlines"]
@@ -116,7 +116,7 @@ def test_numbers_and_plain_text_stay_as_they_are_in_a_table():
     assert file.getvalue() == plain.getvalue()
 
 
-def test_an_error_of_the_system_says_file_cause_and_what_helps():
+def test_an_error_of_the_system_names_file_cause_and_remedy():
     assert system_line(OSError(27, "File too large", "/a/b")).startswith("/a/b: File too large: raise the limit")
     assert "ulimit -n" in system_line(OSError(24, "Too many open files", "/a"))
     assert system_line(OSError(28, "No space left on device")) == (

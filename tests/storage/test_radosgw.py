@@ -1,4 +1,4 @@
-"""The S3 server of the tests: what it stores survives a kill, and it leaves no process behind."""
+"""The S3 server of the tests keeps its objects when it is killed, and leaves no process behind."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from deployments.radosgw import RadosGateway, main, missing_programs
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Folder of a cluster that was made, and stopped."""
+    """Folder of a cluster that was created and stopped."""
     if missing_programs():
         pytest.skip(f"not installed: {', '.join(missing_programs())}")
     folder = tmp_path_factory.mktemp("radosgw") / "cluster"
@@ -69,14 +69,14 @@ def test_command_finds_the_server_and_gives_its_status(folder):
     assert not processes_of(folder)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ValueError, match="holds something else"):
         RadosGateway(tmp_path).start()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_missing_programs_are_said_in_one_line(tmp_path, monkeypatch, capsys):
+def test_missing_programs_are_named_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main([str(tmp_path / "cluster")]) == 2
     assert capsys.readouterr().err.startswith("radosgw is not installed: apt-get install")

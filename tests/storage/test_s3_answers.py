@@ -1,4 +1,4 @@
-"""Something else stands where an S3 server should, or AWS's settings are wrong: one line names the cause."""
+"""If another server answers than S3, or a setting of AWS is wrong, one line names the cause."""
 
 import pytest
 from botocore.exceptions import ClientError
@@ -27,10 +27,10 @@ def keys(credentials):
 
 @pytest.fixture
 def actions(tmp_path):
-    """Everything that a store asks a server for, at an endpoint."""
+    """Every kind of request that a store sends, for an endpoint."""
 
     def of(endpoint, patience_minutes=0.02):
-        # A bucket of the endpoint's own: a process remembers what it knows of a server.
+        # A bucket for this endpoint only, because a process remembers what it knows about a server.
         settings = ArtifactsSection(endpoint_url=endpoint, patience_minutes=patience_minutes, cache=str(tmp_path / "c"))
         store = open_store(f"s3://bucket-{endpoint.rpartition(':')[2]}/run", settings)
         (tmp_path / "a").write_bytes(b"a")
@@ -47,7 +47,7 @@ def actions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
+    ("reply", "words"),
     [
         ((200, HTML, PAGE), "with text/html: set artifacts.endpoint_url to the address of its S3 port"),
         ((200, HTML | {"ETag": '"5f-1"'}, PAGE), "with text/html"),
@@ -66,24 +66,24 @@ def actions(tmp_path):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_something_that_answers_is_not_yet_a_store(actions, reply, told):
+def test_a_server_that_answers_without_s3_is_refused(actions, reply, words):
     with answering(reply) as endpoint:
         for action in actions(endpoint, patience_minutes=5):
             with pytest.raises(InputError, match="this is not an S3 server") as error:
                 action()
-            assert endpoint in str(error.value) and told in str(error.value)
+            assert endpoint in str(error.value) and words in str(error.value)
             assert "secret" not in str(error.value)
 
 
 @pytest.mark.parametrize("data", [b"SSH-2.0-OpenSSH_9.2p1\r\n", bytes(range(256)), b"<html>hello</html>"], ids=str)
-def test_what_speaks_no_http_is_told_at_once(actions, data):
+def test_a_server_without_http_is_refused(actions, data):
     with sending(data) as endpoint:
         for action in actions(endpoint, patience_minutes=5):
             with pytest.raises(InputError, match=f"{endpoint}: this is not an S3 server, it does not speak HTTP"):
                 action()
 
 
-def test_http_and_https_are_told_apart(actions, tmp_path):
+def test_http_and_https_are_distinguished(actions, tmp_path):
     certificate = make_certificate(tmp_path)
     with answering((200, HTML, PAGE)) as plain:
         for action in actions(plain.replace("http", "https"), patience_minutes=5):
@@ -97,8 +97,8 @@ def test_http_and_https_are_told_apart(actions, tmp_path):
             actions(encrypted, patience_minutes=5)[0]()
 
 
-def test_a_page_of_a_proxy_is_waited_out_where_s3_answered_before(actions):
-    """The page comes three times in the middle, as while a server is restarted."""
+def test_a_proxys_page_is_transient_after_s3_answers(actions):
+    """The page comes three times between two answers, as during a restart of the server."""
     found = b"<ListBucketResult><Name>b</Name></ListBucketResult>"
     replies = [(200, XML, found), *[(200, HTML, PAGE)] * 2, (404, HTML, PAGE), (200, XML, found)]
     left = list(replies)
@@ -108,15 +108,15 @@ def test_a_page_of_a_proxy_is_waited_out_where_s3_answered_before(actions):
     assert not left
 
 
-def test_a_gateway_whose_server_is_away_is_waited_for(actions, monkeypatch):
+def test_a_gateway_whose_server_is_down_is_waited_for(actions, monkeypatch):
     monkeypatch.setattr(retries, "FIRST_ANSWER_SECONDS", 0.1)
     left = [(502, HTML, PAGE)] * 3 + [(200, XML, b"<ListBucketResult/>")]
     with answering(lambda path: left.pop(0)) as endpoint:
         assert actions(endpoint, patience_minutes=1)[2]() == []
 
 
-def test_a_redirect_without_end_ends(actions):
-    """boto3 asks HEAD for the region of such a redirect, and follows the redirect of that too."""
+def test_an_endless_redirect_is_an_error(actions):
+    """boto3 asks for the region of such a redirect with HEAD, and follows the redirect of that as well."""
     error = b"<Error><Code>PermanentRedirect</Code></Error>"
     with answering((301, XML, error)) as endpoint, pytest.raises(InputError, match="the bucket is in another region"):
         actions(endpoint)[0]()
@@ -131,7 +131,7 @@ def test_a_redirect_without_end_ends(actions):
     ),
     body=st.binary(max_size=60) | st.sampled_from([b"<html/>", b"<?xml?><a/>", b"<Errors/>", b"", PAGE]),
 )
-def test_without_a_sign_of_s3_nothing_is_an_answer_of_s3(operation, status, headers, body):
+def test_an_answer_without_signs_of_s3_is_not_accepted(operation, status, headers, body):
     answer = Answer(operation, status, headers, None if operation == "GetObject" and status < 300 else body)
     assert not answer.is_from_s3
     assert str(answer.error())
@@ -148,12 +148,12 @@ def test_the_setting_that_was_used_is_named(monkeypatch, variable):
         open_store(f"s3://bad-{variable.lower().replace('_', '-')}/run").read("a")
 
 
-# --- What AWS's variables and files say
+# --- Settings in AWS's variables and files
 
 
 @pytest.fixture
-def told(tmp_path, no_retries):
-    """The line that a store of the bucket ends with, before any request is made."""
+def error_line(tmp_path, no_retries):
+    """The error line of a store, raised before any request is made."""
     numbers = iter(range(100))
 
     def of(endpoint="http://127.0.0.1:9"):
@@ -170,31 +170,31 @@ def told(tmp_path, no_retries):
 @pytest.mark.parametrize(
     "content", [b"region = us-east-1\n", b"[default\n", b"[a]\nb=1\n[a]\n", b"[default]\nregion=\xff"]
 )
-def test_a_file_of_aws_that_does_not_parse_is_named(monkeypatch, tmp_path, told, variable, content):
+def test_a_file_of_aws_that_does_not_parse_is_named(monkeypatch, tmp_path, error_line, variable, content):
     broken = tmp_path / "broken"
     broken.write_bytes(content)
     monkeypatch.setenv(variable, str(broken))
     if variable == "AWS_SHARED_CREDENTIALS_FILE":
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    assert told() == f"{broken} is not a valid AWS configuration file: correct or remove it"
+    assert error_line() == f"{broken} is not a valid AWS configuration file: correct or remove it"
 
 
 @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
 @pytest.mark.parametrize("value", ["secretive\n", "secret ive", "secretivé", "\u200bsecretive", '"secretive\t"'])
-def test_a_key_that_cannot_be_sent_is_named_and_not_shown(monkeypatch, told, variable, value):
+def test_a_key_that_cannot_be_sent_is_named_and_not_shown(monkeypatch, error_line, variable, value):
     monkeypatch.setenv(variable, value)
-    line = told()
+    line = error_line()
     assert line.startswith(f"{variable} of the environment contains a space, a line break or another character")
     assert "secret" not in line.replace(variable, "")
 
 
-def test_a_key_in_a_file_that_cannot_be_sent_is_named(monkeypatch, tmp_path, told):
+def test_a_key_in_a_file_that_cannot_be_sent_is_named(monkeypatch, tmp_path, error_line):
     file = tmp_path / "credentials"
     file.write_text("[default]\naws_access_key_id = ab cd\naws_secret_access_key = hidden\n")
     for name in KEYS:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
-    assert told().startswith("aws_access_key_id of the AWS credentials file contains a space")
+    assert error_line().startswith("aws_access_key_id of the AWS credentials file contains a space")
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,9 @@ def test_a_key_in_a_file_that_cannot_be_sent_is_named(monkeypatch, tmp_path, tol
         ("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere/token", "AWS_WEB_IDENTITY_TOKEN_FILE /nowhere/token cannot be read"),
     ],
 )
-def test_a_setting_of_aws_that_cannot_be_is_told(monkeypatch, told, variable, value, words):
+def test_an_invalid_setting_of_aws_is_named(monkeypatch, error_line, variable, value, words):
     monkeypatch.setenv(variable, value)
-    assert words in told(None)
+    assert words in error_line(None)
 
 
 @pytest.mark.parametrize(
@@ -224,24 +224,24 @@ def test_a_setting_of_aws_that_cannot_be_is_told(monkeypatch, told, variable, va
         ("sso_start_url = https://x.example\nsso_region = a\nsso_account_id = 1\nsso_role_name = r", "log in again"),
     ],
 )
-def test_a_profile_that_cannot_be_used_is_told(monkeypatch, tmp_path, told, section, words):
+def test_an_unusable_profile_is_named(monkeypatch, tmp_path, error_line, section, words):
     file = tmp_path / "config"
     file.write_text(f"[default]\n{section}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
     if "s3 =" not in section:
         for name in KEYS:
             monkeypatch.delenv(name)
-    assert words in told(None if "s3 =" in section else "http://127.0.0.1:9")
+    assert words in error_line(None if "s3 =" in section else "http://127.0.0.1:9")
 
 
-def test_certificates_that_are_none_are_told(monkeypatch, tmp_path, told):
+def test_an_invalid_file_of_certificates_is_named(monkeypatch, tmp_path, error_line):
     for bundle in (tmp_path / "nowhere", tmp_path / "text"):
         monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
         (tmp_path / "text").write_text("no certificate")
-        assert told("https://127.0.0.1:9").startswith(f"AWS_CA_BUNDLE {bundle} is not a file of certificates")
+        assert error_line("https://127.0.0.1:9").startswith(f"AWS_CA_BUNDLE {bundle} is not a file of certificates")
 
 
-# --- What a server refuses
+# --- Errors of the server
 
 
 @pytest.mark.parametrize(
@@ -255,34 +255,34 @@ def test_certificates_that_are_none_are_told(monkeypatch, tmp_path, told):
         ("507", 507),
     ],
 )
-def test_a_full_bucket_is_said_to_be_full_and_is_not_waited_for(code, status):
+def test_a_full_bucket_is_named_and_not_retried(code, status):
     error = ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
     assert not is_transient(error)
     assert "its space or quota is used up" in str(refusal(error, "bucket", "http://server"))
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"])
-def test_a_session_that_ended_asks_for_another(code):
+def test_an_expired_session_asks_for_a_new_token(code):
     error = ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "PutObject")
     line = str(refusal(error, "bucket", "http://server"))
     assert "AWS_SESSION_TOKEN" in line and "log in again" in line and "AWS_SECRET_ACCESS_KEY" not in line
 
 
-# --- Bytes that came wrong
+# --- Wrong bytes
 
 
 DIGEST = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"  # of b"a"
 OBJECT = {"ETag": '"1"', "Last-Modified": "Fri, 27 Nov 2026 12:00:00 GMT", "x-amz-meta-sha256": DIGEST}
 
 
-def test_bytes_that_came_wrong_are_read_again(actions):
+def test_wrong_bytes_are_read_again(actions):
     left = [b"b", b"", b"a"]
     with answering(lambda path: (200, OBJECT, left.pop(0))) as endpoint:
         assert actions(endpoint)[0]().data == b"a"
     assert not left
 
 
-def test_bytes_that_stay_wrong_are_the_server_s_fault(actions):
+def test_bytes_that_stay_wrong_are_an_error_of_the_server(actions):
     with answering((200, OBJECT, b"b")) as endpoint, pytest.raises(InputError) as error:
         actions(endpoint)[0]()
     line = str(error.value)
@@ -290,13 +290,13 @@ def test_bytes_that_stay_wrong_are_the_server_s_fault(actions):
 
 
 @pytest.mark.parametrize("kept", [{}, {"x-amz-meta-sha256": "of something else"}])
-def test_an_object_that_others_wrote_is_read_as_it_is(actions, kept):
+def test_an_object_of_another_program_is_read_unchanged(actions, kept):
     headers = {name: value for name, value in OBJECT.items() if "sha256" not in name} | kept
     with answering((200, headers, b"anything")) as endpoint:
         assert actions(endpoint)[0]().data == b"anything"
 
 
-def test_a_real_server_s_objects_are_read(moto_place):
+def test_objects_of_moto_are_read(moto_place):
     store = moto_place.open()
     assert store.create("a", b"mine") and store.read("a").data == b"mine"
     moto_place.overwrite("a", b"another's")

@@ -1,4 +1,4 @@
-"""What every store promises, tried on a folder, on moto and on a real server; and what the S3 store does besides."""
+"""The contract of every store, on a folder, on moto and on a real server, and the rest of the S3 store."""
 
 import contextlib
 import functools
@@ -38,7 +38,7 @@ def entry_of(data: bytes) -> Entry:
 
 
 def written(folder: Path, files: dict[str, bytes]) -> dict[str, Entry]:
-    """Write the files; what records would say of them."""
+    """Write the files; their entries, as in records."""
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -46,7 +46,7 @@ def written(folder: Path, files: dict[str, bytes]) -> dict[str, Entry]:
 
 
 class Refused(Exception):
-    """What a guard raises here."""
+    """Raised by the write checks of these tests."""
 
 
 @contextlib.contextmanager
@@ -55,18 +55,18 @@ def refusing():
     yield
 
 
-class CountingGuard:
-    """Lets the first `allowed` changes pass."""
+class CountingCheck:
+    """A write check that allows the first `allowed` changes."""
 
     def __init__(self, allowed: int):
-        self.asked, self._allowed = 0, allowed
+        self.calls, self._allowed = 0, allowed
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def __call__(self):
         with self._lock:
-            self.asked += 1
-            if self.asked > self._allowed:
+            self.calls += 1
+            if self.calls > self._allowed:
                 raise Refused
         yield
 
@@ -74,7 +74,7 @@ class CountingGuard:
 # --- the contract of every store
 
 
-def test_a_small_file_is_absent_then_whole(place):
+def test_a_small_file_is_absent_and_then_complete(place):
     store = place.open()
     assert store.read("a/b.json") is None
     assert store.measure("a/b.json") is None
@@ -95,7 +95,7 @@ def test_a_file_is_created_once(place):
     assert store.read("lease.json").data == b"mine"
 
 
-def test_of_eight_that_create_a_file_one_wins(place):
+def test_only_one_of_eight_threads_creates_a_file(place):
     store = place.open()
     with ThreadPoolExecutor(8) as pool:
         for race in range(3):
@@ -110,7 +110,7 @@ def test_of_eight_that_create_a_file_one_wins(place):
             assert store.read(f"race-{race}").data == b"%d" % won.index(True)
 
 
-def test_swap_replaces_only_the_version_it_names(place):
+def test_compare_and_swap_replaces_only_the_given_version(place):
     store = place.open()
     store.create("pointer", b"one")
     first = store.read("pointer").version
@@ -180,7 +180,7 @@ def test_a_missing_file_is_named(place):
         store.fetch({"stage/gone.pt": entry_of(b"gone")})
 
 
-def test_a_source_that_is_not_there_raises(place, tmp_path):
+def test_a_missing_source_file_raises(place, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         place.open().upload(tmp_path, {"nowhere": entry_of(b"x")})
     assert list(place.open().files()) == []
@@ -241,7 +241,7 @@ def test_many_files_are_listed(place, tmp_path):
         assert [file.name for file in store.files()] == [str(number) for number in range(7)]
 
 
-def test_deleting_what_is_gone_does_not_matter(place):
+def test_deleting_a_missing_file_is_not_an_error(place):
     store = place.open()
     store.create("a/1", b"1")
     store.create("a/2", b"2")
@@ -250,23 +250,23 @@ def test_deleting_what_is_gone_does_not_matter(place):
     assert [file.name for file in store.files()] == ["a/2"]
 
 
-def test_a_guard_that_refuses_keeps_everything_as_it_is(place, tmp_path):
+def test_a_write_check_that_raises_prevents_every_change(place, tmp_path):
     store = place.open()
     store.create("there", b"old")
-    guarded = store.with_write_check(refusing)
+    checked = store.with_write_check(refusing)
     entries = written(tmp_path / "made", {"new": b"new", "there": b"new"})
     changes = [
-        lambda: guarded.create("new", b"new"),
-        lambda: guarded.compare_and_swap("there", b"new", store.read("there").version),
-        lambda: guarded.upload(tmp_path / "made", entries),
-        lambda: guarded.delete(["there"]),
-        lambda: guarded.below("deeper").create("new", b"new"),
+        lambda: checked.create("new", b"new"),
+        lambda: checked.compare_and_swap("there", b"new", store.read("there").version),
+        lambda: checked.upload(tmp_path / "made", entries),
+        lambda: checked.delete(["there"]),
+        lambda: checked.below("deeper").create("new", b"new"),
     ]
     for change in changes:
         with pytest.raises(Refused):
             change()
     assert [file.name for file in store.files()] == ["there"]
-    assert guarded.read("there").data == b"old"
+    assert checked.read("there").data == b"old"
 
 
 part = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
@@ -303,29 +303,29 @@ def s3_place(request):
 
 @pytest.fixture
 def short_parts(monkeypatch):
-    """Files of 5 MiB and more go in parts of that size, the least that S3 allows."""
+    """Files from 5 MiB on are sent in parts of 5 MiB, the smallest size that S3 allows."""
     monkeypatch.setattr(transfer, "PART_BYTES", 5 * 2**20)
 
 
 def test_a_large_file_goes_in_parts(s3_place, short_parts, tmp_path):
     store = s3_place.open()
     entries = written(tmp_path / "made", {"big.pt": os.urandom(12 * 2**20 + 1)})
-    guard = CountingGuard(100)
-    assert store.with_write_check(guard).upload(tmp_path / "made", ["big.pt"]) == entries
-    assert guard.asked == 5  # begin, three parts, complete
-    assert store.with_write_check(guard).upload(tmp_path / "made", ["big.pt"]) == entries
-    assert guard.asked == 5
+    check = CountingCheck(100)
+    assert store.with_write_check(check).upload(tmp_path / "made", ["big.pt"]) == entries
+    assert check.calls == 5  # begin, three parts, complete
+    assert store.with_write_check(check).upload(tmp_path / "made", ["big.pt"]) == entries
+    assert check.calls == 5
     assert (store.fetch(entries) / "big.pt").read_bytes() == (tmp_path / "made" / "big.pt").read_bytes()
     assert store.measure("big.pt") == entries["big.pt"]
     assert store.unfinished_uploads(0) == []
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 4])
-def test_a_guard_that_refuses_halfway_leaves_no_part(s3_place, short_parts, tmp_path, allowed):
+def test_a_write_check_that_raises_during_an_upload_leaves_no_part(s3_place, short_parts, tmp_path, allowed):
     store = s3_place.open()
     entries = written(tmp_path / "made", {"big.pt": os.urandom(12 * 2**20)})
     with pytest.raises(Refused):
-        store.with_write_check(CountingGuard(allowed)).upload(tmp_path / "made", entries)
+        store.with_write_check(CountingCheck(allowed)).upload(tmp_path / "made", entries)
     assert list(store.files()) == []
     assert store.unfinished_uploads(0) == []
 
@@ -364,7 +364,7 @@ def test_a_large_file_of_another_content_is_replaced(s3_place, short_parts, tmp_
     assert store.measure("big.pt") == entries["big.pt"]
 
 
-def test_a_lost_completion_is_not_taken_for_another_upload_of_that_size(moto_place, short_parts, tmp_path):
+def test_a_lost_completion_is_not_confused_with_another_object_of_that_size(moto_place, short_parts, tmp_path):
     store = moto_place.open()
     moto_place.overwrite("big.pt", bytes(6 * 2**20))
     entries = written(tmp_path / "made", {"big.pt": os.urandom(6 * 2**20)})
@@ -374,7 +374,7 @@ def test_a_lost_completion_is_not_taken_for_another_upload_of_that_size(moto_pla
     assert store.measure("big.pt") == entries["big.pt"]
 
 
-def test_unfinished_uploads_are_found_and_dropped(s3_place):
+def test_unfinished_uploads_are_found_and_aborted(s3_place):
     store = s3_place.open()
     begin = s3_place.client.create_multipart_upload
     begin(Bucket=s3_place.bucket, Key="some run/a/big.pt")
@@ -409,7 +409,7 @@ def test_the_hash_is_of_what_was_written_last(tmp_path):
 # --- S3: the cache
 
 
-def test_a_corrupt_download_is_fetched_again_from_a_store_that_is_whole(moto_place, tmp_path):
+def test_a_corrupt_download_is_fetched_again_from_an_intact_store(moto_place, tmp_path):
     store = moto_place.open()
     entries = written(tmp_path / "made", {"a.pt": b"weights"})
     store.upload(tmp_path / "made", entries)
@@ -446,7 +446,7 @@ def test_a_later_fetch_extends_the_same_folder(moto_place, tmp_path):
     assert requests == []
 
 
-def test_the_least_recently_used_downloads_go_first(tmp_path):
+def test_the_least_recently_used_downloads_are_removed_first(tmp_path):
     cache = DownloadCache(tmp_path / "cache", 250)
     contents = {name: name.encode() * 100 for name in "abc"}
     downloads = []
@@ -496,7 +496,7 @@ if sys.argv[5] == "killed":
 """
 
 
-def test_what_a_process_fetched_vanishes_with_it(radosgw_place, tmp_path):
+def test_files_that_a_process_fetched_are_removed_when_it_ends(radosgw_place, tmp_path):
     radosgw_place.overwrite("a", b"a")
     cache, digest = tmp_path / "cache", entry_of(b"a")["sha256"]
     arguments = [radosgw_place.uri, radosgw_place.artifacts.endpoint_url, str(cache), digest]
@@ -523,9 +523,9 @@ SECRET = "moto-secret"
 
 @contextlib.contextmanager
 def faulty(operation, *faults):
-    """moto fails at the first requests of the kind: an HTTP status and S3 code, no answer, or none though it did it.
+    """moto fails at the first requests of this kind: with an HTTP status and S3 code, no answer, or a lost answer.
 
-    Yields the addresses of the requests that it got.
+    Yields the addresses of the requests that it received.
     """
     left, serve, seen = list(faults), BotocoreStubber.__call__, []
 
@@ -545,8 +545,8 @@ def faulty(operation, *faults):
             whole = answer.raw.read()
             return AWSResponse(request.url, 200, answer.headers, MockRawResponse(whole[: len(whole) // 2]))
         status, code = fault
-        told = "" if request.method == "HEAD" else f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>"
-        return AWSResponse(request.url, status, HeadersDict(), MockRawResponse(told.encode()))
+        body = "" if request.method == "HEAD" else f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>"
+        return AWSResponse(request.url, status, HeadersDict(), MockRawResponse(body.encode()))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BotocoreStubber, "__call__", fail)
@@ -569,7 +569,7 @@ def counted(operation):
     ],
     ids=str,
 )
-def test_failures_that_pass_are_waited_out(moto_place, tmp_path, faults):
+def test_transient_failures_are_retried(moto_place, tmp_path, faults):
     store = moto_place.open()
     with faulty("PutObject", *faults):
         assert store.create("a", b"a")
@@ -580,7 +580,7 @@ def test_failures_that_pass_are_waited_out(moto_place, tmp_path, faults):
         store.delete(["a"])
 
 
-def test_answers_that_are_cut_off_are_asked_for_again(moto_place, short_parts, tmp_path):
+def test_truncated_answers_are_requested_again(moto_place, short_parts, tmp_path):
     store = moto_place.open()
     entries = written(tmp_path / "made", {"a": b"a" * 10_000, "big": bytes(6 * 2**20)})
     with faulty("CompleteMultipartUpload", CUT), counted("UploadPart") as parts:
@@ -599,10 +599,10 @@ def test_answers_that_are_cut_off_are_asked_for_again(moto_place, short_parts, t
 def test_parts_that_fail_are_sent_again(moto_place, short_parts, tmp_path):
     store = moto_place.open()
     entries = written(tmp_path / "made", {"big.pt": os.urandom(11 * 2**20)})
-    guard = CountingGuard(100)
+    check = CountingCheck(100)
     with faulty("UploadPart", SLOW_DOWN, DROPPED, LOST_ANSWER), faulty("CompleteMultipartUpload", SLOW_DOWN):
-        store.with_write_check(guard).upload(tmp_path / "made", entries)
-    assert guard.asked >= 5
+        store.with_write_check(check).upload(tmp_path / "made", entries)
+    assert check.calls >= 5
     with faulty("GetObject", SLOW_DOWN, DROPPED):
         assert (store.fetch(entries) / "big.pt").stat().st_size == 11 * 2**20
 
@@ -618,13 +618,13 @@ def test_a_completion_whose_answer_was_lost_is_found(moto_place, short_parts, tm
     assert len(parts) == 2
 
 
-def test_the_guard_is_asked_before_every_attempt(moto_place):
+def test_the_write_check_runs_before_every_attempt(moto_place):
     store = moto_place.open()
     store.create("there", b"")
-    guard = CountingGuard(2)
+    check = CountingCheck(2)
     with faulty("PutObject", SLOW_DOWN, DROPPED), pytest.raises(Refused):
-        store.with_write_check(guard).create("a", b"a")
-    assert guard.asked == 3
+        store.with_write_check(check).create("a", b"a")
+    assert check.calls == 3
     assert store.read("a") is None
 
 
@@ -644,7 +644,7 @@ def test_a_write_whose_answer_was_lost_is_settled_by_reading(moto_place):
     assert store.read("a").data == b"mine again"
 
 
-def test_a_body_that_breaks_off_is_read_again(radosgw_place, monkeypatch, tmp_path):
+def test_a_body_whose_connection_breaks_is_read_again(radosgw_place, monkeypatch, tmp_path):
     radosgw_place.overwrite("a", b"weights")
     store, read, broken = radosgw_place.open(), StreamingBody.read, []
 
@@ -666,7 +666,7 @@ def test_a_body_that_breaks_off_is_read_again(radosgw_place, monkeypatch, tmp_pa
         assert len(broken) == 3
 
 
-def test_waiting_is_told_once_and_so_is_its_end(moto_place, caplog, monkeypatch):
+def test_waiting_and_its_end_are_logged_once(moto_place, caplog, monkeypatch):
     monkeypatch.setattr(retries, "_LONGEST_PAUSE", 0.1)
     store = moto_place.open()
     store.create("a", b"a")
@@ -677,7 +677,7 @@ def test_waiting_is_told_once_and_so_is_its_end(moto_place, caplog, monkeypatch)
     assert "answers again" in caplog.messages[1]
 
 
-def test_patience_ends(moto_place):
+def test_retries_end_after_the_patience(moto_place):
     store = moto_place.open(patience_minutes=0.01)
     with faulty("GetObject", *[SLOW_DOWN] * 50), pytest.raises(InputError) as error:
         store.read("a")
@@ -686,7 +686,7 @@ def test_patience_ends(moto_place):
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "words"),
     [
         ((403, "AccessDenied"), "access denied to PutObject"),
         ((404, "NoSuchBucket"), "there is no such bucket"),
@@ -701,7 +701,9 @@ def test_patience_ends(moto_place):
     ],
     ids=str,
 )
-def test_refusals_are_told_at_once_in_a_sentence(moto_place, tmp_path, short_parts, no_retries, fault, told):
+def test_permanent_errors_are_not_retried_and_are_one_sentence(
+    moto_place, tmp_path, short_parts, no_retries, fault, words
+):
     store = moto_place.open()
     store.create("there", b"")
     entries = written(tmp_path / "made", {"a": b"a"})
@@ -716,13 +718,13 @@ def test_refusals_are_told_at_once_in_a_sentence(moto_place, tmp_path, short_par
     ]:
         with faulty(operation, *[fault] * 4), pytest.raises(InputError) as error:
             change()
-        assert told.replace("PutObject", operation) in str(error.value)
+        assert words.replace("PutObject", operation) in str(error.value)
         assert moto_place.bucket in str(error.value)
         assert SECRET not in str(error.value)
         assert "\n" not in str(error.value)
 
 
-def test_a_bucket_that_is_not_there_is_named(s3_place, short_parts, tmp_path):
+def test_a_missing_bucket_is_named(s3_place, short_parts, tmp_path):
     store = open_store("s3://nobody-made-this/run", s3_place.artifacts)
     for action in [
         lambda: store.read("a"),
@@ -738,7 +740,7 @@ def test_a_bucket_that_is_not_there_is_named(s3_place, short_parts, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_credentials_are_told_without_them(radosgw_place, monkeypatch, name):
+def test_an_error_about_credentials_does_not_show_them(radosgw_place, monkeypatch, name):
     monkeypatch.setenv(name, "wrong-one")
     with pytest.raises(InputError, match="the server refuses the credentials") as error:
         radosgw_place.open(patience_minutes=3).read("a")
@@ -787,8 +789,8 @@ def test_an_impossible_bucket_name(radosgw_place, bucket):
 
 
 @pytest.fixture(params=["juicefs", "If-Match", "If-None-Match"])
-def careless_place(request, monkeypatch):
-    """A store that ignores conditions: a real one, and moto told to ignore one of them."""
+def place_without_conditions(request, monkeypatch):
+    """A store that ignores conditions: a real one, and moto which drops one of the two headers."""
     place = request.getfixturevalue("juicefs_place" if request.param == "juicefs" else "moto_place")
     if request.param != "juicefs":
         serve = BotocoreStubber.__call__
@@ -803,19 +805,19 @@ def careless_place(request, monkeypatch):
     return place
 
 
-def test_a_store_that_ignores_conditions_is_refused(careless_place):
-    store = careless_place.open()
+def test_a_store_that_ignores_conditions_is_refused(place_without_conditions):
+    store = place_without_conditions.open()
     with pytest.raises(
         InputError, match=r"two processes could overwrite one another: .*artifacts\.single_writer: true"
     ):
         store.create("a", b"a")
     with pytest.raises(InputError, match="single_writer"):
         store.compare_and_swap("a", b"a", "version")
-    assert careless_place.client.list_objects_v2(Bucket=careless_place.bucket)["KeyCount"] == 0
+    assert place_without_conditions.client.list_objects_v2(Bucket=place_without_conditions.bucket)["KeyCount"] == 0
 
 
-def test_a_single_writer_may_use_it(careless_place, tmp_path, short_parts):
-    store = careless_place.open(single_writer=True)
+def test_a_single_writer_may_use_it(place_without_conditions, tmp_path, short_parts):
+    store = place_without_conditions.open(single_writer=True)
     assert store.create("a", b"1")
     assert not store.create("a", b"2")
     version = store.read("a").version
@@ -829,12 +831,12 @@ def test_a_single_writer_may_use_it(careless_place, tmp_path, short_parts):
     assert list(store.files()) == []
 
 
-def test_a_store_that_knows_no_conditions_is_refused(moto_place):
+def test_a_store_that_rejects_conditions_is_refused(moto_place):
     with faulty("PutObject", (501, "NotImplemented")), pytest.raises(InputError, match="single_writer"):
         moto_place.open().create("a", b"a")
 
 
-def test_the_probe_is_made_once_and_leaves_nothing(s3_place):
+def test_the_probe_runs_once_and_leaves_nothing(s3_place):
     store = s3_place.open()
     store.create("a", b"a")
     s3_place.open().below("b").create("a", b"a")
@@ -842,7 +844,7 @@ def test_the_probe_is_made_once_and_leaves_nothing(s3_place):
     assert [item["Key"] for item in found] == ["some run/a", "some run/b/a"]
 
 
-# --- S3: a server that dies
+# --- S3: a server that is killed
 
 
 @pytest.mark.parametrize("direction", ["upload", "fetch"])
