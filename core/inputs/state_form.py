@@ -66,6 +66,17 @@ def checked_weights(weights: Mapping[str, Tensor], module: nn.Module, path: Path
     A conversion is logged. The module may be on the meta device.
     """
     own = module.state_dict()
+    _require_architecture(weights, own, path)
+    checked = {key: _checked_weight(key, value, own[key].dtype, path) for key, value in weights.items()}
+    kinds = {value.dtype for key, value in weights.items() if value.dtype != own[key].dtype}
+    converted = {str(kind).removeprefix("torch.") for kind in kinds}
+    if converted:
+        log.warning("checkpoint %s: weights of %s are converted", path, " and ".join(sorted(converted)))
+    return checked
+
+
+def _require_architecture(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path | str) -> None:
+    """InputError for the first weight that the file or the model lacks, or that has another shape."""
     mismatch = next((key for key in own if key not in weights or own[key].shape != weights[key].shape), None)
     mismatch = mismatch or next((key for key in weights if key not in own), None)
     if mismatch is not None:
@@ -75,29 +86,25 @@ def checked_weights(weights: Mapping[str, Tensor], module: nn.Module, path: Path
             f"checkpoint {path} has another architecture: {mismatch} is {in_file} in the file and {in_model} in the "
             "model; use the config it was trained with"
         )
-    checked: dict[str, Tensor] = {}
-    converted: set[str] = set()
-    for key, value in weights.items():
-        is_count = not own[key].is_floating_point()
-        if not is_plain(value, (own[key].dtype,) if is_count else _FLOATS):
-            raise InputError(
-                f"checkpoint {path} holds {key} as {kind_of(value)}, not as plain numbers of "
-                f"{'whole' if is_count else 'floating-point'} type: save it as the training did, or as float32"
-            )
-        if value.dtype != own[key].dtype:
-            converted.add(str(value.dtype).removeprefix("torch."))
-        checked[key] = value.detach().to(own[key].dtype)
-        # Batch normalisation counts batches and takes the square root of a variance. Neither may be negative.
-        is_infinite = not torch.isfinite(checked[key]).all()
-        if is_infinite or ((is_count or key.endswith("running_var")) and (checked[key] < 0).any()):
-            problem = "weights that are not finite (NaN or infinite)" if is_infinite else "a negative count or variance"
-            raise InputError(
-                f"checkpoint {path} holds {problem}, first in {key}: give a checkpoint from before its training "
-                "went wrong"
-            )
-    if converted:
-        log.warning("checkpoint %s: weights of %s are converted", path, " and ".join(sorted(converted)))
-    return checked
+
+
+def _checked_weight(key: str, value: Tensor, dtype: torch.dtype, path: Path | str) -> Tensor:
+    """`value` in `dtype`; InputError if it does not hold plain finite numbers, or negative ones where none can be."""
+    is_count = not dtype.is_floating_point
+    if not is_plain(value, (dtype,) if is_count else _FLOATS):
+        raise InputError(
+            f"checkpoint {path} holds {key} as {kind_of(value)}, not as plain numbers of "
+            f"{'whole' if is_count else 'floating-point'} type: save it as the training did, or as float32"
+        )
+    weight = value.detach().to(dtype)
+    # Batch normalisation counts batches and takes the square root of a variance. Neither may be negative.
+    is_infinite = not torch.isfinite(weight).all()
+    if is_infinite or ((is_count or key.endswith("running_var")) and (weight < 0).any()):
+        problem = "weights that are not finite (NaN or infinite)" if is_infinite else "a negative count or variance"
+        raise InputError(
+            f"checkpoint {path} holds {problem}, first in {key}: give a checkpoint from before its training went wrong"
+        )
+    return weight
 
 
 def checked_optimizer(

@@ -24,47 +24,27 @@ _WRITTEN = {
 }
 
 
+# Servers other than AWS have the bucket in the path only, and often do not know the newer checksums.
+_OTHER_SERVERS = {
+    "s3": {"addressing_style": "path"},
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
+
+
 def make_client(bucket: str, artifacts: ArtifactsSection, connections: int) -> BaseClient:
     """A client for the bucket; InputError for an invalid setting of ours or of AWS."""
     try:
         # A session is not thread-safe, so each client has its own.
         session = boto3.session.Session()
         _require_credentials(session)
-        if session.region_name and session.region_name != session.region_name.strip():
-            # botocore accepts a line break at the end, but no request can be sent with it.
-            raise InputError(f"the AWS region {session.region_name!r} holds a line break: set AWS_DEFAULT_REGION again")
-        endpoint, setting = artifacts.endpoint_url, "artifacts.endpoint_url"
-        if endpoint is None or _is_aws(endpoint):
-            client: BaseClient = session.client("s3", endpoint_url=endpoint, config=_config(connections, {}))
-            if _is_aws(client.meta.endpoint_url):
-                return client
-            endpoint, setting = client.meta.endpoint_url, _setting_outside()
-        _require_address(endpoint, setting)
-        _require_certificates(session, endpoint)
-        # Servers other than AWS have the bucket in the path only, and often do not know the newer checksums.
-        other_servers = {
-            "s3": {"addressing_style": "path"},
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-        }
-        region = session.region_name or "us-east-1"
-        client = session.client("s3", region, endpoint_url=endpoint, config=_config(connections, other_servers))
-        return client
+        _require_region(session)
+        return _client(session, artifacts, connections)
     except S3_ERRORS as error:
         raise refusal(error, bucket, artifacts.endpoint_url or "AWS") from None
     except (ValueError, AttributeError, TypeError, OSError) as error:
         # botocore parses the values of AWS's variables and files only now, and runs programs that they name.
-        _, invalid, url = str(error).partition("Invalid endpoint: ")
-        if invalid:
-            setting = "artifacts.endpoint_url" if artifacts.endpoint_url else _setting_outside()
-            _require_address(url, setting)
-            raise InputError(
-                f"{setting} {url!r} names a host that boto3 refuses: use a name of letters, digits and '-' between dots"
-            ) from None
-        raise InputError(
-            "the AWS settings of this machine cannot be used: check the AWS_ variables and the files config and "
-            f"credentials in ~/.aws ({type(error).__name__})"
-        ) from None
+        raise _invalid_setting(error, artifacts) from None
 
 
 def endpoint_setting(client: BaseClient, artifacts: ArtifactsSection) -> str | None:
@@ -72,6 +52,36 @@ def endpoint_setting(client: BaseClient, artifacts: ArtifactsSection) -> str | N
     if artifacts.endpoint_url is not None:
         return "artifacts.endpoint_url"
     return None if _is_aws(client.meta.endpoint_url) else _setting_outside()
+
+
+def _client(session: boto3.session.Session, artifacts: ArtifactsSection, connections: int) -> BaseClient:
+    endpoint, setting = artifacts.endpoint_url, "artifacts.endpoint_url"
+    client: BaseClient
+    if endpoint is None or _is_aws(endpoint):
+        client = session.client("s3", endpoint_url=endpoint, config=_config(connections, {}))
+        if _is_aws(client.meta.endpoint_url):
+            return client
+        endpoint, setting = client.meta.endpoint_url, _setting_outside()
+    _require_address(endpoint, setting)
+    _require_certificates(session, endpoint)
+    region = session.region_name or "us-east-1"
+    client = session.client("s3", region, endpoint_url=endpoint, config=_config(connections, _OTHER_SERVERS))
+    return client
+
+
+def _invalid_setting(error: Exception, artifacts: ArtifactsSection) -> InputError:
+    """The error for a setting of AWS that botocore cannot use; it shows no value but the endpoint's."""
+    _, is_endpoint, url = str(error).partition("Invalid endpoint: ")
+    if not is_endpoint:
+        return InputError(
+            "the AWS settings of this machine cannot be used: check the AWS_ variables and the files config and "
+            f"credentials in ~/.aws ({type(error).__name__})"
+        )
+    setting = "artifacts.endpoint_url" if artifacts.endpoint_url else _setting_outside()
+    _require_address(url, setting)
+    return InputError(
+        f"{setting} {url!r} names a host that boto3 refuses: use a name of letters, digits and '-' between dots"
+    )
 
 
 def _is_aws(endpoint: str) -> bool:
@@ -115,6 +125,12 @@ def _require_credentials(session: boto3.session.Session) -> None:
                 f"{named} {_WRITTEN[found.method]} contains a space, a line break or another character that "
                 "keys do not have: set it again"
             )
+
+
+def _require_region(session: boto3.session.Session) -> None:
+    # botocore accepts a line break at the end, but no request can be sent with it.
+    if session.region_name and session.region_name != session.region_name.strip():
+        raise InputError(f"the AWS region {session.region_name!r} holds a line break: set AWS_DEFAULT_REGION again")
 
 
 def _require_certificates(session: boto3.session.Session, endpoint: str) -> None:
