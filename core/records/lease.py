@@ -202,7 +202,7 @@ class ProcessLeases:
 
     @contextlib.contextmanager
     def hold(self, location: Location, artifacts: ArtifactsSection, wait: bool = False) -> Iterator[Lease]:
-        """See `hold`."""
+        """The lease of the run at `location`, taken at the start of the block and given back at its end."""
         uri = _absolute(location)
         if uri in self._by_run:
             yield self._by_run[uri]
