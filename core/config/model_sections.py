@@ -1,0 +1,55 @@
+"""Settings of the models: the autoencoder, the UNet and its noise schedule."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from core.config.effects import InputFile, Results, Speed
+from core.inputs.places import Place
+from core.inputs.section import NUMBER, Channels, Few, Halvings, Level, Section, ShareOrNone
+
+
+class AutoencoderSection(Section):
+    checkpoint: InputFile[Place | None] = None
+    frozen: Results[Literal[True]] = True
+    latent_channels: Results[Channels] = 16
+    base_channels: Results[Channels] = 32
+    downsampling_steps: Results[Halvings] = 4
+    max_channels: Results[Channels] = 256
+
+
+class UNetSection(Section):
+    type: Results[Literal["UNet2DModel"]] = "UNet2DModel"
+    in_channels: Results[Channels] = 16
+    out_channels: Results[Channels] = 16
+    base_channels: Results[Channels] = 128
+    depth: Results[Halvings] = 4
+    num_res_blocks: Results[Few] = 2
+    time_dim: Results[Channels | None] = None
+    norm_groups: Results[Channels] = 8
+    dropout: Results[ShareOrNone] = 0.2
+    attention_at: Results[tuple[Level, ...]] = Field((), description="levels (0 = finest) with self-attention")
+    mid_attention: Results[bool] = False
+    gradient_checkpointing: Speed[bool] = Field(
+        False, description="compute activations again in the backward pass instead of keeping them"
+    )
+    cond_channels: Results[Literal[0]] = 0
+    fusion_mode: Results[Literal["none"]] = "none"
+
+    @model_validator(mode="after")
+    def _shapes_agree(self) -> "UNetSection":
+        if self.in_channels != self.out_channels:
+            raise ValueError(f"in_channels {self.in_channels} and out_channels {self.out_channels} must be equal")
+        if self.base_channels % self.norm_groups:
+            raise ValueError(f"base_channels {self.base_channels} must be a multiple of norm_groups {self.norm_groups}")
+        if self.attention_at and max(self.attention_at) >= self.depth:
+            raise ValueError(f"attention_at {list(self.attention_at)}: levels are 0 to {self.depth - 1} (depth - 1)")
+        return self
+
+
+class SchedulerSection(Section):
+    type: Results[Literal["CosineScheduler", "LinearScheduler"]] = "CosineScheduler"
+    num_steps: Results[Annotated[int, NUMBER, Field(ge=2, le=10_000)]] = 500
+    prediction_type: Results[Literal["epsilon", "v_prediction"]] = Field(
+        "epsilon", description="what the UNet predicts; losses and samplers use the noise that follows from it"
+    )

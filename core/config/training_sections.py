@@ -1,0 +1,88 @@
+"""Settings of the training of the diffusion stages and of the autoencoder."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from core.config.effects import Output, Results, Speed
+from core.config.loss_sections import LossSection
+from core.inputs.section import (
+    NUMBER,
+    Batch,
+    Epochs,
+    Factor,
+    Few,
+    LearningRate,
+    Section,
+    Seed,
+    Share,
+    ShareOrNone,
+    UpdateSteps,
+    Weight,
+)
+
+
+class DecaySection(Section):
+    type: Results[Literal["cosine"]] = "cosine"
+
+
+class OptimizationSection(Section):
+    """What every diffusion stage is trained with."""
+
+    epochs: Results[Epochs] = 50
+    batch_size: Results[Batch] = 64
+    learning_rate: Results[LearningRate] = 0.00003
+    warmup_steps: Results[UpdateSteps] = 0
+    scheduler: DecaySection | None = Field(None, description="cosine: the learning rate falls to 0 over `epochs`")
+    optimizer: Results[Literal["AdamW"]] = "AdamW"
+    weight_decay: Results[Weight] = 0.1
+    max_grad_norm: Results[Factor | None] = 0.5
+    ema_decay: Results[ShareOrNone] = 0.999
+    eval_interval: Results[Epochs] = 5
+    sample_interval: Output[Epochs] = 10
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name.lower()):
+        raise ValueError(f"{name!r} is not a device: write auto, cpu, cuda or cuda:NUMBER")
+    return name.lower()
+
+
+class TrainingSection(OptimizationSection):
+    seed: Results[Seed] = 42
+    train_split: Results[Share] = 0.8
+    split_seed: Results[Seed] = 42
+    num_workers: Speed[Annotated[int, NUMBER, Field(ge=0, le=256)]] = Field(
+        8, description="threads that read pictures ahead of the encoder; 0: none"
+    )
+    shuffle: Results[bool] = True
+    save_interval: Output[Epochs] = Field(99999, description="epochs between kept epoch_NNN checkpoints")
+    latest_interval: Output[Epochs] = Field(1, description="epochs between writes of the resumable checkpoint")
+    accumulation_steps: Speed[Few] = Field(
+        1, description="micro-batches into which each process splits its share of a batch"
+    )
+    use_amp: Results[bool] = True
+    device: Speed[Annotated[str, AfterValidator(_device)]] = "auto"
+    loss: LossSection = LossSection()
+
+
+class AutoencoderTrainingSection(Section):
+    epochs: Results[Epochs] = 50
+    batch_size: Results[Batch] = 16
+    learning_rate: Results[LearningRate] = 0.0001
+    weight_decay: Results[Weight] = 0.01
+    segmentation_weight: Results[Weight] = 0.2
+    latent_noise: Results[Weight] = Field(
+        0.1, description="standard deviation of the noise added to the latent in training"
+    )
+
+
+class PrerequisitesSection(Section):
+    """How to make what Stage 3 starts from, where the config names no checkpoints."""
+
+    seed: Results[Seed] = 42
+    loss: LossSection = LossSection()
+    autoencoder: AutoencoderTrainingSection | None = AutoencoderTrainingSection()
+    stage1: OptimizationSection | None = OptimizationSection(epochs=500, learning_rate=0.0002)
+    stage2: OptimizationSection | None = OptimizationSection(epochs=100, learning_rate=0.00005)
