@@ -162,12 +162,7 @@ class ExperimentConfig(Section):
         data = self.model_dump()
         for key, value in values.items():
             set_value(data, key, value)
-        return validated(data, self.experiment.name)
-
-
-def validated(data: dict[str, Any], source: str) -> ExperimentConfig:
-    """The config that `data` holds; InputError in one line, with the name of its `source`, for a wrong key or value."""
-    try:
-        return ExperimentConfig.model_validate(data)
-    except ValidationError as error:
-        raise InputError(f"config {source}: {first_problem(error, ExperimentConfig)}") from None
+        try:
+            return ExperimentConfig.model_validate(data)
+        except ValidationError as error:
+            raise InputError(f"config {self.experiment.name}: {first_problem(error, ExperimentConfig)}") from None

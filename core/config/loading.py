@@ -2,35 +2,41 @@
 
 from collections.abc import Sequence
 
-from core.config.experiment import ExperimentConfig, validated
-from core.inputs.config_keys import set_value
-from core.inputs.places import Location, expanded, is_remote
-from core.inputs.yaml_text import LARGEST_FILE, read_yaml, write_yaml
+from pydantic import ValidationError
+
+from core.config.experiment import ExperimentConfig
+from core.config.extends import EXTENDS, ConfigFile, file_with, merged, read_files
+from core.inputs.config_keys import first_problem, set_value
+from core.inputs.places import Location, expanded
+from core.inputs.yaml_text import read_yaml, write_yaml
 from core.runtime.errors import InputError
-from core.runtime.files import open_input
-from core.storage.opening import open_store
-from core.storage.store import split_location
 
 
 def load_config(path: Location, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Config read from the YAML file at `path`, local or s3://, with `key.path=value` overrides applied.
+    """Config of the YAML file at `path`, local or s3://, and the files it extends, with `key.path=value` overrides.
 
-    Raises InputError, in one line, for a missing or unreadable file, an unknown key (with the nearest valid
-    one) or a value of the wrong type or range.
+    Raises InputError, in one line, for a missing or unreadable file, an unknown key (with the nearest valid one) or a
+    value of the wrong type or range.
     """
     try:
         path = expanded(path)
     except ValueError as error:
         raise InputError(f"config {error}") from None
-    data = read_yaml(_config_text(path), f"config {path}", "mend the file")
-    if not isinstance(data, dict):
-        raise InputError(f"config {path} holds no mapping of sections: see configs/demo.yaml")
+    files = read_files(path)
+    data, overridden = merged(files), []
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise InputError(f"--set {override}: write it as key.path=value")
+        if key.strip() == EXTENDS:
+            raise InputError(f"--set {override}: only a file can extend another: write it there")
         set_value(data, key.strip(), read_yaml(value, f"--set {override}: the value", "mend the value"))
-    return validated(data, str(path))
+        overridden.append(key)
+    try:
+        return ExperimentConfig.model_validate(data)
+    except ValidationError as error:
+        source = _source_of(error, files, overridden)
+        raise InputError(f"config {source}: {first_problem(error, ExperimentConfig)}") from None
 
 
 def config_bytes(config: ExperimentConfig) -> bytes:
@@ -38,12 +44,11 @@ def config_bytes(config: ExperimentConfig) -> bytes:
     return write_yaml(config.model_dump(mode="json"))
 
 
-def _config_text(path: Location) -> bytes:
-    if not is_remote(path):
-        with open_input(path, "config") as file:
-            return file.read(LARGEST_FILE + 1)
-    folder, name = split_location(path)
-    there = open_store(folder).read(name)
-    if there is None:
-        raise InputError(f"config {path} does not exist: give the address of a YAML file")
-    return there.data
+def _source_of(error: ValidationError, files: Sequence[ConfigFile], overridden: Sequence[str]) -> str:
+    """Path of the file with the wrong key or value; of the first file for one that an override set."""
+    key = error.errors(include_url=False)[0]["loc"]
+    dotted = ".".join(str(part) for part in key)
+    given = [".".join(part.strip() for part in one.split(".")) for one in overridden]
+    if any(f"{dotted}.".startswith(f"{one}.") for one in given):
+        return files[0].path
+    return file_with(key, files)

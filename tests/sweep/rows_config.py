@@ -118,6 +118,15 @@ ROWS = [
         lambda ground: load_config("$UNDEFINED_OF_SWEEP/c.yaml"),
         ("$UNDEFINED_OF_SWEEP is not set",),
     ),
+    Row(
+        "config",
+        "extends a file that does not exist",
+        _file("audit: null", "audit: null\nextends: nowhere.yaml"),
+        ("given.yaml: extends", "nowhere.yaml does not exist"),
+    ),
+    Row("config", "extends itself", _file("audit: null", "audit: null\nextends: given.yaml"), ("in a circle",)),
+    Row("config", "extends: 5", _file("audit: null", "audit: null\nextends: 5"), ("path of a YAML file, got 5",)),
+    Row("--set", "extends=a.yaml", _set("extends=a.yaml"), ("only a file can extend another",)),
     # Values that YAML cannot make.
     Row(
         "config",
