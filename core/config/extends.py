@@ -91,18 +91,18 @@ def _extended(path: str, named: Any) -> str | None:
     if not isinstance(named, str):
         raise InputError(f"config {path}: {EXTENDS}: should be the path of a YAML file, got {shown_value(named)}")
     try:
-        named = expanded(named)
+        other = expanded(named)
     except ValueError as error:
         raise InputError(f"config {path}: {EXTENDS}: {error}") from None
-    if is_remote(named) or os.path.isabs(named):
-        return named
+    if is_remote(other) or os.path.isabs(other):
+        return other
     folder, _ = split_location(path)
     if not is_remote(path):
-        return os.path.join(folder, named)
+        return os.path.join(folder, other)
     bucket = folder.removeprefix("s3://").partition("/")[0]
-    beside = posixpath.normpath(posixpath.join(folder.removeprefix("s3://"), named))
+    beside = posixpath.normpath(posixpath.join(folder.removeprefix("s3://"), other))
     if not beside.startswith(f"{bucket}/"):
-        raise InputError(f"config {path}: {EXTENDS}: {named} is outside the bucket: write its s3:// address")
+        raise InputError(f"config {path}: {EXTENDS}: {other} is outside the bucket: write its s3:// address")
     return f"s3://{beside}"
 
 

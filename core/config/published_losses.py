@@ -1,4 +1,4 @@
-"""The two ways in which published configs write `training.loss`, read as one."""
+"""Published configs write `training.loss` as a single loss or as a list; both are read as the maps used here."""
 
 from typing import Any
 
@@ -6,13 +6,15 @@ _KINDS = {kind.lower(): kind for kind in ("MSELoss", "SemanticLoss", "Discrimina
 
 
 def with_one_loss_form(data: dict[str, Any]) -> dict[str, Any]:
-    """`data` with a published list or single loss rewritten to the `noise_loss`/`semantic_loss` maps.
+    """`data` with a published list or single loss rewritten to the `noise_loss` and `semantic_loss` maps.
 
-    Raises ValueError for a loss of another kind, one given twice, and keys that would have no effect.
+    Raises ValueError for a loss of an unknown type, a loss given twice, and keys that would have no effect.
     """
     training, discriminator = data.get("training"), data.get("discriminator") or {}
     loss = training.get("loss") if isinstance(training, dict) else None
-    if not isinstance(loss, dict) or "type" not in loss or not isinstance(discriminator, dict):
+    if not isinstance(training, dict) or not isinstance(loss, dict) or "type" not in loss:
+        return data
+    if not isinstance(discriminator, dict):
         return data
     entries = _entries(loss)
     maps: dict[str, Any] = {"semantic_loss": None}
@@ -34,8 +36,8 @@ def with_one_loss_form(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _entries(loss: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The losses by their kind."""
-    listed = [loss]
+    """The losses by type."""
+    listed: Any = [loss]
     if str(loss["type"]).lower() == "compositeloss":
         _require_known(loss, "CompositeLoss", "type", "losses")
         listed = loss.get("losses")
