@@ -840,7 +840,7 @@ def test_results_of_other_settings_are_refused_and_those_of_the_same_left_alone(
         said = [options["output_dir"], f"now it is {value}", "choose another folder"]
         refused(command, options | {name: value}, f"{name} ", *said)
         assert run(command, options)["output_dir"] == str(options["output_dir"])
-        assert "done already" in capsys.readouterr().err
+        assert "already done" in capsys.readouterr().err
         assert states(options["output_dir"]) == before
     folder = generated["output_dir"] / "bad_latents"
     refused(retrain_discriminator, retrained | {"fake_latents": folder}, "input fake", "choose another folder")
@@ -851,7 +851,7 @@ def test_results_of_other_settings_are_refused_and_those_of_the_same_left_alone(
 def test_a_damaged_record_is_named(refused, retrained, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(retrained["output_dir"], folder)
-    for content, cause in (("{", "no JSON"), ("[]", "valid dictionary"), ("{}", "outputs: is missing")):
+    for content, cause in (("{", "not JSON"), ("[]", "valid dictionary"), ("{}", "outputs: is missing")):
         (folder / "stage.json").write_text(content)
         options = retrained | {"output_dir": folder}
         # Not to remove anything: the stage may have taken days, and the record may be another program's.

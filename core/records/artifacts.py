@@ -1,31 +1,31 @@
-"""Where artefacts live below `artifacts.root`, under names a person understands."""
+"""Names and addresses of artefacts below `artifacts.root`, in words that a person understands."""
 
 import re
 
 from core.config.schema import ExperimentConfig
 from core.storage.store import join
 
-# The records: of a finished stage, of a finished round, of a run that was begun.
+# Records: of a finished stage, of a finished round, of a run that was started.
 RECORD_NAME, ROUND_RECORD, RUN_RECORD = "stage.json", "round.json", "run.json"
-# In the folder of a run or round: its config, a person's answer, whether its events were sent, its report.
+# In the folder of a run or round: its config, a person's decision, whether its events were sent, its report.
 CONFIG_NAME, DECISION_NAME, ANNOUNCED_NAME, REPORT_NAME = (
     "config.yaml",
     "decision.json",
     "announced.json",
     "report.html",
 )
-# In a stage's folder until it is finished: its resumable states, and the names of the files that it publishes.
+# In the folder of an unfinished stage: its resumable states, and the names of the files that it publishes.
 STATE_FOLDER, PUBLISHING_NAME = "state", "publishing.json"
-# In the folder of a run, or of the prerequisites: who works on it.
+# In the folder of a run or of the prerequisites: which process works on it.
 LEASE_NAME = "lease.json"
-# In a folder of the user's: what a command made there.
+# In a user's folder: the files that a command made there.
 MADE_NAME = "made.json"
-# In the folder of states: bad latents by parts.
+# In the folder of states: the parts of the bad latents.
 PARTS_FOLDER = "parts"
-# In the run's folder: Stage 3 continued by hand, outside any round.
+# In the run's folder: Stage 3 continued by continue-stage-3 alone, outside any round.
 STAGE3_FOLDER = "stage3"
 
-# Of a state: the lease's token and the state's number; of a part of bad latents: the first and the last but one.
+# In the name of a state: the lease's token and the state's number. Of a part of bad latents: its first, and the next's.
 POSITION = "[0-9]{6,12}-[0-9]{6,12}"
 _PART = re.compile(rf"bad_latents_{POSITION}\.(json|pt)")
 _SNAPSHOT_FILE = re.compile(rf"{POSITION}(\.json|/.+)")
@@ -48,18 +48,18 @@ def is_part_name(name: str) -> bool:
 
 
 def is_snapshot_file(name: str) -> bool:
-    """Whether a file of this name below a stage's `state/` is a state or of one: `{token}-{number}.json`, and files."""
+    """Whether a file of this name below `state/` is a state's record, `{token}-{number}.json`, or one of its files."""
     return _SNAPSHOT_FILE.fullmatch(name) is not None
 
 
 def is_state_file(name: str) -> bool:
-    """Whether we give such a name to a file below a stage's `state/`."""
+    """Whether a file of this name below a stage's `state/` is one of ours."""
     folder, _, part = name.partition("/")
     return is_snapshot_file(name) or name == PUBLISHING_NAME or (folder == PARTS_FOLDER and bool(_PART.fullmatch(part)))
 
 
 def is_stage_folder(path: str) -> bool:
-    """Whether a path ends like the folder of a round's stage, or of a prerequisite."""
+    """Whether a path ends like the folder of a stage of a round or of the prerequisites."""
     return _STAGE_FOLDER.search(path) is not None
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from core.records.artifacts import MADE_NAME
-from core.records.record_forms import MADE_BY, RecordError, parse_record
+from core.records.json_forms import MADE_BY
+from core.records.record_forms import RecordError, parse_record
 from core.runtime.files import save_json
 from core.runtime.scratch import is_free_partial, partial_of
 from core.storage.foreign_files import foreign_file_error, matches, names_below

@@ -1,4 +1,8 @@
-"""Records: the small file that ends a finished stage or round and says what it was made from."""
+"""Stage records: a small JSON file marks a stage as finished and names its inputs, settings, outputs and metrics.
+
+`difference` decides whether a finished stage is the wanted one. It compares the record with the provenance: the inputs
+and settings that the stage would be made from now.
+"""
 
 import contextlib
 import importlib.metadata
@@ -9,8 +13,9 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from core.inputs.places import Location, is_remote
 from core.records.artifacts import PUBLISHING_NAME, RECORD_NAME, STATE_FOLDER
 from core.records.lease import publishing_store
 from core.records.ownership import OwnFiles, all_names, require_only_own
@@ -21,30 +26,22 @@ from core.runtime.errors import InputError
 from core.runtime.files import open_input, require_writable
 from core.storage.foreign_files import foreign_file_error
 from core.storage.opening import open_store
-from core.storage.store import (
-    ArtifactsSection,
-    Entry,
-    Location,
-    Store,
-    cache_folder,
-    is_remote,
-    join,
-    replace,
-    split_location,
-)
+from core.storage.store import ArtifactsSection, Entry, Store, cache_folder, join, replace, split_location
 
 log = logging.getLogger(__name__)
 
-# The settings that choose where a stage is.
+# The settings that choose the folder of a stage.
 STAGE_PLACE = "folder (--output_dir, experiment.save_path or artifacts.root)"
 _PACKAGES = ("torch", "diffusers", "lpips", "prefect", "pandas", "numpy", "boto3")
-# Folders above a file that are searched for the record that vouches for it.
+# How many folders above a file are searched for a record that names it.
 _FOLDERS_ABOVE = 3
 
-# Settings whose own keys are the user's: one that is gone is a difference.
+# Settings whose keys the user chooses. Only among these a removed key is a difference.
 KEYS_OF_THE_USER = ("dataset.filters",)
 
 Inputs = Mapping[str, Location]
+Record = dict[str, Any]
+Work = Callable[[Workspace, Mapping[str, Path]], dict[str, Any]]
 
 
 def run_stage(
@@ -52,15 +49,15 @@ def run_stage(
     location: Location,
     inputs: Inputs,
     settings: Mapping[str, Any],
-    work: Callable[[Workspace, Mapping[str, Path]], dict[str, Any]],
+    work: Work,
     artifacts: ArtifactsSection | None = None,
-) -> dict[str, Any]:
-    """Record of the stage at `location`: the one that is there, or a new one once `work` has made its files.
+) -> Record:
+    """Record of the stage at `location`: the existing one, or a new one after `work` has made the stage's files.
 
-    `work` gets the folder to fill and a local path of every input, and returns the stage's metrics. After a
-    crash it finds its newest state in the folder and goes on from it. Raises InputError if the same stage is there
-    made from other inputs or settings, naming the difference, or if an input is not what its record says.
-    Of several processes the first reads, prepares and publishes; the others do the work with it, in its folder.
+    `work` gets the folder to fill and a local path of every input, and returns the stage's metrics. After a crash it
+    finds the newest state in the folder and continues from it. Raises InputError, which names the difference, if the
+    stage exists and was made from other inputs or settings, and if an input differs from its own record.
+    Of several processes the first one reads, prepares and publishes. The others only work, in the same folder.
     """
     if distributed.rank() > 0:
         return _work_along(work)
@@ -70,8 +67,9 @@ def run_stage(
     record = read_record(store, RECORD_NAME)
     if record is not None:
         refuse_difference(record, provenance, store.uri)
-        log.info("%s: done already (%s)", stage, store.uri)
-        return distributed.from_first((record, None, None))[0]
+        log.info("%s: already done (%s)", stage, store.uri)
+        distributed.from_first(_Start(record=record))
+        return record
     distributed.require_joined(stage)
     require_only_own(store, OwnFiles(store).is_of_open_stage, STAGE_PLACE)
     if not is_remote(store.uri):
@@ -79,12 +77,13 @@ def run_stage(
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(workspace_folder(store, cache_folder(artifacts)))
-        workspace = stack.enter_context(StoredWorkspace(folder, store, provenance, artifacts))
+        workspace = StoredWorkspace(folder, store, provenance, artifacts)
+        stack.enter_context(workspace)
         progress = workspace.restore(lambda state: refuse_difference(state, provenance, join(store.uri, STATE_FOLDER)))
         if progress is not None:
-            log.info("%s: going on from %s", stage, progress)
+            log.info("%s: continuing from %s", stage, progress)
         paths = {name: local_path(path) for name, path in inputs.items()}
-        distributed.from_first((None, folder, paths))
+        distributed.from_first(_Start(folder, paths))
         metrics = work(workspace, paths)
         workspace.settle()
         outputs = _publish(store, folder)
@@ -99,10 +98,18 @@ def run_stage(
     return distributed.from_first(record)
 
 
-def _publish(store: Store, folder: Path) -> dict[str, Entry]:
-    """What the files of `folder` are, once they are in the store; InputError if a file of the user's is in their place.
+class _Start(NamedTuple):
+    """What the first process tells the others: where to work, or the record of a finished stage."""
 
-    Their names are noted there first: a process that dies meanwhile leaves files that are known for ours.
+    folder: Path = Path()
+    paths: Mapping[str, Path] = {}
+    record: Record | None = None
+
+
+def _publish(store: Store, folder: Path) -> dict[str, Entry]:
+    """Upload the files of `folder`; size and sha256 of each. InputError if the user has a file of one of their names.
+
+    Their names are written first, so that files of a process that dies meanwhile are known as ours.
     """
     names = [path.relative_to(folder).as_posix() for path in stage_files(folder)]
     own_files, states = OwnFiles(store), store.below(STATE_FOLDER)
@@ -115,19 +122,20 @@ def _publish(store: Store, folder: Path) -> dict[str, Entry]:
     return store.upload(folder, names)
 
 
-def _work_along(work: Callable[[Workspace, Mapping[str, Path]], dict[str, Any]]) -> dict[str, Any]:
-    """Record of the stage that the first process finds finished, or publishes once all have worked on it."""
-    record, folder, paths = distributed.from_first((None, None, None))
-    if record is not None:
-        return record
-    work(WatchedWorkspace(folder), paths)
-    return distributed.from_first(record)
+def _work_along(work: Work) -> Record:
+    """Record of the stage that the first process finds finished, or publishes after all have worked on it."""
+    start = distributed.from_first(_Start())
+    if start.record is not None:
+        return start.record
+    work(WatchedWorkspace(start.folder), start.paths)
+    published: Record = {}
+    return distributed.from_first(published)
 
 
-def provenance_of(stage: str, inputs: Inputs, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that is known beforehand: stage, input files with size and sha256, settings.
+def provenance_of(stage: str, inputs: Inputs, settings: Mapping[str, Any]) -> Record:
+    """What a stage is made from, as its record names it: stage, input files with size and sha256, settings.
 
-    Raises InputError for an input that is missing, or not what the record of its stage says.
+    Raises InputError for an input that is missing, or that differs from the record of its own stage.
     """
     return {
         "stage": stage,
@@ -138,12 +146,12 @@ def provenance_of(stage: str, inputs: Inputs, settings: Mapping[str, Any]) -> di
 
 def describe_input(location: Location, name: str) -> dict[str, Any]:
     """Path, size and sha256 of the input file called `name`."""
-    recorded = _vouched_for(location)
+    recorded = _recorded(location)
     if recorded is None:
         entry = open_store(split_location(location)[0]).measure(split_location(location)[1])
         if entry is None:
             if not is_remote(location):
-                open_input(location, f"{name} input").close()  # says what it is, if it is there
+                open_input(location, f"{name} input").close()  # raises for a folder, a device and the like
             raise InputError(f"{name} input {location} does not exist: give the path of an existing file")
     else:
         store, file, entries = recorded
@@ -154,10 +162,10 @@ def describe_input(location: Location, name: str) -> dict[str, Any]:
 
 
 def local_path(location: Location) -> Path:
-    """Path on this machine of a file, downloaded first if it is in a bucket; a manifest with the files it names."""
+    """Path of a file on this machine; from a bucket it is downloaded, a manifest with the files that it names."""
     if not is_remote(location):
         return Path(location)
-    recorded = _vouched_for(location)
+    recorded = _recorded(location)
     if recorded is not None:
         store, file, entries = recorded
         return store.fetch(_needed(file, entries)) / file
@@ -170,8 +178,8 @@ def local_path(location: Location) -> Path:
 
 
 def recorded_names(location: Location) -> list[str] | None:
-    """Names of the files directly in the folder at `location` that its stage's record vouches for; None without one."""
-    recorded = _vouched_for(join(location, "*"), any_name=True)
+    """Names of the files directly in the folder at `location` that its stage's record names; None without a record."""
+    recorded = _recorded(join(location, "*"), any_name=True)
     if recorded is None:
         return None
     _, name, entries = recorded
@@ -181,12 +189,15 @@ def recorded_names(location: Location) -> list[str] | None:
 
 
 def _needed(file: str, entries: Mapping[str, Entry]) -> Mapping[str, Entry]:
-    """The entries to read for `file`: what a manifest names lies beside it."""
+    """The entries to fetch for `file`: all of them for a manifest, which names files beside it."""
     return entries if file.endswith(".csv") else {file: entries[file]}
 
 
-def _vouched_for(location: Location, any_name: bool = False) -> tuple[Store, str, Mapping[str, Entry]] | None:
-    """The recorded folder that the file belongs to, the file's name in it and all the record's entries."""
+def _recorded(location: Location, any_name: bool = False) -> tuple[Store, str, Mapping[str, Entry]] | None:
+    """The folder of the stage whose record names the file, the file's name in it and all entries of the record.
+
+    None if no record names it. With `any_name`, a record in one of the folders above is enough.
+    """
     folder, name = split_location(location)
     for _ in range(_FOLDERS_ABOVE):
         store = open_store(folder)
@@ -202,19 +213,19 @@ def _vouched_for(location: Location, any_name: bool = False) -> tuple[Store, str
 
 
 def difference(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> str | None:
-    """First input or setting of `provenance` in which `record` was made otherwise, in words; None if there is none.
+    """The first input or setting that differs between `record` and `provenance`, in words; None if none differs.
 
-    Inputs and settings that `provenance` does not have count for nothing: older records name settings without effect.
+    Only inputs and settings of `provenance` are compared: older records also name settings that affect no result.
     """
     differences = list(_differences("", _comparable(record), _comparable(provenance)))
-    # What the record does not know may be new; what it says otherwise is sure.
+    # A setting that the record lacks may be new in this version. One with another value was changed: name it first.
     for key, before, now in sorted(differences, key=lambda found: (found[1] is None, found[0])):
         return f"{key} {before}, now it is {now}"
     return None
 
 
 def refuse_difference(record: Mapping[str, Any], provenance: Mapping[str, Any], location: str) -> None:
-    """Raise InputError if `record` at `location` was made from something else, or does not say of what stage it is."""
+    """Raise InputError if `record` at `location` differs from `provenance` or names no stage."""
     if not record.get("stage"):
         raise InputError(
             f"record {location}/{RECORD_NAME} does not say what it was made from: choose another folder "
@@ -227,17 +238,18 @@ def refuse_difference(record: Mapping[str, Any], provenance: Mapping[str, Any], 
         )
 
 
-def read_record(store: Store, name: str) -> dict[str, Any] | None:
-    """The record called `name`, None if there is none; RecordError if it is of another form."""
+def read_record(store: Store, name: str) -> Record | None:
+    """The record called `name`; None if there is none, RecordError if it does not have the form of a record."""
     there = store.read(name)
     return None if there is None else parse_record(there.data, store.uri, name)
 
 
 def entry_of(record: Mapping[str, Any], name: str, location: Location) -> Entry:
-    """What the record of the stage at `location` says of its file; RecordError if it does not name it."""
-    if name not in record["outputs"]:
+    """Size and sha256 of a file, from the record of its stage at `location`; RecordError if the record lacks it."""
+    outputs: Mapping[str, Entry] = record["outputs"]
+    if name not in outputs:
         raise RecordError(f"record {location}/{RECORD_NAME} does not name {name}: put back a copy of the record")
-    return record["outputs"][name]
+    return outputs[name]
 
 
 def create_record(record: Mapping[str, Any], store: Store, name: str) -> None:
@@ -251,12 +263,12 @@ def _written_meanwhile(store: Store, name: str) -> InputError:
 
 
 def record_bytes(record: Mapping[str, Any]) -> bytes:
-    """The file of a record."""
+    """The bytes of a record's file."""
     return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
 
 
 def code_version() -> dict[str, Any]:
-    """Python and package versions, and the git commit this package runs from, if it does."""
+    """Versions of Python and packages, and the git commit of the checkout that this package runs from, if any."""
     versions: dict[str, Any] = {"python": platform.python_version()}
     for package in _PACKAGES:
         versions[package] = importlib.metadata.version(package)
@@ -273,13 +285,14 @@ def code_version() -> dict[str, Any]:
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage was made from; files count by content, not by where they lie."""
+    """The inputs and settings to compare; files count by content, not by path."""
     inputs = {f"input {name}": entry["sha256"][:12] for name, entry in record.get("inputs", {}).items()}
-    return record.get("settings", {}) | inputs | {"stage": record.get("stage")}
+    settings: dict[str, Any] = record.get("settings", {})
+    return settings | inputs | {"stage": record.get("stage")}
 
 
 def _differences(prefix: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Key, value before and value now of everything in `now` that is otherwise in `before`."""
+    """Dotted key, value before and value now of every value in `now` that differs from the one in `before`."""
     if isinstance(now, dict) and now and prefix not in KEYS_OF_THE_USER and isinstance(before, dict | None):
         for key, value in now.items():
             yield from _differences(f"{prefix}.{key}" if prefix else key, (before or {}).get(key), value)

@@ -96,7 +96,7 @@ def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(
     for task in ("continue-stage-3", "report-round"):
         assert prefect.completed_tasks(tiny, task) == 3, task
     again = prefect.runs_tagged(tiny, "round:2")[1:]
-    prefect.until(lambda: "stage3: going on from epoch" in prefect.logs(*again), "Stage 3 began anew")
+    prefect.until(lambda: "stage3: continuing from epoch" in prefect.logs(*again), "Stage 3 began anew")
     told = [event["payload"]["round"] for event in prefect.until(lambda: three_told(prefect, tiny), "no third event")]
     assert told == [1, 2, 3]
     named = prefect.client.read_flow_run(second.id)
@@ -135,7 +135,7 @@ def test_a_running_stage_shows_progress_and_a_cancelled_one_goes_on_where_it_was
     assert training_stage3(tiny, 1)
     again = prefect.finished(prefect.start(NEXT, tiny, overrides=overrides), seconds=400)
     assert again.state.is_completed() and rounds_done(tiny) == ["round-01"]
-    prefect.until(lambda: "stage3: going on from epoch" in prefect.logs(again), "it began anew")
+    prefect.until(lambda: "stage3: continuing from epoch" in prefect.logs(again), "it began anew")
     assert prefect.completed_tasks(tiny, "retrain-discriminator") == 2  # the second found it done
 
 

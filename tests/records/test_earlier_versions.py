@@ -104,7 +104,7 @@ def test_the_next_round_starts_from_the_finished_one(server, finished):
 def test_an_interrupted_stage_continues_from_its_state(interrupted, caplog):
     with caplog.at_level(logging.INFO, logger="core"):
         record = make_prerequisite("stage1", load_config("tiny.yaml"))
-    assert "going on from epoch 1" in caplog.text
+    assert "continuing from epoch 1" in caplog.text
     assert record["metrics"]["epoch"] == 3
     rows = (interrupted / "artifacts/prerequisites/stage1/stage1_metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2", "3"]

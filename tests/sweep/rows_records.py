@@ -92,16 +92,16 @@ def _without(record: dict[str, Any], key: str) -> dict[str, Any]:
 
 # The record's file, what it is, its content, and the words of the line besides the file's name.
 WRONG: list[tuple[str, str, Any, tuple[str, ...]]] = [
-    *((name, "an empty file", b"", ("no JSON",)) for name in _FORMS),
+    *((name, "an empty file", b"", ("not JSON",)) for name in _FORMS),
     *((name, "{}", {}, ("is missing",)) for name in _FORMS),
     *((name, "a list", [], ("dictionary",)) for name in _FORMS),
     ("run.json", "null", b"null", ("dictionary",)),
     ("lease.json", "null", b"null", ("dictionary",)),
     ("run.json", "nested too deeply", b"[" * 100_000, ("nested too deeply",)),
-    ("stage.json", "half a record", json.dumps(STAGE)[:40], ("no JSON",)),
-    ("stage.json", "other characters", b"\xff\xfe\xff", ("no JSON",)),
-    ("stage.json", "NaN", json.dumps(STAGE | {"seconds": float("nan")}), ("no JSON",)),
-    ("stage.json", "a number of 5,000 digits", b'{"outputs": {}, "seconds": ' + b"9" * 5000 + b"}", ("no JSON",)),
+    ("stage.json", "half a record", json.dumps(STAGE)[:40], ("not JSON",)),
+    ("stage.json", "other characters", b"\xff\xfe\xff", ("not JSON",)),
+    ("stage.json", "NaN", json.dumps(STAGE | {"seconds": float("nan")}), ("not JSON",)),
+    ("stage.json", "a number of 5,000 digits", b'{"outputs": {}, "seconds": ' + b"9" * 5000 + b"}", ("not JSON",)),
     ("run.json", "another tool's", {"run_id": "7f", "status": "FINISHED", "metrics": {}}, ("experiment",)),
     ("run.json", "a name that leads elsewhere", RUN | {"experiment": "../b"}, ("experiment",)),
     ("run.json", "a parent in words", RUN | {"parent": "round-01"}, ("parent",)),
@@ -393,7 +393,7 @@ ROWS = [
         lambda ground: read_decision(
             ground.config.with_values({"artifacts.root": _root(ground, {"tiny/round-01/decision.json": {}})}), 1
         ),
-        ("decision.json", "answer", "be asked again"),
+        ("decision.json", "answer", "you are asked again"),
     ),
     *(Row(name, given, _special(name, make, read), (name, *words)) for name, given, make, read, words in SPECIAL),
     *(Row("status", given, _status(files, *words), meaning=meaning) for given, files, words, meaning in SHOWN),
