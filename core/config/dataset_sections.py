@@ -10,6 +10,8 @@ from core.inputs.section import NUMBER, Name, Samples, Section, Seed, Side, plai
 
 
 class OutputsSection(Section):
+    """Columns of the manifest."""
+
     latent: Results[Name] = "latent_path"
     rgb: Results[Name] = "layout_path"
     segmentation: Results[Name] = "layout_path"
@@ -42,6 +44,8 @@ class SyntheticSection(Section):
 
 
 class DatasetSection(Section):
+    """The layouts: a manifest or generated ones, which rows of it, and their working size."""
+
     manifest: InputFile[Place | None] = None
     # Generated layouts count by their content, as the user's manifest does.
     synthetic: InputFile[SyntheticSection | None] = None

@@ -20,6 +20,8 @@ from core.inputs.section import (
 
 
 class TrajectorySection(Section):
+    """States of the model's own sampling trajectories, kept for the adversarial term."""
+
     num_samples: Results[Samples] = Field(1024, description="trajectories cached at the start of a round")
     states: Results[Steps] = Field(4, description="random states kept of each trajectory")
     num_steps: Results[Steps] = 50
@@ -34,6 +36,8 @@ class TrajectorySection(Section):
 
 
 class DiscriminatorSection(Section):
+    """The adversarial term of Stage 3 and its discriminator."""
+
     checkpoint: InputFile[Place | None] = None
     weight: Results[Weight] = Field(0.1, description="weight of the adversarial term; the cap of the balanced weight")
     balance: Annotated[Results[Factor | None], OnlyWith("form", ("renoise", "x0_prediction", "draft_k", "ddo"))] = (

@@ -42,6 +42,8 @@ def _run_name(name: str) -> str:
 
 
 class ExperimentSection(Section):
+    """The experiment's name and stage."""
+
     name: Results[Annotated[str, AfterValidator(_run_name)]]
     save_path: Output[Place | None] = Field(
         None, description="folder of continue-stage-3; {artifacts.root}/{name}/stage3 if empty"
@@ -51,6 +53,8 @@ class ExperimentSection(Section):
 
 
 class DiffusionSection(Section):
+    """Checkpoints of the diffusion stages to start from."""
+
     stage1_checkpoint: Place | None = None
     stage2_checkpoint: Place | None = None
     stage3_checkpoint: Place | None = Field(

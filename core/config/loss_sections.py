@@ -10,6 +10,8 @@ from core.inputs.section import Section, ShareOrAll, Weight
 
 
 class NoiseLossSection(Section):
+    """Mean squared error of the predicted noise."""
+
     type: Results[Literal["MSELoss"]] = "MSELoss"
     key: Results[Literal["pred_noise"]] = "pred_noise"
     target: Results[Literal["noise"]] = "noise"
@@ -17,6 +19,8 @@ class NoiseLossSection(Section):
 
 
 class SegmentationLossSection(Section):
+    """Cross-entropy of the decoded classes."""
+
     type: Results[Literal["CrossEntropyLoss"]] = "CrossEntropyLoss"
     key: Results[Literal["segmentation"]] = "segmentation"
     target: Results[Literal["segmentation"]] = "segmentation"
@@ -24,6 +28,8 @@ class SegmentationLossSection(Section):
 
 
 class PerceptualLossSection(Section):
+    """LPIPS distance of the decoded picture."""
+
     type: Results[Literal["PerceptualLoss"]] = "PerceptualLoss"
     key: Results[Literal["rgb"]] = "rgb"
     target: Results[Literal["rgb"]] = "rgb"
@@ -35,6 +41,8 @@ class PerceptualLossSection(Section):
 
 
 class SemanticLossSection(Section):
+    """The losses on decoded latents, at low noise levels and on a part of the batch."""
+
     type: Results[Literal["SemanticLoss"]] = "SemanticLoss"
     segmentation_loss: SegmentationLossSection = SegmentationLossSection()
     perceptual_loss: PerceptualLossSection = PerceptualLossSection()
@@ -43,6 +51,8 @@ class SemanticLossSection(Section):
 
 
 class LossSection(Section):
+    """The terms of the diffusion loss; without `semantic_loss` only the noise term."""
+
     noise_loss: NoiseLossSection = NoiseLossSection()
     semantic_loss: SemanticLossSection | None = SemanticLossSection()
 

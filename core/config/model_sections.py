@@ -10,6 +10,8 @@ from core.inputs.section import NUMBER, Channels, Few, Halvings, Level, Section,
 
 
 class AutoencoderSection(Section):
+    """The autoencoder: its checkpoint and its sizes. The diffusion stages never train it."""
+
     checkpoint: InputFile[Place | None] = None
     frozen: Results[Literal[True]] = True
     latent_channels: Results[Channels] = 16
@@ -19,6 +21,8 @@ class AutoencoderSection(Section):
 
 
 class UNetSection(Section):
+    """The denoiser: a UNet over latents."""
+
     type: Results[Literal["UNet2DModel"]] = "UNet2DModel"
     in_channels: Results[Channels] = 16
     out_channels: Results[Channels] = 16
@@ -48,6 +52,8 @@ class UNetSection(Section):
 
 
 class SchedulerSection(Section):
+    """The noise schedule, and what the UNet predicts."""
+
     type: Results[Literal["CosineScheduler", "LinearScheduler"]] = "CosineScheduler"
     num_steps: Results[Annotated[int, NUMBER, Field(ge=2, le=10_000)]] = 500
     prediction_type: Results[Literal["epsilon", "v_prediction"]] = Field(

@@ -31,6 +31,8 @@ def _dask_address(text: str) -> str:
 
 
 class BadLatentsSection(Section):
+    """The latents that a round samples for its discriminator."""
+
     num_samples: Results[Samples] = 5000
     batch_size: Results[Batch] = 32
     num_steps: Results[Steps] = 100
@@ -44,17 +46,23 @@ class BadLatentsSection(Section):
 
 
 class DiscriminatorTrainingSection(Section):
+    """The training of a round's discriminator."""
+
     epochs: Results[Epochs] = 50
     batch_size: Results[Batch] = 64
     learning_rate: Results[LearningRate] = 0.0002
 
 
 class AdvanceWhenSection(Section):
+    """Ends a round's Stage 3 early, once viability was above this score in so many evaluations in a row."""
+
     viability_score: Results[Share] = 0.8
     evaluations: Results[Epochs] = 3
 
 
 class RoundsSection(Section):
+    """The rounds: how many, how long, and what happens between them."""
+
     count: Results[Rounds] = 3
     epochs_per_round: Results[Epochs] = 25
     bad_latents: BadLatentsSection = BadLatentsSection()

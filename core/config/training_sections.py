@@ -24,6 +24,8 @@ from core.inputs.section import (
 
 
 class DecaySection(Section):
+    """A decay of the learning rate."""
+
     type: Results[Literal["cosine"]] = "cosine"
 
 
@@ -50,6 +52,8 @@ def _device(name: str) -> str:
 
 
 class TrainingSection(OptimizationSection):
+    """The training of the stage that the config is for."""
+
     seed: Results[Seed] = 42
     train_split: Results[Share] = 0.8
     split_seed: Results[Seed] = 42
@@ -68,6 +72,8 @@ class TrainingSection(OptimizationSection):
 
 
 class AutoencoderTrainingSection(Section):
+    """The training of the autoencoder."""
+
     epochs: Results[Epochs] = 50
     batch_size: Results[Batch] = 16
     learning_rate: Results[LearningRate] = 0.0001
