@@ -1,4 +1,4 @@
-"""The schema of a config, walked down to its single values."""
+"""Every single value of a config's schema."""
 
 import inspect
 import math
@@ -15,11 +15,11 @@ from core.inputs.places import expanded
 
 
 class Leaf(NamedTuple):
-    """One kind of value at a dotted key: its type, and what is said of it (bounds, validators)."""
+    """One type of value at a dotted key, with its metadata: bounds, validators, effect."""
 
     key: str
     kind: Any
-    said: tuple[Any, ...]
+    metadata: tuple[Any, ...]
     nullable: bool
 
 
@@ -28,37 +28,40 @@ def leaves(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> Itera
         yield from _leaves(field.annotation, f"{prefix}{name}", tuple(field.metadata), False)
 
 
-def _leaves(annotation: Any, key: str, said: tuple[Any, ...], nullable: bool) -> Iterator[Leaf]:
+def _leaves(annotation: Any, key: str, metadata: tuple[Any, ...], nullable: bool) -> Iterator[Leaf]:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         more = [part for one in inner[1:] for part in (one.metadata if isinstance(one, FieldInfo) else [one])]
-        yield from _leaves(inner[0], key, (*said, *more), nullable)
+        yield from _leaves(inner[0], key, (*metadata, *more), nullable)
     elif origin in (typing.Union, types.UnionType):
         for option in inner:
             if option is not type(None):
-                yield from _leaves(option, key, said, type(None) in inner)
+                yield from _leaves(option, key, metadata, type(None) in inner)
     elif origin is tuple:
         for option in inner:
             if option is not Ellipsis:
-                yield from _leaves(option, key, said, nullable)
+                yield from _leaves(option, key, metadata, nullable)
     elif inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         yield from leaves(annotation, f"{key}.")
     elif origin is dict and inspect.isclass(inner[1]) and issubclass(inner[1], BaseModel):
         yield from leaves(inner[1], f"{key}.some.")
     else:
-        yield Leaf(key, annotation, said, nullable)
+        yield Leaf(key, annotation, metadata, nullable)
 
 
 LEAVES = list(leaves())
 NUMBERS = [leaf for leaf in LEAVES if leaf.kind in (int, float)]
 SINGLE = [leaf for leaf in NUMBERS if not leaf.key.startswith("comparison.") and leaf.key != "unet.attention_at"]
 TEXTS = [leaf for leaf in LEAVES if leaf.kind is str]
-PLACES = {leaf.key for leaf in TEXTS if any(getattr(said, "func", None) is expanded for said in leaf.said)}
+PLACES = {leaf.key for leaf in TEXTS if any(getattr(metadata, "func", None) is expanded for metadata in leaf.metadata)}
 
 
 def bounds(leaf: Leaf) -> tuple[float, float]:
-    """(lowest, highest) number that the field takes, NaN where nothing says so."""
+    """(lowest, highest) number that the field accepts; NaN for a bound that is missing."""
     found = {
-        name: getattr(said, name) for said in leaf.said for name in ("ge", "gt", "le", "lt") if hasattr(said, name)
+        name: getattr(metadata, name)
+        for metadata in leaf.metadata
+        for name in ("ge", "gt", "le", "lt")
+        if hasattr(metadata, name)
     }
     return found.get("ge", found.get("gt", math.nan)), found.get("le", found.get("lt", math.nan))

@@ -1,4 +1,4 @@
-"""The schema of a config, walked: bounds of every number, places of every path, and what each field refuses."""
+"""Every field of the schema: its bounds if it is a number, its expansion if it is a path, and what it refuses."""
 
 from pathlib import Path
 
@@ -22,14 +22,14 @@ def minimal(tmp_path_factory) -> Path:
 
 
 def refusal(path: Path, setting: str) -> str:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as caught:
         load_config(path, [setting])
-    line = str(told.value)
+    line = str(caught.value)
     assert line.isprintable() and "Section" not in line
     return line
 
 
-def test_the_walk_sees_the_fields_of_every_kind():
+def test_the_walk_finds_fields_of_every_kind():
     keys = {leaf.key for leaf in LEAVES}
     assert {"unet.depth", "comparison.ablations.some.seeds", "artifacts.cache_gb", "dataset.synthetic.rooms"} <= keys
     assert len(NUMBERS) > 70
@@ -42,14 +42,14 @@ def test_every_number_is_bounded_on_both_sides(leaf):
 
 
 @pytest.mark.parametrize("leaf", SINGLE, ids=lambda leaf: leaf.key)
-def test_no_number_takes_what_is_none(minimal, leaf):
+def test_a_number_refuses_everything_else(minimal, leaf):
     for value in (".nan", ".inf", "-.inf", "-1", "true", "many", "''", "[1]", "{a: 1}", "1e300"):
         assert leaf.key in refusal(minimal, f"{leaf.key}={value}")
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(SINGLE), st.integers() | st.floats())
-def test_a_number_is_taken_within_its_bounds_and_nowhere_else(leaf, value):
+def test_a_number_is_accepted_within_its_bounds_only(leaf, value):
     if leaf.key.endswith(".rooms"):
         return
     path = Path("configs/stage3/stage3_unet128_d4.yaml")
@@ -66,25 +66,25 @@ def test_a_number_is_taken_within_its_bounds_and_nowhere_else(leaf, value):
 
 
 @pytest.mark.parametrize("leaf", [leaf for leaf in SINGLE if not leaf.nullable], ids=lambda leaf: leaf.key)
-def test_no_number_that_is_needed_may_be_left_empty(minimal, leaf):
+def test_a_required_number_cannot_be_null(minimal, leaf):
     line = refusal(minimal, f"{leaf.key}=null")
     assert leaf.key in line and "null" in line
 
 
 def test_every_path_is_a_place():
-    """A field of text is a path, an address, or one of these: a new path cannot miss being one."""
+    """A field of text is a path, an address or one of these, so a new path cannot be forgotten."""
     others = {
         *("experiment.name", "training.device", "rounds.bad_latents.dask_address", "comparison.control"),
         *("dataset.outputs.latent", "dataset.outputs.rgb", "dataset.outputs.segmentation"),
     }
-    addresses = {leaf.key for leaf in TEXTS if any(getattr(said, "func", None) is address for said in leaf.said)}
+    addresses = {leaf.key for leaf in TEXTS if any(getattr(part, "func", None) is address for part in leaf.metadata)}
     assert {leaf.key for leaf in TEXTS} - others - addresses == PLACES
     assert addresses == {"artifacts.endpoint_url"}
     assert {"artifacts.root", "artifacts.cache", "dataset.manifest", "experiment.save_path"} <= PLACES
 
 
 @pytest.mark.parametrize("key", sorted(PLACES))
-def test_every_path_is_expanded_and_recorded_expanded(minimal, monkeypatch, tmp_path, key):
+def test_every_path_is_expanded_and_written_expanded(minimal, monkeypatch, tmp_path, key):
     monkeypatch.setenv("HOME", "/home/of/someone")
     monkeypatch.setenv("SCRATCH_OF_TEST", "/scratch")
     for given_, meant in [
@@ -99,7 +99,7 @@ def test_every_path_is_expanded_and_recorded_expanded(minimal, monkeypatch, tmp_
         monkeypatch.setenv("HOME", "/home/of/someone")
 
 
-def test_what_a_prefix_of_paths_becomes_here_is_a_place(minimal, monkeypatch):
+def test_the_new_prefix_of_a_remapped_path_is_expanded(minimal, monkeypatch):
     monkeypatch.setenv("HOME", "/home/of/someone")
     config = load_config(minimal, ["dataset.path_remap={/work3/a: ~/a, 'C:\\\\b': ''}"])
     assert config.dataset.path_remap == {"/work3/a": "/home/of/someone/a", "C:\\\\b": ""}
@@ -107,7 +107,7 @@ def test_what_a_prefix_of_paths_becomes_here_is_a_place(minimal, monkeypatch):
         assert "dataset.path_remap" in refusal(minimal, f"dataset.path_remap={{/a: {value}}}")
 
 
-NO_PLACES = {
+NOT_LOCATIONS = {
     "''": "is empty",
     "'  '": "is empty",
     "$UNDEFINED_OF_TEST/a": "$UNDEFINED_OF_TEST is not set",
@@ -123,9 +123,9 @@ NO_PLACES = {
 
 
 @pytest.mark.parametrize("key", sorted(PLACES))
-def test_no_path_takes_what_is_no_place(minimal, monkeypatch, key):
+def test_a_path_refuses_what_is_not_a_location(minimal, monkeypatch, key):
     monkeypatch.delenv("UNDEFINED_OF_TEST", raising=False)
-    for value, cause in NO_PLACES.items():
+    for value, cause in NOT_LOCATIONS.items():
         line = refusal(minimal, f"{key}={value}")
         assert key in line and cause in line and "SECRET" not in line
 
@@ -134,7 +134,7 @@ CHOICES = [(leaf.key, choice) for leaf in LEAVES for choice in choices(leaf.kind
 
 
 @pytest.mark.parametrize("key", sorted({key for key, _ in CHOICES}))
-def test_what_a_choice_offers_is_taken_in_any_case(minimal, key):
+def test_a_choice_is_accepted_in_any_case(minimal, key):
     offered = [choice for of, choice in CHOICES if of == key]
     line = refusal(minimal, f"{key}=something-else")
     for choice in offered:
@@ -146,7 +146,7 @@ def test_what_a_choice_offers_is_taken_in_any_case(minimal, key):
             assert load_config(minimal, settings_).required(key) == choice
 
 
-def test_sections_are_named_as_a_user_knows_them(minimal):
+def test_an_error_calls_a_section_a_section(minimal):
     for key in ("unet", "training.loss", "rounds.bad_latents", "artifacts"):
         for value in ("null", "3", "[1]", "text"):
             assert f"{key}: should be a section of keys" in refusal(minimal, f"{key}={value}")
