@@ -9,7 +9,8 @@ from typing import Any
 from prefect import flow
 from prefect.states import Completed, State
 
-from core.config.schema import ExperimentConfig, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import load_config
 from core.inputs.section import Rounds
 from core.rounds.rounds import (
     Round,

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.rounds.rounds import begin_run, hold_run, round_table
 from flows.adversarial_round import adversarial_round
 from flows.command import run_flow, say

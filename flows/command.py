@@ -13,7 +13,7 @@ import prefect
 from prefect import Flow
 from prefect.logging.configuration import setup_logging
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.runtime.errors import InputError
 from core.storage.store import Location
 from flows.prefect_api import configured_server, require_server, server_errors

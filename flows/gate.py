@@ -7,7 +7,7 @@ from prefect import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.inputs.section import Weight
 from core.rounds.report import round_summary
 from core.rounds.rounds import keep_decision, read_decision, stop_reason

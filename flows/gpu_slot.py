@@ -4,7 +4,7 @@ import contextlib
 
 from prefect.concurrency.sync import concurrency
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.runtime.device import needs_gpu
 
 GPU_LIMIT = "gpu"

@@ -3,7 +3,7 @@
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 
 
 def label_run(experiment: ExperimentConfig, what: str, *more_tags: str) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from prefect import flow, unmapped
 from prefect.futures import as_completed
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.records.latent_parts import Shard
 from core.rounds.rounds import Round
 from core.runtime.errors import InputError, UnavailableError

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.rounds.rounds import saw_other_data
 from flows.command import run_flow, say
 from flows.parameters import ConfigLocation, Override

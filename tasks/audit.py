@@ -5,7 +5,7 @@ from json import dumps
 from typing import Any
 
 from core.audit.audit import at_image_size, audit_checkpoint, audit_manifest, audit_stage
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.inputs.section import Samples, Seed, Side
 from core.runtime.errors import InputError
 from core.storage.store import Location

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.audit.audit import audit_stage
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.rounds.comparison import Ablation, list_ablations, require_free_results, start_ablation, write_results
 from core.rounds.rounds import Round, begin_run, close_round, hold_run, open_round
 from core.runtime.errors import LeaseError

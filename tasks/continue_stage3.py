@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.records.artifacts import stage3_location
 from core.storage.store import Location
 from core.training.prerequisites import with_prerequisites

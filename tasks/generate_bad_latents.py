@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.inputs.section import Batch, Samples, Seed, Steps
 from core.storage.store import Location
 from core.training.bad_latents import BadLatentsRequest

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.training.prerequisites import make_prerequisite
 from tasks.stage_task import stage_task
 

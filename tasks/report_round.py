@@ -5,7 +5,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.inputs.section import Rounds
 from core.rounds.report import keep_report, make_report
 from core.runtime.escaping import markdown_text

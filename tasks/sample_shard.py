@@ -1,6 +1,6 @@
 """sample-shard: a share of a round's bad latents, by whichever process takes it."""
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.records.latent_parts import Shard
 from core.training.bad_latents import BadLatentsRequest
 from core.training.bad_latents import sample_shard as sample

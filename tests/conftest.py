@@ -16,7 +16,8 @@ os.environ.pop("PREFECT_API_KEY", None)
 os.environ.pop("PREFECT_PROFILE", None)
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
-from core.config.schema import ExperimentConfig, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import load_config
 from core.houses.layout_generator import write_layouts
 from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
-from core.config.schema import config_bytes, load_config
+from core.config.loading import config_bytes, load_config
 from core.records.artifacts import round_location, run_location
 from core.records.lease import LEASE_NAME
 from core.records.stage_records import RECORD_NAME, read_record

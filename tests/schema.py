@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.inputs.places import expanded
 
 

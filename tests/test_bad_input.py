@@ -18,7 +18,8 @@ from PIL import Image
 from prefect import Task
 from torch.optim import Adam
 
-from core.config.schema import ExperimentConfig, config_bytes, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import config_bytes, load_config
 from core.runtime.errors import InputError
 from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3

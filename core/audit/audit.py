@@ -14,7 +14,7 @@ from core.audit.bootstrap import Interval, mean_interval
 from core.audit.distribution import compare_distributions
 from core.audit.layout_features import FeatureSpace
 from core.audit.rules import VIABLE, Rules, calibrate
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.data.layout_scale import typical_scale
 from core.data.layouts import LayoutPictures
 from core.data.manifest import originals, read_manifest, split_by_layout

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from core.config.schema import PerceptualLossSection
+from core.config.loss_sections import PerceptualLossSection
 from core.data.palette import COLORS, NUM_CLASSES
 from core.data.variants import all_variants
 from core.models.perceptual import Perceptual, build_perceptual

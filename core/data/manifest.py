@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core.config.schema import DatasetSection
+from core.config.dataset_sections import DatasetSection
 from core.data.layout_groups import is_variant_name, named_layouts
 from core.data.manifest_paths import resolve_paths
 from core.inputs.flags import flag, is_empty_cell, number

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.config.schema import DiscriminatorSection
+from core.config.discriminator_sections import DiscriminatorSection
 from core.models.diffusion import Denoiser, add_noise, predict_x0
 from core.models.discriminator import LatentDiscriminator
 from core.runtime.shares import Rows, Share

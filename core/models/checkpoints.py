@@ -10,7 +10,8 @@ from diffusers import UNet2DModel
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from core.config.schema import AutoencoderSection, ExperimentConfig
+from core.config.experiment import ExperimentConfig
+from core.config.model_sections import AutoencoderSection
 from core.inputs import state_form as form
 from core.inputs.section import Section
 from core.inputs.state_form import are_weights, checked_weights, without_wrappers

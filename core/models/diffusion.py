@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
-from core.config.schema import SchedulerSection, UNetSection
+from core.config.model_sections import SchedulerSection, UNetSection
 from core.runtime.errors import InputError
 from core.runtime.shares import with_share_dropout
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.config.schema import PerceptualLossSection
+from core.config.loss_sections import PerceptualLossSection
 from core.inputs.tensor_files import load_tensors
 from core.models.lpips_trunk import INSTALLED
 from core.runtime.errors import InputError

@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.models.diffusion import Denoiser, build_scheduler, ddim_timesteps, denoiser, sample_ddim
 from core.runtime.device import memory_format, reduced_dtype
 from core.runtime.prefetching import prefetch_map

@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.inputs.state_form import Source, is_plain, kind_of, mapping
 from core.inputs.tensor_files import load_tensors, save_tensors
 from core.models.adversarial import AdversarialDraws

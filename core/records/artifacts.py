@@ -2,7 +2,7 @@
 
 import re
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.storage.store import join
 
 # Records: of a finished stage, of a finished round, of a run that was started.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.config.schema import RoundsSection
+from core.config.round_sections import RoundsSection
 
 # Documented: above the first the discriminator's task is too easy, below the second it has nothing left to learn.
 TOO_EASY_ACCURACY, NOTHING_LEARNT_ACCURACY = 0.9, 0.55

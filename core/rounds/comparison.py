@@ -10,7 +10,7 @@ import pandas as pd
 
 from core.audit.audit import LAYOUTS_NAME
 from core.audit.bootstrap import Interval
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.data.palette import COLORS
 from core.models.pictures import save_grid
 from core.records.artifacts import round_location, run_location

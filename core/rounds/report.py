@@ -11,7 +11,7 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.records.artifacts import REPORT_NAME, round_location, run_location
 from core.records.lease import publishing_store
 from core.records.stage_records import RECORD_NAME, entry_of, read_record

@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from core.config.schema import ExperimentConfig, config_bytes, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import config_bytes, load_config
 from core.records.artifacts import (
     ANNOUNCED_NAME,
     CONFIG_NAME,

@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.data.layouts import LayoutPictures
 from core.data.manifest import choose_rows, originals, read_manifest, split_by_layout
 from core.inputs.tensor_files import save_tensors

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.data.latents import ROW_COLUMN, write_packed
 from core.data.layout_groups import VARIANTS
 from core.data.layout_scale import SCALE_COLUMN, picture_scale

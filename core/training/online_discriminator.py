@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from core.config.schema import DiscriminatorSection
+from core.config.discriminator_sections import DiscriminatorSection
 from core.inputs.state_form import Source, are_weights, checked_optimizer, checked_weights, mapping, without_wrappers
 from core.models.adversarial import NoisedSamples
 from core.models.discriminator import ADAM_BETAS, LatentDiscriminator, discriminator_loss

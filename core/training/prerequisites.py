@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.data.manifest import read_rows
 from core.houses.layout_generator import write_layouts
 from core.records.artifacts import prerequisites_location

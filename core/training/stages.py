@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 from diffusers import UNet2DModel
 
-from core.config.schema import ExperimentConfig, TrainingSection
+from core.config.experiment import ExperimentConfig
+from core.config.training_sections import TrainingSection
 from core.data.latents import Latents
 from core.data.layouts import CACHE_BYTES, LayoutPictures
 from core.data.manifest import read_manifest, split_by_layout

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from core.config.schema import AutoencoderTrainingSection, ExperimentConfig
+from core.config.experiment import ExperimentConfig
+from core.config.training_sections import AutoencoderTrainingSection
 from core.data.layout_groups import VARIANTS
 from core.data.layouts import LayoutPictures, Pictures
 from core.data.manifest import read_manifest, split_by_layout

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from core.config.schema import ExperimentConfig, OptimizationSection, TrainingSection
+from core.config.experiment import ExperimentConfig
+from core.config.training_sections import OptimizationSection, TrainingSection
 from core.data.latents import Latents
 from core.data.layouts import LayoutPictures
 from core.models.adversarial import AdversarialDraws, SampleFn, X0Prediction

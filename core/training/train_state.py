@@ -12,7 +12,8 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from core.config.schema import ExperimentConfig, OptimizationSection
+from core.config.experiment import ExperimentConfig
+from core.config.training_sections import OptimizationSection
 from core.inputs import state_form as form
 from core.inputs.state_form import Source, checked_optimizer, checked_weights
 from core.inputs.tensor_files import save_tensors

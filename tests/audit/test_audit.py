@@ -11,7 +11,7 @@ import pytest
 from core.audit import two_sample
 from core.audit.audit import audit_checkpoint, make_reference
 from core.audit.rules import RULES
-from core.config.schema import config_bytes, load_config
+from core.config.loading import config_bytes, load_config
 from core.records.stage_records import create_record, read_record
 from core.rounds.rounds import begin_run, close_round, hold_run, next_round, open_round, stop_reason
 from core.runtime.errors import InputError

@@ -17,7 +17,7 @@ from core.audit.distribution import (
 from core.audit.layout_features import FeatureSpace, alexnet_features
 from core.audit.memorisation import memorised_share, nearest_training
 from core.audit.two_sample import two_sample_accuracy
-from core.config.schema import PerceptualLossSection
+from core.config.loss_sections import PerceptualLossSection
 from core.data.layouts import resize_layout
 from core.data.palette import BACKGROUND, NUM_CLASSES, WALL, classes_from_rgb, rgb_from_classes
 from core.data.variants import all_variants, variant_of_each

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from core.config.schema import ExperimentConfig, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import load_config
 from core.models.diffusion import build_unet
 from core.models.sampling import sample_latents
 from tests.benchmarks.orchestration import prepare, rounds_by_core

@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from core.config.schema import ExperimentConfig, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import load_config
 from core.data.latents import write_packed
 from core.data.layouts import CACHE_BYTES, scaled
 from core.houses.layout_generator import write_layouts

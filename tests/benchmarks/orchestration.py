@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from prefect.testing.utilities import prefect_test_harness
 
-from core.config.schema import ExperimentConfig, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import load_config
 from core.houses.layout_generator import write_layouts
 from core.rounds.rounds import begin_run, close_round, hold_run, open_round
 from core.training.prerequisites import STAGES, make_prerequisite

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from core.config.schema import ExperimentConfig, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import load_config
 from core.models.diffusion import build_unet
 from core.records.workspace import StoredWorkspace, workspace_folder
 from core.storage.opening import open_store

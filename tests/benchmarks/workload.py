@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from core.config.schema import ExperimentConfig, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import load_config
 from core.runtime.progress import Progress, watched
 from core.training.bad_latents import BadLatentsRequest, generate_bad_latents
 from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core.config.schema import ExperimentConfig, config_bytes, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import config_bytes, load_config
 from core.models.checkpoints import build_autoencoder
 from core.runtime.errors import InputError
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config.schema import config_bytes, load_config
+from core.config.loading import config_bytes, load_config
 from core.inputs.places import address
 from core.inputs.section import choices
 from core.runtime.errors import InputError

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.config.schema import DatasetSection
+from core.config.dataset_sections import DatasetSection
 from core.data.layout_groups import VARIANTS, layout_group
 from core.data.layouts import LayoutPictures, pictures_from_rgb, resize_layout
 from core.data.manifest import choose_rows, is_augmented, originals, read_manifest, split_by_layout

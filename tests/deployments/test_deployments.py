@@ -18,7 +18,7 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import AwaitingConcurrencySlot, AwaitingRetry, Cancelling, Running, Suspended
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.rounds.rounds import read_decision
 from core.rounds.run_status import find_problems
 from deployments.automations import automations

@@ -17,7 +17,7 @@ from distributed import LocalCluster
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.models.sampling import CPU_BATCH
 from core.records.artifacts import round_location, run_location
 from core.records.latent_parts import Shard

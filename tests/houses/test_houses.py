@@ -8,7 +8,8 @@ import torch
 
 from core.audit.audit import read_maps
 from core.audit.rules import calibrate
-from core.config.schema import PerceptualLossSection, load_config
+from core.config.loading import load_config
+from core.config.loss_sections import PerceptualLossSection
 from core.data.layout_scale import typical_scale
 from core.data.layouts import LayoutPictures
 from core.data.manifest import choose_rows, originals, read_manifest, split_by_layout

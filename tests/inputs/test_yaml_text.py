@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.config.schema import config_bytes, load_config
+from core.config.loading import config_bytes, load_config
 from core.inputs.yaml_text import read_yaml, write_yaml
 from core.runtime.errors import LONGEST_LINE, InputError
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from core.config.schema import DiscriminatorSection, PerceptualLossSection
+from core.config.discriminator_sections import DiscriminatorSection
+from core.config.loss_sections import PerceptualLossSection
 from core.data.layouts import Pictures
 from core.models.adversarial import AdversarialDraws, build_adversarial_form
 from core.models.autoencoder import Decoder

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.config.schema import PerceptualLossSection
+from core.config.loss_sections import PerceptualLossSection
 from core.models import lpips_trunk, perceptual
 from core.models.perceptual import build_perceptual
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.inputs.tensor_files import save_tensors
 from core.models.discriminator import LatentDiscriminator
 from core.records.artifacts import run_location

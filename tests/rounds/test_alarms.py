@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.config.schema import RoundsSection
+from core.config.round_sections import RoundsSection
 from core.rounds.alarms import NextRoundPlan, find_alarms, plan_next_round
 
 METRICS = {

@@ -7,7 +7,7 @@ import torch
 
 from core.audit import two_sample
 from core.audit.bootstrap import Interval
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.models.checkpoints import load_checkpoint
 from core.rounds.comparison import fewer_failures, list_ablations
 from core.rounds.rounds import open_round

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from core.config.schema import ExperimentConfig, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import load_config
 from core.inputs.yaml_text import read_yaml
 from core.runtime.errors import InputError
 from tests.schema import PLACES, SINGLE

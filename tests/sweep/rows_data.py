@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from PIL import Image, PngImagePlugin
 
-from core.config.schema import DatasetSection
+from core.config.dataset_sections import DatasetSection
 from core.data.latents import Latents, read_latent, read_pool
 from core.data.layout_scale import typical_scale
 from core.data.layouts import LayoutPictures, read_layout

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.data.latents import PackedLatents, read_pool
 from core.data.layouts import read_layout
 from core.inputs.tensor_files import load_tensors

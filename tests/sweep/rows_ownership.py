@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from core.config.schema import ExperimentConfig, load_config
+from core.config.experiment import ExperimentConfig
+from core.config.loading import load_config
 from core.records.artifacts import round_location
 from core.records.stage_records import run_stage
 from core.rounds.comparison import require_free_results

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from core.config.schema import ExperimentConfig
+from core.config.experiment import ExperimentConfig
 from core.records.lease import is_free
 from core.records.stage_records import difference, read_record, run_stage
 from core.records.workspace import newest_state

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
 from core.storage.store import artifacts_of_options

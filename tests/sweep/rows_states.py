@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from core.config.schema import DiscriminatorSection, ExperimentConfig
+from core.config.discriminator_sections import DiscriminatorSection
+from core.config.experiment import ExperimentConfig
 from core.inputs.tensor_files import load_tensors
 from core.models.checkpoints import build_autoencoder, load_autoencoder, load_discriminator, load_unet
 from core.models.diffusion import build_unet

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_checkpoint
 from core.models.discriminator import LatentDiscriminator

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config.schema import load_config
+from core.config.loading import load_config
 from core.records.artifacts import round_location, run_location, stage3_location
 from core.records.lease import hold
 from core.records.stage_records import RECORD_NAME, create_record, read_record
