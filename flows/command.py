@@ -14,8 +14,8 @@ from prefect import Flow
 from prefect.logging.configuration import setup_logging
 
 from core.config.loading import load_config
+from core.inputs.places import Location
 from core.runtime.errors import InputError
-from core.storage.store import Location
 from flows.prefect_api import configured_server, require_server, server_errors
 from flows.temporary_server import end_server, server_process, temporary_server
 from tasks.command_line import run_command, say

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from core.storage.store import Location
+from core.inputs.places import Location
 
 ROUND_COMPLETED = "layouts.round.completed"
 VIABILITY_SATURATED = "layouts.viability.saturated"

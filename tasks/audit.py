@@ -6,9 +6,9 @@ from typing import Any
 
 from core.audit.audit import at_image_size, audit_checkpoint, audit_manifest, audit_stage
 from core.config.loading import load_config
+from core.inputs.places import Location
 from core.inputs.section import Samples, Seed, Side
 from core.runtime.errors import InputError
-from core.storage.store import Location
 from core.training.prerequisites import with_prerequisites
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task

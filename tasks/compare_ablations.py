@@ -7,10 +7,10 @@ from typing import Any
 
 from core.audit.audit import audit_stage
 from core.config.loading import load_config
+from core.inputs.places import Location
 from core.rounds.comparison import Ablation, list_ablations, require_free_results, start_ablation, write_results
 from core.rounds.rounds import Round, begin_run, close_round, hold_run, open_round
 from core.runtime.errors import LeaseError
-from core.storage.store import Location
 from core.training.prerequisites import STAGES, hold_prerequisites, make_prerequisite, with_prerequisites
 from tasks.audit import audit
 from tasks.command_line import run_command, say

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.config.loading import load_config
+from core.inputs.places import Location
 from core.records.artifacts import stage3_location
-from core.storage.store import Location
 from core.training.prerequisites import with_prerequisites
 from core.training.stages import continue_stage3 as train
 from tasks.command_line import run_command, say

@@ -3,8 +3,8 @@
 from typing import Any
 
 from core.config.loading import load_config
+from core.inputs.places import Location
 from core.inputs.section import Batch, Samples, Seed, Steps
-from core.storage.store import Location
 from core.training.bad_latents import BadLatentsRequest
 from core.training.bad_latents import generate_bad_latents as generate
 from tasks.command_line import run_command, say

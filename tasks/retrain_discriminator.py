@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from core.inputs.places import Location
 from core.inputs.section import Batch, Epochs, LearningRate, Seed
-from core.storage.store import ArtifactsSection, Location
+from core.storage.store import ArtifactsSection
 from core.training.train_discriminator import DiscriminatorRequest, train_discriminator
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task

@@ -19,6 +19,7 @@ from core.data.layout_scale import typical_scale
 from core.data.layouts import LayoutPictures
 from core.data.manifest import originals, read_manifest, split_by_layout
 from core.data.palette import COLORS, UNLABELLED, off_palette
+from core.inputs.places import Location
 from core.models.autoencoder import Autoencoder, Decoder
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.models.pictures import save_grid
@@ -29,7 +30,6 @@ from core.runtime.device import pick_device
 from core.runtime.errors import InputError
 from core.runtime.files import atomic_write, save_json, sha256
 from core.runtime.seeding import derive_seed
-from core.storage.store import Location
 from core.training.bad_latents import encode_pictures
 from core.training.train_diffusion import GRID_SAMPLES
 

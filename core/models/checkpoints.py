@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from core.config.experiment import ExperimentConfig
 from core.config.model_sections import AutoencoderSection
 from core.inputs import state_form as form
+from core.inputs.places import Location, is_remote
 from core.inputs.section import Section
 from core.inputs.state_form import are_weights, checked_weights, without_wrappers
 from core.inputs.tensor_files import load_tensors, save_tensors
@@ -20,7 +21,6 @@ from core.models.autoencoder import Autoencoder
 from core.models.diffusion import build_unet
 from core.models.discriminator import LatentDiscriminator
 from core.runtime.errors import InputError
-from core.storage.store import Location, is_remote
 
 _Model = TypeVar("_Model", bound=nn.Module)
 

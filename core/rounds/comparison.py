@@ -12,17 +12,18 @@ from core.audit.audit import LAYOUTS_NAME
 from core.audit.bootstrap import Interval
 from core.config.experiment import ExperimentConfig
 from core.data.palette import COLORS
+from core.inputs.places import Location
 from core.models.pictures import save_grid
-from core.records.artifacts import round_location, run_location
+from core.records.artifacts import RECORD_NAME, ROUND_RECORD, round_location, run_location
 from core.records.created_files import CreatedFiles
-from core.records.stage_records import RECORD_NAME, entry_of, read_record
-from core.rounds.rounds import AUDIT, ROUND_RECORD
+from core.records.stage_records import entry_of, read_record
+from core.rounds.rounds import AUDIT
 from core.runtime.errors import InputError
 from core.runtime.escaping import write_csv
 from core.runtime.files import atomic_write, require_writable
 from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
-from core.storage.store import Location, join
+from core.storage.store import join
 
 START, FIRST_AUDIT, FINAL_AUDIT = "stage2", "first_audit", "final_audit"
 _RESAMPLES = 2000

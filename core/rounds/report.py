@@ -12,11 +12,11 @@ import pandas as pd
 from PIL import Image
 
 from core.config.experiment import ExperimentConfig
-from core.records.artifacts import REPORT_NAME, round_location, run_location
+from core.records.artifacts import RECORD_NAME, REPORT_NAME, ROUND_RECORD, round_location, run_location
 from core.records.lease import publishing_store
-from core.records.stage_records import RECORD_NAME, entry_of, read_record
+from core.records.stage_records import entry_of, read_record
 from core.rounds.curves import draw_curves
-from core.rounds.rounds import METRIC_TITLES, ROUND_RECORD
+from core.rounds.rounds import METRIC_TITLES
 from core.runtime.errors import InputError, one_line
 from core.runtime.escaping import markdown_code, markdown_text
 from core.storage.opening import open_store

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from core.records.artifacts import ROUND_FOLDER
+from core.records.artifacts import CONFIG_NAME, RECORD_NAME, ROUND_FOLDER, ROUND_RECORD, RUN_RECORD, STATE_FOLDER
 from core.records.latent_parts import parts_progress
 from core.records.lease import lease_state
 from core.records.record_forms import rounds_wanted
-from core.records.stage_records import RECORD_NAME, read_record
-from core.records.workspace import STATE_FOLDER, newest_state
-from core.rounds.rounds import CONFIG_NAME, METRIC_TITLES, ROUND_RECORD, ROUND_STAGES, RUN_RECORD
+from core.records.stage_records import read_record
+from core.records.workspace import newest_state
+from core.rounds.rounds import METRIC_TITLES, ROUND_STAGES
 from core.runtime.errors import InputError, UnavailableError
 from core.storage.opening import open_store
 from core.storage.store import Entry, Store, split_location

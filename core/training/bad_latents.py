@@ -15,13 +15,15 @@ from torch import Tensor
 from core.config.experiment import ExperimentConfig
 from core.data.layouts import LayoutPictures
 from core.data.manifest import choose_rows, originals, read_manifest, split_by_layout
+from core.inputs.places import Location, is_remote
 from core.inputs.tensor_files import save_tensors
 from core.models.autoencoder import Autoencoder
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.models.sampling import CPU_BATCH, sample_latents
+from core.records.artifacts import RECORD_NAME
 from core.records.latent_parts import LatentParts, Shard
 from core.records.lease import publishing_store
-from core.records.stage_records import RECORD_NAME, local_path, provenance_of, read_record, run_stage
+from core.records.stage_records import local_path, provenance_of, read_record, run_stage
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError, require_positive
@@ -29,7 +31,6 @@ from core.runtime.files import atomic_write, require_writable
 from core.runtime.progress import bar, each
 from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
-from core.storage.store import Location, is_remote
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any
 from core.config.experiment import ExperimentConfig
 from core.data.manifest import read_rows
 from core.houses.layout_generator import write_layouts
-from core.records.artifacts import prerequisites_location
+from core.records.artifacts import RECORD_NAME, prerequisites_location
 from core.records.lease import hold
 from core.records.ownership import OwnFiles, require_only_own
 from core.records.record_forms import RecordError
-from core.records.stage_records import RECORD_NAME, difference, local_path, provenance_of, read_record, run_stage
+from core.records.stage_records import difference, local_path, provenance_of, read_record, run_stage
 from core.records.workspace import Workspace
 from core.runtime.errors import InputError
 from core.storage.opening import open_store

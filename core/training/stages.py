@@ -18,6 +18,7 @@ from core.config.training_sections import TrainingSection
 from core.data.latents import Latents
 from core.data.layouts import CACHE_BYTES, LayoutPictures
 from core.data.manifest import read_manifest, split_by_layout
+from core.inputs.places import Location, is_remote
 from core.inputs.state_form import weights_digest
 from core.models.adversarial import build_adversarial_form, build_sample_fn
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_checkpoint, load_discriminator, load_unet
@@ -27,10 +28,10 @@ from core.models.losses import LossModels
 from core.models.perceptual import build_perceptual
 from core.models.pictures import save_grid, save_sample_grid
 from core.models.trajectories import kept_trajectories
-from core.records.artifacts import CONFIG_NAME, is_stage_folder, stage3_location
+from core.records.artifacts import CONFIG_NAME, RECORD_NAME, is_stage_folder, stage3_location
 from core.records.created_files import CreatedFiles
 from core.records.ownership import OwnFiles
-from core.records.stage_records import RECORD_NAME, local_path, read_record, run_stage
+from core.records.stage_records import local_path, read_record, run_stage
 from core.records.workspace import ClaimedWorkspace, WatchedWorkspace, Workspace
 from core.runtime import distributed
 from core.runtime.device import memory_format, room_for_data
@@ -40,7 +41,7 @@ from core.runtime.scratch import locked_folder
 from core.runtime.seeding import derive_seed
 from core.runtime.shares import checkpointed
 from core.storage.opening import open_store
-from core.storage.store import Location, cache_folder, is_remote, join
+from core.storage.store import cache_folder, join
 from core.training.online_discriminator import OnlineDiscriminator
 from core.training.train_diffusion import (
     GRID_SAMPLES,

@@ -15,6 +15,7 @@ from torch.optim import Adam
 
 from core.data.latents import read_pool
 from core.inputs.numpy_files import PACKED_SUFFIX, ConversionLog
+from core.inputs.places import Location, is_remote
 from core.inputs.state_form import (
     Source,
     are_weights,
@@ -39,7 +40,7 @@ from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed, generator
 from core.runtime.shares import Share, forwarding
 from core.storage.opening import open_store
-from core.storage.store import ArtifactsSection, Location, is_remote, join
+from core.storage.store import ArtifactsSection, join
 
 # Of files of latents.
 _SUFFIXES = (".pt", PACKED_SUFFIX)

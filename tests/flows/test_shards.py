@@ -19,9 +19,9 @@ from prefect.testing.utilities import prefect_test_harness
 
 from core.config.loading import load_config
 from core.models.sampling import CPU_BATCH
-from core.records.artifacts import round_location, run_location
+from core.records.artifacts import RECORD_NAME, round_location, run_location
 from core.records.latent_parts import Shard
-from core.records.stage_records import RECORD_NAME, read_record
+from core.records.stage_records import read_record
 from core.rounds.garbage import find_garbage
 from core.rounds.rounds import ROUND_STAGES, begin_run, open_round
 from core.rounds.run_status import find_problems, status_text

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from core.config.loading import load_config
-from core.records.artifacts import round_location, run_location, stage3_location
+from core.records.artifacts import RECORD_NAME, round_location, run_location, stage3_location
 from core.records.lease import hold
-from core.records.stage_records import RECORD_NAME, create_record, read_record
+from core.records.stage_records import create_record, read_record
 from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.rounds import begin_run, close_round, open_round
 from core.rounds.run_status import find_problems, status_text
