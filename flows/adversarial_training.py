@@ -7,7 +7,8 @@ from typing import Any
 from prefect import flow
 
 from core.config.loading import load_config
-from core.rounds.rounds import begin_run, hold_run, round_table
+from core.rounds.round_table import round_table
+from core.rounds.runs import begin_run, hold_run
 from flows.adversarial_round import adversarial_round
 from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.section import Weight
+from core.rounds.decisions import keep_decision, read_decision
+from core.rounds.planning import stop_reason
 from core.rounds.report import round_summary
-from core.rounds.rounds import keep_decision, read_decision, stop_reason
 from core.runtime.errors import InputError
 from core.runtime.escaping import markdown_text
 from flows.prefect_api import configured_server

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from core.config.loading import load_config
-from core.rounds.rounds import saw_other_data
+from core.rounds.runs import has_new_data
 from flows.command import run_flow, say
 from flows.parameters import ConfigLocation, Override
 from flows.round_events import DATA_CHANGED, announce
@@ -22,7 +22,7 @@ def watch_data(config: ConfigLocation, overrides: Sequence[Override] = ()) -> bo
     """
     experiment = load_config(config, overrides)
     label_run(experiment, "watch data")
-    changed = saw_other_data(experiment)
+    changed = has_new_data(experiment)
     if changed:
         announce(DATA_CHANGED, experiment.experiment.name, config, overrides)
     return changed

@@ -16,7 +16,7 @@ from core.records.artifacts import RECORD_NAME, REPORT_NAME, ROUND_RECORD, round
 from core.records.lease import publishing_store
 from core.records.stage_records import entry_of, read_record
 from core.rounds.curves import draw_curves
-from core.rounds.rounds import METRIC_TITLES
+from core.rounds.round_table import METRIC_TITLES
 from core.runtime.errors import InputError, one_line
 from core.runtime.escaping import markdown_code, markdown_text
 from core.storage.opening import open_store

@@ -13,7 +13,8 @@ from core.records.lease import lease_state
 from core.records.record_forms import rounds_wanted
 from core.records.stage_records import read_record
 from core.records.workspace import newest_state
-from core.rounds.rounds import METRIC_TITLES, ROUND_STAGES
+from core.rounds.round_table import METRIC_TITLES
+from core.rounds.rounds import ROUND_STAGES
 from core.runtime.errors import InputError, UnavailableError
 from core.storage.opening import open_store
 from core.storage.store import Entry, Store, split_location

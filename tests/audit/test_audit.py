@@ -13,7 +13,9 @@ from core.audit.audit import audit_checkpoint, make_reference
 from core.audit.rules import RULES
 from core.config.loading import config_bytes, load_config
 from core.records.stage_records import create_record, read_record
-from core.rounds.rounds import begin_run, close_round, hold_run, next_round, open_round, stop_reason
+from core.rounds.planning import next_round, stop_reason
+from core.rounds.rounds import close_round, open_round
+from core.rounds.runs import begin_run, hold_run
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
 from core.training.prerequisites import with_prerequisites

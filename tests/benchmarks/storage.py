@@ -29,7 +29,7 @@ import botocore
 import s3transfer
 from botocore.config import Config
 
-from core.rounds.rounds import METRIC_TITLES
+from core.rounds.round_table import METRIC_TITLES
 from core.rounds.run_status import status_text
 from core.storage.opening import open_store
 from core.storage.s3.transfer import transfer_config

@@ -19,7 +19,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import AwaitingConcurrencySlot, AwaitingRetry, Cancelling, Running, Suspended
 
 from core.config.loading import load_config
-from core.rounds.rounds import read_decision
+from core.rounds.decisions import read_decision
 from core.rounds.run_status import find_problems
 from deployments.automations import automations
 from flows.round_events import DATA_CHANGED, ROUND_COMPLETED, VIABILITY_SATURATED

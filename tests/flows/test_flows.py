@@ -24,7 +24,7 @@ import flows.gpu_slot as gpu_slot_module
 import flows.round_events as round_events_module
 import tasks.stage_task as stage_task_module
 from core.models.checkpoints import load_checkpoint
-from core.rounds.rounds import round_table
+from core.rounds.round_table import round_table
 from core.runtime.errors import InputError, LeaseError, UnavailableError
 from core.training import train_diffusion
 from flows.adversarial_round import adversarial_round

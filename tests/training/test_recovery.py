@@ -17,8 +17,9 @@ from core.records.artifacts import RECORD_NAME, round_location, run_location, st
 from core.records.lease import hold
 from core.records.stage_records import create_record, read_record
 from core.rounds.garbage import find_garbage, remove_garbage
-from core.rounds.rounds import begin_run, close_round, open_round
+from core.rounds.rounds import close_round, open_round
 from core.rounds.run_status import find_problems, status_text
+from core.rounds.runs import begin_run
 from core.runtime.errors import InputError, LeaseError
 from core.storage.opening import open_store
 from tasks.command_line import run_command

@@ -1,0 +1,29 @@
+"""The table of finished rounds that commands print."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from core.rounds.round_record import RoundRecord
+
+# Column titles of tables for people, and the metrics in the columns.
+METRIC_TITLES = {
+    "D val acc": "discriminator_val_acc",
+    "viability before": "viability_before",
+    "after": "viability_after",
+    "viable": "viable",
+    "noise": "val_noise_loss",
+    "segmentation": "val_segmentation_loss",
+    "perceptual": "val_perceptual_loss",
+}
+
+
+def round_table(records: Sequence[RoundRecord]) -> str:
+    """A row for each round: its metrics, its seconds and the location of its artefacts."""
+    rows = [
+        {"round": record["round"], "epoch": record["metrics"]["epoch"]}
+        | {title: record["metrics"].get(name) for title, name in METRIC_TITLES.items()}
+        | {"seconds": record["seconds"], "artefacts": record["location"]}
+        for record in records
+    ]
+    return pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format, na_rep="")
