@@ -1,9 +1,8 @@
-"""Curves of a run: every loss by epoch, viability, discriminator accuracy and the audit by round."""
+"""Curves of a run: every loss and viability by epoch, discriminator accuracy and audited viability by round."""
 
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,15 +10,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from core.rounds.round_record import RoundMetrics, RoundRecord
+
 _COLUMNS = 3
 _PANEL = (3.4, 2.3)  # inches
 _SPLITS = {"train": "#4477aa", "val": "#cc6677"}
 
 
-def draw_curves(history: pd.DataFrame, rounds: Sequence[Mapping[str, Any]]) -> bytes:
-    """PNG of the metrics table of a run (a row an epoch) and its rounds (metrics and their number)."""
-    losses = [column.removeprefix("train_") for column in history if column.startswith("train_")]
-    audited = [metrics for metrics in rounds if metrics.get("viable") is not None]
+def draw_curves(history: pd.DataFrame, records: Sequence[RoundRecord]) -> bytes:
+    """PNG of a run, from its metrics table (one row for each epoch) and the records of its rounds."""
+    losses = [column.removeprefix("train_") for column in map(str, history) if column.startswith("train_")]
+    rounds = [record["metrics"] for record in records]
+    audited = [record for record in records if record["metrics"].get("viable") is not None]
     count = len(losses) + 2 + bool(audited)
     rows = math.ceil(count / _COLUMNS)
     figure = Figure(figsize=(_PANEL[0] * _COLUMNS, _PANEL[1] * rows), layout="constrained")
@@ -29,7 +31,7 @@ def draw_curves(history: pd.DataFrame, rounds: Sequence[Mapping[str, Any]]) -> b
     for loss, axes in zip(losses, panels, strict=False):
         _draw_loss(axes, history, loss, ends)
     _draw_viability(panels[len(losses)], history, rounds, ends)
-    _draw_accuracy(panels[len(losses) + 1], rounds)
+    _draw_accuracy(panels[len(losses) + 1], records)
     if audited:
         _draw_audit(panels[len(losses) + 2], audited)
     for axes in panels[count:]:
@@ -50,9 +52,7 @@ def _draw_loss(axes: Axes, history: pd.DataFrame, loss: str, ends: Sequence[int]
     _finish(axes, "epoch", ends)
 
 
-def _draw_viability(
-    axes: Axes, history: pd.DataFrame, rounds: Sequence[Mapping[str, Any]], ends: Sequence[int]
-) -> None:
+def _draw_viability(axes: Axes, history: pd.DataFrame, rounds: Sequence[RoundMetrics], ends: Sequence[int]) -> None:
     axes.set_title("viability of generated layouts", fontsize=9)
     if "viability_score" in history:
         known = history[["epoch", "viability_score"]].dropna()
@@ -66,20 +66,23 @@ def _draw_viability(
     _finish(axes, "epoch (each round has its own discriminator)", ends)
 
 
-def _draw_accuracy(axes: Axes, rounds: Sequence[Mapping[str, Any]]) -> None:
+def _draw_accuracy(axes: Axes, records: Sequence[RoundRecord]) -> None:
     axes.set_title("discriminator validation accuracy", fontsize=9)
-    numbers = [metrics["round"] for metrics in rounds]
-    axes.plot(numbers, [metrics["discriminator_val_acc"] for metrics in rounds], color="#882255", marker="o")
+    numbers = [record["round"] for record in records]
+    accuracies = [record["metrics"]["discriminator_val_acc"] for record in records]
+    axes.plot(numbers, accuracies, color="#882255", marker="o")
     axes.set_ylim(0, 1.05)
     _finish(axes, "round", [])
 
 
-def _draw_audit(axes: Axes, rounds: Sequence[Mapping[str, Any]]) -> None:
+def _draw_audit(axes: Axes, audited: Sequence[RoundRecord]) -> None:
     axes.set_title("share of viable layouts, by the audit", fontsize=9)
-    first = rounds[0]
-    known = [] if first["viable_before"] is None else [(first["round"] - 1, first["viable_before"])]
-    known += [(metrics["round"], metrics["viable"]) for metrics in rounds]
-    axes.plot(*zip(*known, strict=True), color="#117733", marker="o")
+    numbers = [record["round"] for record in audited]
+    shares = [viable for record in audited if (viable := record["metrics"].get("viable")) is not None]
+    before = audited[0]["metrics"].get("viable_before")
+    if before is not None:
+        numbers, shares = [numbers[0] - 1, *numbers], [before, *shares]
+    axes.plot(numbers, shares, color="#117733", marker="o")
     axes.set_ylim(0, 1.05)
     _finish(axes, "round (0: what the first started from)", [])
 

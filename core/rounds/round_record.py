@@ -1,5 +1,6 @@
 """The record of a round: a round is finished when its `round.json` exists, which `rounds.close_round` writes last."""
 
+from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast
 
 from core.config.experiment import ExperimentConfig
@@ -93,6 +94,11 @@ def require_finished_round(location: str, config: ExperimentConfig) -> RoundReco
         raise InputError(f"{location} holds no finished round: run the rounds in their order")
     open_store(location, config.artifacts).fetch(record["outputs"])
     return record
+
+
+def audit_figure(audit: AuditFigures, name: str) -> Number:
+    """The figure called `name`, of which `audit` has an interval."""
+    return cast(Mapping[str, Number], audit)[name]
 
 
 def _read(location: str, config: ExperimentConfig) -> RoundRecord | None:

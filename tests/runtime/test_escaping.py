@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import escape
 
-from core.rounds.report import _TEMPLATE
+from core.rounds.report import Picture, RoundPart, render_page
 from core.runtime.errors import LONGEST_LINE, InputError, one_line, system_line, without_secrets
 from core.runtime.escaping import markdown_code, markdown_text, write_csv
 
@@ -90,10 +90,10 @@ def test_markdown_holds_no_markup_of_the_text(text):
 
 @pytest.mark.parametrize("text", ["a|b", "![x](http://evil)", "<script>", "a\n# title", "`code`", "*b*", "</pre>"])
 def test_text_does_not_leave_its_place_on_a_page(text):
-    picture = {"uri": "", "caption": text}
-    told = {"number": 1, "alarms": [text], "audit": [text], "pictures": [picture], "locations": [(text, text)]}
-    page = _TEMPLATE.render(name=text, header=[text], rows=[[text]], curves=picture, rounds=[told])
-    assert str(escape(text)) in page and ("<" not in text or text not in page)
+    picture = Picture(text, b"")
+    page = render_page(text, [[text]], picture, [RoundPart(1, [text], [text], [picture], [(text, text)])])
+    # Heading and title, a cell, alarm and audit, location and its title, twice each picture's two captions.
+    assert page.count(str(escape(text))) == 11 and ("<" not in text or text not in page)
     code = markdown_code(text)
     inner = code.strip("`")
     fence = len(code) - len(code.lstrip("`"))
