@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,13 @@ import pandas as pd
 from core.audit.audit import LAYOUTS_NAME
 from core.audit.bootstrap import Interval
 from core.config.experiment import ExperimentConfig
+from core.config.round_sections import ComparisonSection
 from core.data.palette import COLORS
 from core.inputs.places import Location
 from core.models.pictures import save_grid
-from core.records.artifacts import RECORD_NAME, ROUND_RECORD, round_location, run_location
-from core.records.created_files import CreatedFiles
+from core.records.artifacts import RECORD_NAME, round_location, run_location
 from core.records.stage_records import entry_of, read_record
+from core.rounds.round_record import RoundMetrics, read_round_record
 from core.rounds.rounds import AUDIT
 from core.runtime.errors import InputError
 from core.runtime.escaping import write_csv
@@ -27,9 +28,9 @@ from core.storage.store import join
 
 START, FIRST_AUDIT, FINAL_AUDIT = "stage2", "first_audit", "final_audit"
 _RESAMPLES = 2000
-# Layouts of a row of the picture.
+# Layouts in a row of the picture.
 _COLUMNS = 16
-# Columns of the table for a person, and the figures in them.
+# Column titles of the table, and the figures in the columns.
 _TABLE = {
     "viable": "viable",
     "frechet": "frechet_distance",
@@ -42,7 +43,7 @@ _TABLE = {
 
 @dataclass(frozen=True)
 class Ablation:
-    """One training of a comparison: the ablation's name, the seed, and the config of its run."""
+    """One training of a comparison: the ablation's name, the seed, the config of its run, layouts in its last audit."""
 
     name: str
     seed: int
@@ -51,23 +52,26 @@ class Ablation:
 
     @property
     def final_audit(self) -> str:
-        """Address of the audit of its end."""
+        """Address of the audit of the model after its last round."""
         return join(run_location(self.config), FINAL_AUDIT)
 
     @property
     def first_audit(self) -> str:
-        """Address of the audit of its start, of as many layouts as those of the rounds."""
+        """Address of the audit of the model it starts from, on as many layouts as the audits of the rounds."""
         return join(run_location(self.config), FIRST_AUDIT)
 
 
 def list_ablations(config: ExperimentConfig) -> list[Ablation]:
-    """Every training of the comparison, seed by seed, so that a part of it already compares."""
-    comparison = config.required("comparison")
-    seeds = sorted({seed for ablation in comparison.ablations.values() for seed in ablation.seeds or comparison.seeds})
+    """Every training of the comparison, seed by seed: if some are missing, the finished ones can still be compared.
+
+    Raises InputError if an ablation sets the seed of its trainings, or if two trainings would be the same run.
+    """
+    comparison: ComparisonSection = config.required("comparison")
+    seeds = {name: ablation.seeds or comparison.seeds for name, ablation in comparison.ablations.items()}
     ablations = []
-    for seed in seeds:
+    for seed in sorted({seed for own in seeds.values() for seed in own}):
         for name, ablation in comparison.ablations.items():
-            if seed in (ablation.seeds or comparison.seeds):
+            if seed in seeds[name]:
                 values = {
                     "experiment.name": f"{config.experiment.name}-{name}-{seed}",
                     "training.seed": seed,
@@ -75,6 +79,11 @@ def list_ablations(config: ExperimentConfig) -> list[Ablation]:
                     **ablation.settings,
                 }
                 ablations.append(Ablation(name, seed, config.with_values(values), comparison.num_samples))
+    _refuse_shared_runs(ablations)
+    return ablations
+
+
+def _refuse_shared_runs(ablations: Sequence[Ablation]) -> None:
     for ablation in ablations:
         if ablation.config.training.seed != ablation.seed:
             raise InputError(
@@ -86,17 +95,16 @@ def list_ablations(config: ExperimentConfig) -> list[Ablation]:
                 f"comparison.ablations.{ablation.name}: two trainings would be the run "
                 f"{ablation.config.experiment.name}: give each seed once, and no ablation an experiment.name"
             )
-    return ablations
 
 
 def start_ablation(config: ExperimentConfig) -> Ablation:
-    """What every ablation starts from, as an ablation without rounds."""
+    """The Stage 2 model that every ablation starts from, as an ablation without rounds."""
     values = {"experiment.name": f"{config.experiment.name}-{START}", "comparison": None}
     return Ablation(START, config.training.seed, config.with_values(values), config.required("comparison").num_samples)
 
 
 def write_results(config: ExperimentConfig, output_dir: Location) -> str:
-    """The table, after writing it, every figure and a picture as `{name}.md`, `{name}.csv` and `{name}.png`."""
+    """The table of the comparison, after writing it as `{name}.md`, all figures as `.csv` and a picture as `.png`."""
     rows, folder, name = result_rows(config), Path(output_dir), config.experiment.name
     CreatedFiles(folder).declare(_result_names(config), "--output_dir")
     text = compare(config).to_string(index=False, float_format="{:.4f}".format, na_rep="")
@@ -109,7 +117,7 @@ def write_results(config: ExperimentConfig, output_dir: Location) -> str:
 
 
 def require_free_results(config: ExperimentConfig, output_dir: str) -> None:
-    """InputError if the folder cannot be written to, or holds a file called as one of the results that is not ours."""
+    """InputError if the folder cannot be written to, or holds a file of the user's with the name of a result."""
     require_writable(Path(output_dir))
     CreatedFiles(Path(output_dir)).require_free(_result_names(config), "--output_dir")
 
@@ -119,21 +127,22 @@ def _result_names(config: ExperimentConfig) -> list[str]:
 
 
 def result_rows(config: ExperimentConfig) -> pd.DataFrame:
-    """A row an ablation, seed and audit that is finished: figures, intervals, noise loss, seconds."""
+    """A row for each finished audit of each ablation and seed: figures, intervals, noise loss, seconds."""
     start = start_ablation(config)
     audits = [(_audit_record(place), final) for place, final in ((start.first_audit, False), (start.final_audit, True))]
-    rows = [_row(START, start.seed, 0, audit, {}) | {"final": final} for audit, final in audits if audit]
+    rows = [_row(START, start.seed, 0, audit) | {"final": final} for audit, final in audits if audit]
     for ablation in list_ablations(config):
         rows += _ablation_rows(ablation)
     return pd.DataFrame(rows)
 
 
 def compare(config: ExperimentConfig) -> pd.DataFrame:
-    """A row an ablation: means over its seeds, and how the share that is not viable differs from the control's.
+    """A row for each ablation: means over its seeds, and its share of failures relative to the control's.
 
     `fewer_failures` is 1 - failures / failures of the control with the same seeds, with a 95 % bootstrap interval that
-    resamples seeds, and in each the noise seeds that both were audited with.
+    resamples seeds and, within each seed, the noise seeds that both were audited with.
     """
+    comparison: ComparisonSection = config.required("comparison")
     finished: dict[str, dict[int, np.ndarray]] = {}
     for ablation in list_ablations(config):
         if (audit := _audit_record(ablation.final_audit)) is not None:
@@ -142,14 +151,15 @@ def compare(config: ExperimentConfig) -> pd.DataFrame:
     if rows.empty:
         return rows
     last = rows[rows["round"].isin([0, config.rounds.count]) & rows["final"]]
-    control = finished.get(config.comparison.control, {})
+    control = finished.get(comparison.control, {})
     table = []
-    for name, group in last.groupby("ablation", sort=False):
+    for key, group in last.groupby("ablation", sort=False):
+        name = str(key)
         row = {"ablation": name, "seeds": len(group)} | {
             title: group[figure].mean() for title, figure in _TABLE.items()
         }
         shared = sorted(control.keys() & finished.get(name, {}).keys())
-        if shared and name != config.comparison.control:
+        if shared and name != comparison.control:
             rng = np.random.default_rng(derive_seed(0, f"fewer failures {name}"))
             row |= _named("fewer_failures", fewer_failures([(finished[name][s], control[s]) for s in shared], rng))
         table.append(row | {"minutes": group["seconds"].mean() / 60})
@@ -157,9 +167,9 @@ def compare(config: ExperimentConfig) -> pd.DataFrame:
 
 
 def fewer_failures(pairs: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator) -> Interval:
-    """1 - failures of the ablation / failures of the control, over seeds.
+    """1 - failures of the ablation / failures of the control, over seeds, with a 95 % bootstrap interval.
 
-    A pair says which layouts of the two are viable, bool [N] each.
+    Each pair is one seed: which layouts of the ablation and of the control are viable, bool [N] each.
     """
     failures = np.array([[1 - ablation.mean(), 1 - control.mean()] for ablation, control in pairs]).mean(axis=0)
     drawn = np.empty(_RESAMPLES)
@@ -174,49 +184,64 @@ def fewer_failures(pairs: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.rando
     return Interval(1 - failures[0] / max(failures[1], 1e-9), float(low), float(high))
 
 
+class _AuditRecord(NamedTuple):
+    """The record of a finished audit, and where it is."""
+
+    location: str
+    record: dict[str, Any]
+
+
 def _pictures(config: ExperimentConfig) -> np.ndarray:
-    """uint8 [N, H, W, 3]: what the start and each finished ablation draw from the same noise, a row each."""
+    """uint8 [N, H, W, 3]: what the start and each finished ablation draw from the same noise, one row for each."""
     first = min(ablation.seed for ablation in list_ablations(config))
     ablations = [start_ablation(config), *(ablation for ablation in list_ablations(config) if ablation.seed == first)]
     audits = [audit for ablation in ablations if (audit := _audit_record(ablation.final_audit)) is not None]
-    return COLORS[np.concatenate([_layouts(audit)["classes"][:_COLUMNS] for audit in audits])]
+    pictures: np.ndarray = COLORS[np.concatenate([_layouts(audit)["classes"][:_COLUMNS] for audit in audits])]
+    return pictures
 
 
 def _ablation_rows(ablation: Ablation) -> Iterator[dict[str, Any]]:
     records = []
     for number in range(1, ablation.config.rounds.count + 1):
-        location = round_location(ablation.config, number)
-        record = read_record(open_store(location, ablation.config.artifacts), ROUND_RECORD)
+        record = read_round_record(ablation.config, number)
         if record is None:
             return
         records.append(record)
-        audit = _audit_record(join(location, AUDIT))
+        audit = _audit_record(join(round_location(ablation.config, number), AUDIT))
         if audit is not None:
-            yield _row(ablation.name, ablation.seed, number, audit, record)
+            yield _row(ablation.name, ablation.seed, number, audit, record["metrics"], record["seconds"])
     audit = _audit_record(ablation.final_audit)
     if audit is not None:
-        summed = {**records[-1], "seconds": sum(record["seconds"] for record in records)}
-        yield _row(ablation.name, ablation.seed, len(records), audit, summed) | {"final": True}
+        seconds = sum(record["seconds"] for record in records)
+        row = _row(ablation.name, ablation.seed, len(records), audit, records[-1]["metrics"], seconds)
+        yield row | {"final": True}
 
 
-def _row(name: str, seed: int, number: int, audit: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = audit["metrics"]
-    figures = {}
+def _row(
+    name: str,
+    seed: int,
+    number: int,
+    audit: _AuditRecord,
+    round_metrics: RoundMetrics | None = None,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    metrics = audit.record["metrics"]
+    figures: dict[str, float | None] = {}
     for figure, (low, high) in metrics["intervals"].items():
         figures |= {figure: metrics[figure], f"{figure}_low": low, f"{figure}_high": high}
-    of_round = record.get("metrics", {})
+    of_round: Mapping[str, Any] = round_metrics or {}
     return {
         "ablation": name,
         "seed": seed,
         "round": number,
         "final": False,
-        "samples": audit["settings"]["audit"]["num_samples"],
+        "samples": audit.record["settings"]["audit"]["num_samples"],
         **figures,
         "val_noise_loss": of_round.get("val_noise_loss"),
         "discriminator_val_acc": of_round.get("discriminator_val_acc"),
         "viability_after": of_round.get("viability_after"),
         "discriminator_weight": of_round.get("discriminator_weight"),
-        "seconds": record.get("seconds"),
+        "seconds": seconds,
     }
 
 
@@ -224,17 +249,16 @@ def _named(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.value, "low": interval.low, "high": interval.high}
 
 
-def _audit_record(location: str) -> dict[str, Any] | None:
+def _audit_record(location: str) -> _AuditRecord | None:
     record = read_record(open_store(location), RECORD_NAME)
-    return record and record | {"location": location}
+    return None if record is None else _AuditRecord(location, record)
 
 
-def _layouts(audit: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
-    location = audit["location"]
-    folder = open_store(location).fetch({LAYOUTS_NAME: entry_of(audit, LAYOUTS_NAME, location)})
+def _layouts(audit: _AuditRecord) -> Mapping[str, np.ndarray]:
+    folder = open_store(audit.location).fetch({LAYOUTS_NAME: entry_of(audit.record, LAYOUTS_NAME, audit.location)})
     with np.load(folder / LAYOUTS_NAME) as arrays:
         return dict(arrays)
 
 
-def _viable(audit: Mapping[str, Any]) -> np.ndarray:
+def _viable(audit: _AuditRecord) -> np.ndarray:
     return _layouts(audit)["viable"]

@@ -1,4 +1,4 @@
-"""What of ours lies in the runs of an artefact root and is needed no more."""
+"""Garbage: files of this project in the runs under an artefact root that nothing needs any more."""
 
 from dataclasses import dataclass
 
@@ -13,17 +13,16 @@ from core.storage.store import ArtifactsSection, Store, StoredFile
 
 @dataclass(frozen=True)
 class LeftFile(StoredFile):
-    """A file of ours that nothing needs, and `why`."""
+    """A file of this project that nothing needs, and `why`."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """Garbage of one run, or of the prerequisites: files by name below `uri`, and uploads never finished.
+    """Garbage of one run, or of the prerequisites: files by name below `uri`, and unfinished uploads.
 
-    `busy` is true where a process works on it, and `unreadable` says why that cannot be told. Nothing is
-    looked for then.
+    Nothing is listed if a process works on the run (`busy`), or if its lease cannot be read (`unreadable` says why).
     """
 
     uri: str
@@ -34,18 +33,18 @@ class Garbage:
 
 
 def find_garbage(uri: str, grace_hours: float) -> list[Garbage]:
-    """Garbage, older than the grace period, of every run under the root at `uri`, or of the run at `uri`.
+    """Garbage older than the grace period of every run under the root at `uri`, or of the run at `uri`.
 
-    Only what `core.records.ownership` knows for ours counts; whatever else lies there is the user's.
+    Only files that `core.records.ownership` recognises count; all others are the user's.
     """
     return [_found(store, 3600 * grace_hours) for store in _scopes(uri)]
 
 
 def remove_garbage(uri: str, grace_hours: float, artifacts: ArtifactsSection) -> Garbage:
-    """Remove the garbage of the run at `uri`, or of the prerequisites there; what was removed.
+    """What was removed: the garbage of the run, or of the prerequisites, at `uri`.
 
-    Looked for again, holding the run's lease: what was garbage before may belong to a stage finished since. Raises
-    LeaseError if somebody works on it.
+    It is searched again while the run's lease is held, because a stage may have finished since an earlier search.
+    Raises LeaseError if another process works on the run.
     """
     store = open_store(uri, artifacts)
     with hold(uri, artifacts):
@@ -70,7 +69,7 @@ def _scopes(uri: str) -> list[Store]:
 def _found(store: Store, grace_seconds: float) -> Garbage:
     try:
         free = is_free(store)
-    except RecordError as error:  # the other runs' garbage is told all the same
+    except RecordError as error:  # the garbage of the other runs is still listed
         return Garbage(store.uri, [], [], unreadable=str(error))
     return _garbage_of(store, grace_seconds) if free else Garbage(store.uri, [], [], busy=True)
 

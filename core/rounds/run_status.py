@@ -1,9 +1,9 @@
-"""What there is under an artefact root: its runs, their rounds, who works on them, and what would come next."""
+"""The status of the runs under an artefact root: their rounds, who works on them, and what comes next."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 import pandas as pd
 
@@ -13,19 +13,26 @@ from core.records.lease import lease_state
 from core.records.record_forms import rounds_wanted
 from core.records.stage_records import read_record
 from core.records.workspace import newest_state
+from core.rounds.round_record import RoundRecord
 from core.rounds.round_table import METRIC_TITLES
 from core.rounds.rounds import ROUND_STAGES
+from core.rounds.runs import RunRecord, read_run_record
 from core.runtime.errors import InputError, UnavailableError
 from core.storage.opening import open_store
 from core.storage.store import Entry, Store, split_location
 
 PREREQUISITES = "prerequisites"
+# Requests to a bucket at the same time.
 _AT_ONCE = 16
+_UNREADABLE = "unreadable"
+
+Value = TypeVar("Value")
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
 class Status:
-    """Runs for a person as `text`, and of each record that could not be read why."""
+    """The runs as `text` for a person, and an error line for each record that could not be read."""
 
     text: str
     unreadable: list[str]
@@ -37,7 +44,7 @@ def status_text(uri: str) -> str:
 
 
 def read_status(uri: str) -> Status:
-    """The same, with what could not be read; the rest is shown all the same.
+    """The runs under the root at `uri`, or the rounds of the run at `uri`; what cannot be read is named.
 
     Raises InputError if there is no run.
     """
@@ -47,15 +54,15 @@ def read_status(uri: str) -> Status:
     if not runs:
         why = f" ({foreign[0]})" if foreign else ""
         raise InputError(f"{uri} holds no run{why}: give an artefact root, or a run's folder in it")
-    unreadable: list[str] = []
-    parts = [_run_text(run, unreadable) for run in runs]
-    return Status("\n\n".join([*parts, *foreign]), unreadable)
+    reading = _Reading()
+    parts = [_run_text(run, reading) for run in runs]
+    return Status("\n\n".join([*parts, *foreign]), reading.errors)
 
 
 def find_runs(root: Store, foreign: list[str] | None = None) -> list[Store]:
-    """The runs under a root: the folders with a run's record.
+    """The runs under a root: the folders that hold the record of a run.
 
-    A folder whose run.json is of another form holds no run of ours; a line on it is added to `foreign`.
+    A folder whose run.json has another form is not a run of ours; a line on it is added to `foreign`.
     """
     runs, lines = [], []
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -70,15 +77,6 @@ def find_runs(root: Store, foreign: list[str] | None = None) -> list[Store]:
     return runs
 
 
-def _begun(store: Store) -> dict[str, Any] | InputError | None:
-    try:
-        return read_record(store, RUN_RECORD)
-    except UnavailableError:
-        raise
-    except InputError as error:
-        return error
-
-
 def find_problems(uri: str) -> list[str]:
     """A line for each file that a record under `uri` names, input or output, and that is missing or altered."""
     damaged: list[str] = []
@@ -87,52 +85,70 @@ def find_problems(uri: str) -> list[str]:
         return damaged + [line for line in pool.map(lambda file: _problem(*file), named) if line is not None]
 
 
-def _run_text(run: Store, unreadable: list[str]) -> str:
-    """The run's lines. What cannot be read is shown as that, and its error is added to `unreadable`."""
+def _begun(store: Store) -> RunRecord | InputError | None:
+    try:
+        return read_run_record(store)
+    except UnavailableError:
+        raise
+    except InputError as error:
+        return error
 
-    def readable(read: Callable[[], Any]) -> Any:
+
+@dataclass
+class _Reading:
+    """Reads records one by one and collects the errors of those that are damaged."""
+
+    errors: list[str] = field(default_factory=list)
+
+    def __call__(self, read: Callable[[], Value], otherwise: Other) -> Value | Other:
+        """What `read` returns, or `otherwise` if the record is damaged. A server that is silent is still an error."""
         try:
             return read()
         except UnavailableError:
             raise
         except InputError as error:
-            unreadable.append(str(error))
-            return error
+            self.errors.append(str(error))
+            return otherwise
 
-    begun = read_record(run, RUN_RECORD)
+
+def _run_text(run: Store, reading: _Reading) -> str:
+    """The run's lines; "unreadable" stands for what cannot be read."""
+    begun = read_run_record(run)
+    if begun is None:
+        raise InputError(f"{run.uri} holds no run: give an artefact root, or a run's folder in it")
     names = sorted(name for name in run.folders() if ROUND_FOLDER.fullmatch(name))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        records = list(pool.map(lambda name: readable(lambda: read_record(run.below(name), ROUND_RECORD)), names))
-    progress = {
-        name: readable(lambda name=name: _progress(run.below(name)))
-        for name, record in zip(names, records, strict=True)
-        if record is None
-    }
-    progress = {name: "unreadable" if isinstance(state, InputError) else state for name, state in progress.items()}
-    rows = [{"round": name} | _row(record, progress.get(name)) for name, record in zip(names, records, strict=True)]
-    lease = readable(lambda: lease_state(run))
-    lines = [f"{begun['experiment']}  {run.uri}", f"lease: {_or_unreadable(lease)}"]
+        records = dict(zip(names, pool.map(lambda name: _round_of(run.below(name), reading), names), strict=True))
+    unfinished = [name for name, record in records.items() if record is None]
+    progress = {name: _progress_of(run.below(name), reading) for name in unfinished}
+    rows = [{"round": name} | _row(record, progress.get(name)) for name, record in records.items()]
+    lines = [f"{begun['experiment']}  {run.uri}"]
     if begun["parent"] is not None:
-        lines.insert(1, f"forked from: {begun['parent']['path']}")
+        lines.append(f"forked from: {begun['parent']['path']}")
+    lines.append(f"lease: {reading(lambda: lease_state(run), _UNREADABLE)}")
     if rows:
         lines.append(pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format, na_rep=""))
-    finished = sum(isinstance(record, dict) for record in records)
-    following = readable(lambda: _next(run, finished, progress))
-    lines.append(f"next: {_or_unreadable(following)}")
+    finished = sum(isinstance(record, dict) for record in records.values())
+    lines.append(f"next: {reading(lambda: _next(run, finished, progress), _UNREADABLE)}")
     return "\n".join(lines)
 
 
-def _or_unreadable(found: str | InputError) -> str:
-    return "unreadable" if isinstance(found, InputError) else found
+def _round_of(folder: Store, reading: _Reading) -> RoundRecord | str | None:
+    """The round's record, None until it is finished, or "unreadable"."""
+    return reading(lambda: cast(RoundRecord | None, read_record(folder, ROUND_RECORD)), _UNREADABLE)
 
 
-def _row(record: dict[str, Any] | InputError | None, progress: str | None) -> dict[str, Any]:
+def _progress_of(folder: Store, reading: _Reading) -> str:
+    return reading(lambda: _progress(folder), _UNREADABLE)
+
+
+def _row(record: RoundRecord | str | None, progress: str | None) -> dict[str, object]:
     if isinstance(record, dict):
         return _finished_row(record)
-    return {"state": "unreadable" if record is not None else progress}
+    return {"state": record or progress}
 
 
-def _finished_row(record: dict[str, Any]) -> dict[str, Any]:
+def _finished_row(record: RoundRecord) -> dict[str, object]:
     metrics = record["metrics"]
     return (
         {"state": "finished", "epoch": metrics["epoch"]}
@@ -141,11 +157,11 @@ def _finished_row(record: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _progress(round_: Store) -> str:
+def _progress(folder: Store) -> str:
     """How far an unfinished round is, in words."""
     for stage in ROUND_STAGES:
-        if read_record(round_.below(stage), RECORD_NAME) is None:
-            states = round_.below(stage).below(STATE_FOLDER)
+        if read_record(folder.below(stage), RECORD_NAME) is None:
+            states = folder.below(stage).below(STATE_FOLDER)
             newest = newest_state(states)
             progress = newest[1]["progress"] if newest else parts_progress(states)
             return f"{stage}: {progress or 'at its beginning'}"
@@ -157,7 +173,7 @@ def _next(run: Store, finished: int, progress: dict[str, str]) -> str:
     count = rounds_wanted(config.data, run.uri, CONFIG_NAME) if config else None
     if progress:
         name, state = next(iter(progress.items()))
-        return f"{name} goes on from {state}"
+        return f"{name} continues from {state}"
     if count is not None and finished >= count:
         return f"nothing, all {count} rounds are finished"
     return f"round-{finished + 1:02d}" + (f" of {count}" if count else "")
@@ -177,6 +193,8 @@ def _named_files(store: Store, damaged: list[str]) -> Iterator[tuple[str, str, i
             record = read_record(here, name)
         except InputError as error:
             damaged.append(f"unreadable: {error}")
+            continue
+        if record is None:  # removed since it was listed
             continue
         for output, entry in record.get("outputs", {}).items():
             yield here.uri, output, entry["size"], entry["sha256"]

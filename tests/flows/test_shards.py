@@ -195,7 +195,7 @@ def test_latents_that_are_there_are_not_sampled_again(this, expected):
         "000128-000192",
     ]
     assert path.stat() == written
-    assert status_text(run_location(this.config)).endswith("next: round-01 goes on from bad_latents: 192 bad latents")
+    assert status_text(run_location(this.config)).endswith("next: round-01 continues from bad_latents: 192 bad latents")
     assert not [file for garbage in find_garbage(this.config.artifacts.root, 0) for file in garbage.files]
     with pytest.raises(
         InputError, match=r"state/parts holds a bad latents made with num_steps 20, now it is 5: choose"

@@ -274,7 +274,7 @@ def test_a_stage_resumed_from_its_state_under_another_config_is_refused(config, 
         patch.setattr(train_diffusion.DiffusionTraining, "_step", dies)
         with pytest.raises(RuntimeError, match="the machine died"):
             continue_stage3.fn(this.config_path, recorded=True)
-    assert re.search(r"round-01 goes on from stage3: epoch [12]$", status_text(config.artifacts.root))
+    assert re.search(r"round-01 continues from stage3: epoch [12]$", status_text(config.artifacts.root))
     with pytest.raises(InputError, match=r"training.learning_rate 0.0001, now it is 0.5"):
         continue_stage3.fn(this.config_path, overrides=["training.learning_rate=0.5"], recorded=True)
     continue_stage3.fn(this.config_path, recorded=True)
