@@ -21,7 +21,7 @@ demo: install
 
 # The same with every artefact in a bucket of a Ceph gateway on this machine, whose data is in .radosgw.
 demo-s3: install
-	$(RUN) -m deployments.radosgw .radosgw --bucket layouts -- \
+	$(RUN) -m tests.radosgw .radosgw --bucket layouts -- \
 	    $(RUN) -m flows.adversarial_training configs/demo.yaml --set artifacts.root=s3://layouts/artifacts
 
 # Work pool, concurrency limit, deployments and automations on the Prefect server; may be repeated.

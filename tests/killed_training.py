@@ -146,7 +146,7 @@ def _main() -> None:
         if options.radosgw is None:
             _kill_again_and_again(options, prepared, str(Path(folder) / "artifacts"), None)
             return
-        from deployments.radosgw import RadosGateway
+        from tests.radosgw.gateway import RadosGateway
 
         with RadosGateway(options.radosgw) as gateway:
             os.environ |= gateway.credentials

@@ -26,7 +26,7 @@ from moto.core.botocore_stubber import BotocoreStubber
 from core.storage.opening import open_store
 from core.storage.s3.retries import RetryPolicy
 from core.storage.store import ArtifactsSection, Store
-from deployments.radosgw import RadosGateway, missing_programs
+from tests.radosgw.gateway import RadosGateway, missing_programs
 
 MOTO_KEYS = {"AWS_ACCESS_KEY_ID": "moto-user", "AWS_SECRET_ACCESS_KEY": "moto-secret"}
 JUICEFS_KEYS = {"AWS_ACCESS_KEY_ID": "juicefs-user", "AWS_SECRET_ACCESS_KEY": "juicefs-secret"}
@@ -132,7 +132,7 @@ def moto_place(tmp_path, monkeypatch) -> Iterator[Place]:
 def radosgw(tmp_path_factory) -> Iterator[RadosGateway]:
     """Ceph's gateway, a real S3 server, for all tests of the session."""
     if missing_programs():
-        pytest.skip(f"Ceph is not installed ({', '.join(missing_programs())}): see deployments/radosgw.py")
+        pytest.skip(f"Ceph is not installed ({', '.join(missing_programs())}): see tests/radosgw")
     with RadosGateway(tmp_path_factory.mktemp("radosgw")) as gateway:
         yield gateway
 

@@ -34,8 +34,8 @@ from core.rounds.run_status import status_text
 from core.storage.opening import open_store
 from core.storage.s3.transfer import transfer_config
 from core.storage.store import ArtifactsSection, Entry, Store
-from deployments.radosgw import RadosGateway
 from tests.benchmarks.results import processor, write_results
+from tests.radosgw.gateway import RadosGateway
 
 CSV = Path(__file__).with_suffix(".csv")
 _PREFIX = "benchmark"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from deployments.radosgw import RadosGateway, main, missing_programs
+from tests.radosgw.__main__ import main
+from tests.radosgw.gateway import RadosGateway, missing_programs
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_a_second_server_in_the_folder_is_refused(folder):
 
 
 def test_daemons_end_with_a_killed_starter(folder):
-    code = "import sys, pathlib, time; from deployments.radosgw import RadosGateway as R"
+    code = "import sys, pathlib, time; from tests.radosgw.gateway import RadosGateway as R"
     code += "; R(pathlib.Path(sys.argv[1])).start(); print('started', flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) as starter:
         said = starter.stdout.readline()
