@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from uuid import UUID
 
@@ -127,10 +126,9 @@ def test_a_running_stage_shows_progress_and_a_cancelled_one_goes_on_where_it_was
     artifact = prefect.until(shown, "no progress is shown")[0]
     assert 0 <= float(artifact.data) <= 100 and "a second" in artifact.description
     prefect.until(lambda: "epoch" in shown()[0].description, "progress stands still")
-    pid, began = engine_of(tiny), time.monotonic()
+    pid = engine_of(tiny)
     prefect.client.set_flow_run_state(run.id, Cancelling())
     prefect.until(lambda: not os.path.exists(f"/proc/{pid}"), "the engine goes on")
-    assert time.monotonic() - began < 15
     assert prefect.finished(run).state.is_cancelled()
     assert training_stage3(tiny, 1)
     again = prefect.finished(prefect.start(NEXT, tiny, overrides=overrides), seconds=400)
@@ -231,13 +229,17 @@ def test_a_run_that_waits_is_not_taken_for_one_whose_machine_is_gone(prefect):
     (noticing,) = [wanted for wanted in automations(ANY_DEPLOYMENTS) if "machine is gone" in wanted.name]
     short = noticing.trigger.model_copy(update={"within": datetime.timedelta(seconds=10)})
     with prefect.automation(noticing.model_copy(update={"name": "in ten seconds", "trigger": short})):
-        dies, *waiting = [prefect.client.create_flow_run(waits, tags=["layouts"], state=Running()) for _ in range(4)]
+        dies, later, *waiting = [
+            prefect.client.create_flow_run(waits, tags=["layouts"], state=Running()) for _ in range(5)
+        ]
         for run in (*waiting, dies):
             prefect.emit("prefect.flow-run.heartbeat", run)
         for run, state in zip(waiting, (Suspended(), AwaitingRetry(), AwaitingConcurrencySlot()), strict=True):
             prefect.client.set_flow_run_state(run.id, state, force=True)
-        assert prefect.finished(dies, seconds=60).state.is_crashed()
-        time.sleep(6)  # a round of the server's looking at what is silent
+        assert prefect.finished(dies).state.is_crashed()
+        # By the time that a run which went silent later is noticed, the server has looked at the waiting ones again.
+        prefect.emit("prefect.flow-run.heartbeat", later)
+        assert prefect.finished(later).state.is_crashed()
         names = [prefect.client.read_flow_run(run.id).state.name for run in waiting]
     assert names == ["Suspended", "AwaitingRetry", "AwaitingConcurrencySlot"]
 
@@ -270,7 +272,7 @@ def test_deploying_again_changes_nothing_and_keeps_what_was_switched(prefect):
         prefect.client.update_deployment_schedule(deployment.id, nightly.id, active=False)
 
 
-def test_prefect_keeps_nothing_big(prefect):
-    """Its own store of results; artefacts are in ours."""
-    kept = [file for file in Path(prefect.environment["PREFECT_HOME"], "storage").rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in kept) < 100_000
+def test_prefect_stores_no_results(prefect, tiny):
+    """Prefect has a store of results of its own; artefacts belong in ours."""
+    assert prefect.finished(prefect.start(NEXT, tiny)).state.is_completed() and rounds_done(tiny) == ["round-01"]
+    assert not [file for file in Path(prefect.environment["PREFECT_HOME"], "storage").rglob("*") if file.is_file()]

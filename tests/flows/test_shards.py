@@ -6,17 +6,18 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from distributed import LocalCluster
+from distributed import LocalCluster, default_client
+from prefect.futures import as_completed
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
+import flows.sample_bad_latents as sample_bad_latents_module
 from core.config.loading import load_config
 from core.models.sampling import CPU_BATCH
 from core.records.artifacts import RECORD_NAME, round_location, run_location
@@ -88,32 +89,20 @@ def workers():
     return found
 
 
-@contextlib.contextmanager
-def killing_one_when(happened):
-    """Kill one of the workers as soon as `happened()`; yields where it notes how many parts there were then."""
-    notes, over = [], threading.Event()
+def test_a_lost_worker_loses_no_shard(experiment, expected, monkeypatch):
+    killed = []
 
-    def watch():
-        while not over.is_set():
-            if found := happened():
-                os.kill(workers()[0], signal.SIGKILL)
-                notes.append(len(found))
-                return
+    def kill_a_busy_worker(shards):
+        client = default_client()
+        while not all(client.processing().values()):  # until every worker has a shard, which takes it seconds
             time.sleep(0.02)
+        killed.append(workers()[0])
+        os.kill(killed[0], signal.SIGKILL)
+        return as_completed(shards)
 
-    watching = threading.Thread(target=watch)
-    watching.start()
-    try:
-        yield notes
-    finally:
-        over.set()
-        watching.join()
-
-
-def test_a_lost_worker_loses_no_shard(experiment, expected):
-    with killing_one_when(lambda: parts_below(experiment.parent)) as parts_then:
-        adversarial_round(experiment, 1, [*OVERRIDES, "rounds.bad_latents.shards=2"])
-    assert 1 <= parts_then[0] < 5  # of 280 latents, 64 a part: there was something to lose
+    monkeypatch.setattr(sample_bad_latents_module, "as_completed", kill_a_busy_worker)
+    adversarial_round(experiment, 1, [*OVERRIDES, "rounds.bad_latents.shards=2"])
+    assert killed
     assert digests(load_config(experiment), *ROUND_STAGES) == expected
     assert not parts_below(experiment.parent)
     assert not workers()

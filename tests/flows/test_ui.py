@@ -5,7 +5,6 @@ UI_CONFIG names another config to run than the tiny one, UI_SCREENSHOTS a folder
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -138,11 +137,12 @@ def test_the_gate_asks_in_the_ui(prefect, page, config, run, screenshots):
 
     def answered():
         # On SQLite a busy server may refuse the answer ("database is locked"); a person gives it again.
-        if paused():
-            open_question()
+        if not paused():
+            return True
+        open_question()
+        with page.expect_response(lambda response: response.url.endswith("/resume")) as response:
             page.get_by_role("button", name="Submit").click()
-            time.sleep(5)
-        return not paused()
+        return response.value.ok and response.value.json()["status"] == "ACCEPT"
 
     prefect.until(paused, "it does not ask", 3000)
     open_question()

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from botocore.awsrequest import AWSResponse, HeadersDict
 from botocore.exceptions import ConnectionClosedError, ResponseStreamingError
+from botocore.httpsession import URLLib3Session
 from botocore.response import StreamingBody
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -848,34 +849,44 @@ def test_the_probe_runs_once_and_leaves_nothing(s3_place):
 
 
 @pytest.mark.parametrize("direction", ["upload", "fetch"])
-def test_a_server_that_is_killed_and_comes_back_later(radosgw, radosgw_place, short_parts, tmp_path, caplog, direction):
+def test_a_server_that_is_killed_and_comes_back_later(
+    radosgw, radosgw_place, short_parts, tmp_path, caplog, monkeypatch, direction
+):
     store = radosgw_place.open(patience_minutes=2)
     files = {f"small/{number}": os.urandom(300_000) for number in range(40)} | {"big": os.urandom(150 * 2**20)}
     entries = written(tmp_path / "made", files)
     if direction == "fetch":
         store.upload(tmp_path / "made", entries)
 
-    assert store.read("nothing") is None  # connected, which takes a while
-    killed = threading.Event()
+    requests, send, noticed = itertools.count(1), URLLib3Session.send, threading.Event()
 
-    def kill():
-        time.sleep(0.4)
-        radosgw.kill()
-        killed.set()
-        time.sleep(3)
+    def send_or_kill(session, request):
+        if next(requests) == 20:
+            radosgw.kill()
+        return send(session, request)
+
+    def come_back():
+        noticed.wait()
         radosgw.start_gateway()
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    monkeypatch.setattr(URLLib3Session, "send", send_or_kill)
+    line = logging.Handler()
+    line.emit = lambda record: noticed.set()  # the first says that the server does not answer
+    log = logging.getLogger("core.storage.s3_client")
+    log.addHandler(line)
+    restart = threading.Thread(target=come_back)
+    restart.start()
     try:
         with caplog.at_level(logging.INFO, "core.storage.s3.server"):
             if direction == "upload":
                 store.upload(tmp_path / "made", entries)
             else:
                 store.fetch(entries)
-        assert killed.is_set()
+        assert noticed.is_set() and next(requests) > 20
     finally:
-        killer.join()
+        log.removeHandler(line)
+        noticed.set()
+        restart.join()
     fetched = store.fetch(entries)
     assert {name: entry_of((fetched / name).read_bytes()) for name in entries} == entries
     assert sorted(file.name for file in store.files()) == sorted(entries)

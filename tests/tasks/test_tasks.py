@@ -8,6 +8,7 @@ import torch
 
 from core.data.latents import Latents
 from core.data.manifest import read_manifest, split_by_layout
+from core.models import sampling
 from core.models.checkpoints import load_discriminator
 from tasks.command_line import run_command
 from tasks.generate_bad_latents import generate_bad_latents
@@ -71,11 +72,34 @@ def test_generate_bad_latents_writes_the_documented_files(generate, dash):
     assert rows["label"].tolist() != sorted(rows["label"], reverse=True)
 
 
-def test_bad_latents_do_not_depend_on_batch_size_but_on_the_seed(generate):
+@pytest.fixture
+def batches(monkeypatch):
+    """Sizes of the batches in which latents are sampled."""
+    sizes, sample = [], sampling.sample_ddim
+
+    def sampled(denoise, noise, *arguments):
+        sizes.append(len(noise))
+        return sample(denoise, noise, *arguments)
+
+    monkeypatch.setattr(sampling, "sample_ddim", sampled)
+    return sizes
+
+
+def test_bad_latents_do_not_depend_on_batch_size_but_on_the_seed(generate, batches):
     first, second, third = generate("a", batch_size=2), generate("b", batch_size=32), generate("c", seed=1)
-    names = ["bad_latents_all.pt", "real_latents_all.pt"]
-    assert (first / names[0]).read_bytes() == (second / names[0]).read_bytes()
-    assert (first / names[0]).read_bytes() != (third / names[0]).read_bytes()
+    for name in ("bad_latents_all.pt", "real_latents_all.pt"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+        assert (first / name).read_bytes() != (third / name).read_bytes()
+    # Convolutions of another batch size may round differently, so a CPU always computes the same.
+    assert set(batches) == {sampling.CPU_BATCH}
+
+
+def test_a_bad_latent_comes_from_its_own_seed_whatever_batch_it_is_in(generate, batches, monkeypatch):
+    whole = torch.load(generate("whole") / "bad_latents_all.pt", weights_only=True)
+    monkeypatch.setattr(sampling, "CPU_BATCH", 4)
+    cut = torch.load(generate("cut") / "bad_latents_all.pt", weights_only=True)
+    assert set(batches[1:]) == {4} and len(batches) == 3
+    torch.testing.assert_close(cut, whole)
 
 
 def all_latents(rows, folder):

@@ -99,9 +99,20 @@ def test_both_evaluations_of_the_discriminator_at_once_are_those_one_by_one(judg
     torch.testing.assert_close(loss, wanted)
 
 
-def test_reduced_precision_is_used_only_where_it_is_wanted():
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_reduced_precision_is_used_only_where_it_is_wanted_and_native(monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert reduced_dtype(torch.device("cpu"), wanted=True) is dtype
     assert reduced_dtype(torch.device("cpu"), wanted=False) is None
-    assert reduced_dtype(torch.device("cpu"), wanted=True) in (None, torch.bfloat16)
 
 
 def test_the_gpu_benchmark_runs_at_a_toy_size():
