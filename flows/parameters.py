@@ -1,10 +1,11 @@
-"""Types of the flows' parameters: what a deployment's form shows and what is refused before a run starts."""
+"""Types of the flows' parameters, with the JSON schema by which Prefect's server checks them before a run starts."""
 
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
 
 from core.inputs.places import Location, expanded
+from core.runtime.errors import SECRET_PATTERN
 
 # A path or s3:// address of a YAML file.
 ConfigLocation = Annotated[
@@ -14,10 +15,9 @@ ConfigLocation = Annotated[
 ]
 # The address of a finished round, or of its record.
 RoundLocation = Annotated[Location, BeforeValidator(str), AfterValidator(expanded), WithJsonSchema({"type": "string"})]
-# Prefect keeps parameters as they are given: one with a password or signature in an address is not taken.
-_NO_SECRET = r"(?!.*://[^\s/]*@)(?!.*[Xx]-[Aa]mz-(Signature|Security-Token|Credential)=)"
+# Prefect stores parameters as they are given, so its server refuses one that holds a secret.
 Override = Annotated[
     str,
     StringConstraints(pattern=r"^[^=\s]+="),
-    WithJsonSchema({"type": "string", "pattern": rf"^[^=\s]+={_NO_SECRET}"}),
+    WithJsonSchema({"type": "string", "pattern": rf"^(?![\s\S]*(?:{SECRET_PATTERN}))[^=\s]+="}),
 ]

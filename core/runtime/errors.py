@@ -42,6 +42,12 @@ _KEY = re.compile(
     r"|(eyJ)[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)"
 )
 
+# All of them in one, for validators that take a pattern.
+SECRET_PATTERN = "|".join(
+    f"(?{'i' if known.flags & re.IGNORECASE else ''}:{known.pattern.removeprefix('(?i)')})"
+    for known in (_USER_INFO, _NAMED_SECRET, _WRITTEN_SECRET, _BEARER, _KEY)
+)
+
 
 class InputError(Exception):
     """One line that says what is wrong and what to do. Commands print it and exit with `exit_status`."""
