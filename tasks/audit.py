@@ -1,4 +1,4 @@
-"""audit: how good a model's layouts, or layouts in files, are by what no gradient ever saw."""
+"""audit: how good layouts of a model, or layouts in files, are by measures that no training optimises."""
 
 from collections.abc import Sequence
 from json import dumps
@@ -22,7 +22,7 @@ def audit(
     num_samples: Samples = 1000,
     seed: Seed = 7,
 ) -> dict[str, Any]:
-    """Generate layouts with a checkpoint from held-out seeds, judge them, and write the figures to `output_dir`."""
+    """Generate layouts with a checkpoint from held-out seeds, measure them, and write the figures to `output_dir`."""
     record = audit_stage(load_config(config), checkpoint, output_dir, num_samples, seed)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}
 
@@ -38,15 +38,15 @@ def audit_now(
     json: bool = False,
     overrides: Sequence[str] = (),
 ) -> str:
-    """Audit what a checkpoint draws, or the layout pictures of a manifest; nothing is written.
+    """Audit the layouts that a checkpoint generates, or the layout pictures of a manifest. Nothing is written.
 
-    Pictures need no model: the real ones are those of `real`, or of the config's manifest, at `image_size` or the
-    config's.
+    Pictures need no model. They are compared with the real pictures of the manifest `real`, or of the config's, at
+    `image_size`, or the config's.
     """
     if (checkpoint is None) == (layouts is None):
         raise InputError("give either --checkpoint, a model to audit, or --layouts, a manifest of pictures")
     if checkpoint is not None and (real is not None or image_size is not None):
-        raise InputError("--real and --image_size go with --layouts: a checkpoint is judged as its config says")
+        raise InputError("--real and --image_size go with --layouts: a checkpoint is audited as its config says")
     experiment = load_config(config, overrides)
     section = experiment.required("audit")
     seed = section.seed if seed is None else seed

@@ -1,4 +1,4 @@
-"""The one parser: a function's signature is its command."""
+"""Commands: the command line of a function follows from its signature."""
 
 import argparse
 import inspect
@@ -29,11 +29,11 @@ _FINITE = ConfigDict(allow_inf_nan=False)
 def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = None) -> Any:
     """Result of `function` called with the command line's arguments.
 
-    Parameters called `config` or `uri` are positional, and may be named as an option too; others without default are
-    required options, those with one optional; `bool` is a switch, `bool | None` gives `--name/--no-name`;
-    `Sequence[str]` is `--set`, which may be repeated. Option names take underscores or dashes. Parameters after `*` are
-    not for the command line. Exits with 2 and one line for what the user can mend, with 3 where another process works
-    on the run, with 130, 143 or 129 when interrupted by Ctrl-C, SIGTERM or SIGHUP.
+    Parameters called `config` or `uri` are positional, or options of that name. All others are options, required if
+    they have no default; option names take underscores or dashes. `bool` is a switch, `bool | None` gives
+    `--name/--no-name`, and `overrides` is `--set`, which may be repeated. Parameters after `*` are not on the command
+    line. An error of the user's prints one line and exits with 2, or with 3 if another process works on the run.
+    Ctrl-C, SIGTERM and SIGHUP exit with 130, 143 and 129.
     """
     prepare_streams()
     log_to_stderr()
@@ -52,13 +52,13 @@ def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = 
 
 
 def say(text: str) -> None:
-    """One result on stdout, of the first process."""
+    """Write one result to stdout, from the first process only."""
     if is_first():
         put(text)
 
 
 def refuse_last(lines: Sequence[str]) -> None:
-    """InputError of the last of the lines, if there are any, after saying the others as results."""
+    """Raise InputError with the last line, after writing the others as results; nothing happens without lines."""
     if lines:
         for line in lines[:-1]:
             say(line)
@@ -67,15 +67,15 @@ def refuse_last(lines: Sequence[str]) -> None:
 
 def _leave(line: str, status: int) -> None:
     if not is_first():
-        # What stops every process is said once: torchrun ends the others as soon as the first has left.
+        # An error that stops every process is printed once: torchrun ends the others when the first has exited.
         time.sleep(_SECONDS_FOR_THE_FIRST)
     put_error(f"\n{line}" if sys.stderr.isatty() else line)
-    logging.shutdown()  # after the line: what sends records to a server that is gone takes long
+    logging.shutdown()  # after the line: sending log records to a server that is gone takes long
     sys.exit(status)
 
 
 def _checked(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
-    """The command line's values, places filled in and numbers within the bounds of their types."""
+    """The command line's values with places expanded; InputError for a number outside the bounds of its type."""
     checked = dict(values)
     for name, parameter in inspect.signature(function).parameters.items():
         given, shown = values.get(name), name if name in _POSITIONAL else f"--{name}"
@@ -93,7 +93,7 @@ def _checked(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, 
 
 
 def _kind(annotation: Any) -> type:
-    """What an option's text is made: the type within `| None` and bounds; Path for a `Location`."""
+    """The type that an option's text is converted to: without `| None` and bounds, and Path for a `Location`."""
     if typing.get_origin(annotation) is Annotated:
         return _kind(typing.get_args(annotation)[0])
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
@@ -103,7 +103,7 @@ def _kind(annotation: Any) -> type:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line as everything else that a user can mend is said."""
+    """A parser whose errors are InputErrors, like all other errors of the user's."""
 
     def error(self, message: str) -> typing.NoReturn:
         raise InputError(f"{message}; --help lists the options")

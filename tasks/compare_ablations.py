@@ -1,4 +1,4 @@
-"""compare-ablations: the same start and the same steps with and without the adversarial term, and what each came to."""
+"""compare-ablations: training with and without the adversarial term, from the same start for the same steps."""
 
 import logging
 import time
@@ -23,9 +23,9 @@ log = logging.getLogger("core.rounds.comparison")
 
 
 def compare_ablations(config: Location, output_dir: Location = "docs/evidence", overrides: Sequence[str] = ()) -> str:
-    """Train and audit every ablation of a config's comparison that is not finished; the table of what they came to.
+    """Train and audit every unfinished ablation of a config's comparison; the table of the results.
 
-    Started several times at once, the processes share the ablations. Writes {name}.csv, {name}.md and {name}.png to
+    Several processes started at once share the ablations. Writes {name}.csv, {name}.md and {name}.png to
     `output_dir`.
     """
     experiment = load_config(config, overrides)
@@ -38,7 +38,7 @@ def compare_ablations(config: Location, output_dir: Location = "docs/evidence", 
     with hold_run(start.config, wait=True):
         stage2 = with_prerequisites(experiment).diffusion.stage2_checkpoint
         _audit(start, stage2, start.final_audit, start.num_samples)
-        # Figures compare at equal numbers only, so the rounds have one of their own.
+        # Figures are comparable only for equally many layouts, so there is one audit as large as those of rounds.
         before = _audit(start, stage2, start.first_audit, experiment.audit.num_samples)
     for position, ablation in enumerate(ablations, 1):
         log.info("ablation %d of %d: %s, seed %d", position, len(ablations), ablation.name, ablation.seed)
@@ -51,7 +51,7 @@ def compare_ablations(config: Location, output_dir: Location = "docs/evidence", 
 
 
 def _train(ablation: Ablation, before: dict[str, Any]) -> None:
-    """The ablation's rounds that are not finished yet, and the audit of its end."""
+    """Do the ablation's unfinished rounds, then audit its last model."""
     begin_run(ablation.config)
     for number in range(1, ablation.config.rounds.count + 1):
         this = open_round(ablation.config, number)
@@ -66,7 +66,7 @@ def _do_round(this: Round, before: dict[str, Any]) -> None:
     discriminator = retrain_discriminator.fn(**this.discriminator_options())
     stage3 = continue_stage3.fn(this.config_path, recorded=True)
     seconds = time.monotonic() - began
-    # Every ablation's first round starts from the same model, which is audited once.
+    # The first round of every ablation starts from the same model, which is audited once.
     audits = [before] if this.parent is None else []
     audits.append(audit.fn(**this.audits_options()[-1]))
     close_round(this, bad_latents, discriminator, stage3, audits, seconds)

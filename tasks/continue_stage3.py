@@ -16,10 +16,10 @@ from tasks.stage_task import stage_task
 def continue_stage3(
     config: Location, resume: bool | None = None, overrides: Sequence[str] = (), *, recorded: bool = False
 ) -> dict[str, Any]:
-    """Train Stage 3 of a config until its last epoch, going on from the latest checkpoint if there is one.
+    """Train Stage 3 of a config up to its last epoch, from the latest checkpoint if there is one.
 
     Writes checkpoints, samples and metrics under `experiment.save_path`; returns the final metrics. Inside a round
-    `recorded` is true: everything is published at the end, with a record.
+    `recorded` is true: all files are published at the end, with a record.
     """
     experiment = with_prerequisites(load_config(config, overrides))
     metrics = train(experiment, resume, recorded)

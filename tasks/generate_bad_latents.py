@@ -30,8 +30,8 @@ def generate_bad_latents(
     """Encode real layouts and generate as many bad latents with the diffusion model.
 
     Writes real_latents/, real_latents_all.pt, bad_latents/, bad_latents_all.pt and discriminator_manifest.csv
-    to `output_dir`; returns the stage's record without its list of files. Inside a round `held_out` is false:
-    layouts of the validation split are never used; with `real_variants` rotated and mirrored ones count as real.
+    to `output_dir`; returns the metrics of the stage's record. `held_out` is false inside a round: layouts of the
+    validation split are never used. With `real_variants`, rotated and mirrored layouts count as real too.
     """
     request = BadLatentsRequest(
         manifest=manifest,

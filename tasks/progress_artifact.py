@@ -11,26 +11,26 @@ from prefect.exceptions import PrefectException
 from core.runtime.escaping import markdown_text
 from core.runtime.progress import Progress
 
-# Two calls to Prefect's server are at least so far apart: one takes tens of milliseconds.
+# The least time between two calls to Prefect's server: one takes tens of milliseconds.
 SECONDS_BETWEEN = 5.0
 
 
 class ProgressArtifact:
-    """A watcher of `core.runtime.progress` that keeps one progress artefact for each stage it is told of.
+    """A watcher of `core.runtime.progress` that keeps one progress artefact for each stage.
 
-    A server that cannot be reached does not stop the training: progress is then told later or not at all.
+    A server that cannot be reached does not stop the training; its progress is then shown later or not at all.
     """
 
     def __init__(self, key: str):
         self._key = key
         self._artifacts: dict[str, UUID] = {}
-        self._told = 0.0
+        self._sent_at = 0.0
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if now - self._told < SECONDS_BETWEEN and progress.done < progress.total:
+        if now - self._sent_at < SECONDS_BETWEEN and progress.done < progress.total:
             return
-        self._told = now
+        self._sent_at = now
         percent = 100 * progress.done / max(progress.total, 1)
         rate = f"{progress.done}/{progress.total} {progress.unit}, {progress.per_second:.2f} a second"
         text = markdown_text(f"{progress.stage}: {rate}")

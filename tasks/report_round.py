@@ -1,4 +1,4 @@
-"""report-round: what a round came to, in Prefect's UI and beside the artefacts."""
+"""report-round: the results of a round, in Prefect's UI and beside the artefacts."""
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
@@ -15,9 +15,9 @@ from tasks.command_line import run_command, say
 
 @task(name="report-round", cache_policy=NO_CACHE)
 def report_round(config: Location, number: Rounds) -> str:
-    """Write `report.html` of a run up to a finished round, and a Markdown artefact of the round; the page's address.
+    """Write `report.html` of a run up to a finished round, and a Markdown artefact in Prefect; the page's address.
 
-    `config` is that of a round, as it lies in the round's folder.
+    `config` is the config file in the round's folder.
     """
     experiment = load_config(config)
     report = make_report(experiment, number)

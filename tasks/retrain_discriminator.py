@@ -1,4 +1,4 @@
-"""retrain-discriminator: real latents against bad ones."""
+"""retrain-discriminator: train a discriminator to tell real latents from bad ones."""
 
 from typing import Any
 
@@ -26,9 +26,8 @@ def retrain_discriminator(
 ) -> dict[str, Any]:
     """Train a fresh discriminator on real and fake latents, each a .pt file or a folder of them.
 
-    It computes in bfloat16 where the device multiplies that faster, unless `use_amp` is false.
-    Writes discriminator_best.pt and discriminator_history.csv to `output_dir`; returns the stage's record
-    without its list of files.
+    It computes in bfloat16 if that is faster on the device, unless `use_amp` is false. Writes discriminator_best.pt and
+    discriminator_history.csv to `output_dir`; returns the metrics of the stage's record.
     """
     request = DiscriminatorRequest(
         real_latents=real_latents,

@@ -1,4 +1,4 @@
-"""sample-shard: a share of a round's bad latents, by whichever process takes it."""
+"""sample-shard: sample a part of a round's bad latents, in any process."""
 
 from core.config.experiment import ExperimentConfig
 from core.records.latent_parts import Shard
@@ -9,5 +9,5 @@ from tasks.stage_task import stage_task
 
 @stage_task("sample-shard")
 def sample_shard(config: ExperimentConfig, request: BadLatentsRequest, shard: Shard) -> None:
-    """Sample a shard's bad latents, where generate-bad-latents of the same request finds them."""
+    """Sample the bad latents of a shard and store them; generate-bad-latents of the same request finds them there."""
     sample(config, request, shard)

@@ -1,4 +1,4 @@
-"""What every task of a stage has in common: its progress is shown, and it is tried again where that can help."""
+"""What all tasks of stages share: they show progress, and are retried if that can help."""
 
 import functools
 from collections.abc import Callable
@@ -22,8 +22,8 @@ _RETRIES, _SECONDS_BETWEEN = 2, 30.0
 def stage_task(name: str) -> Callable[[Callable[Parameters, Result]], Task[Parameters, Result]]:
     """`prefect.task` for a stage called `name`.
 
-    Nothing is cached: the records of the artefact store say what is done. A server that stayed silent is worth
-    another attempt, which goes on from the newest state; what a user must mend, or too little memory, is not.
+    Nothing is cached, because the records in the artefact store say what is done. Only a server that did not answer is
+    worth a retry, which continues from the newest state; an error of the user's or too little memory is not.
     """
 
     def decorate(function: Callable[Parameters, Result]) -> Task[Parameters, Result]:

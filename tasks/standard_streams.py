@@ -1,7 +1,8 @@
-"""What commands write to the terminal: never a traceback, whatever became of stdout and stderr."""
+"""Output of commands to the terminal, without a traceback even if stdout or stderr is closed or full."""
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from typing import TextIO
@@ -9,36 +10,39 @@ from typing import TextIO
 from core.runtime.errors import printable
 
 OUTPUT_ERROR_STATUS = 2
-# What a pipe whose reader left answers.
+# Errors of a pipe whose reader has exited.
 _READER_LEFT = (errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET)
-_closed = False
+
+
+class _Closed(io.TextIOWrapper):
+    """Stands in for a stream that was closed before the command started; what is written to it is discarded."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BufferedWriter(io.FileIO(os.devnull, "w")), encoding="utf-8")
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr such that text in whatever letters can be written, and closed ones take no harm.
+    """Make stdout and stderr accept any text, and replace closed ones.
 
-    A file opened later would get the number of a closed stream, and what others write there.
+    Otherwise a file opened later would get the number of a closed stream, and receive what others write to it.
     """
-    global _closed
-    if sys.stdout is None:
-        _closed = True
     with contextlib.suppress(OSError):
         while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(handle, True)
         os.close(handle)
-    sys.stdout = sys.stdout or _nowhere()
-    sys.stderr = sys.stderr or _nowhere()
+    sys.stdout = sys.stdout or _Closed()
+    sys.stderr = sys.stderr or _Closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def put(text: str) -> None:
-    """Write a result to stdout, at once, its control characters escaped.
+    """Write a result to stdout at once, its control characters escaped.
 
-    Nothing is said to a reader that left. Exits with 2 and one line where stdout is closed, or its disk is full.
+    Does nothing if the reader of a pipe has exited. Exits with 2 and one line if stdout is closed or its disk is full.
     """
-    if _closed or sys.stdout is None:
+    if sys.stdout is None or isinstance(sys.stdout, _Closed):
         _lost("it is closed")
     try:
         sys.stdout.write("\n".join(printable(line) for line in text.split("\n")) + "\n")
@@ -52,7 +56,7 @@ def put(text: str) -> None:
 
 
 def put_error(line: str) -> None:
-    """Write a line to stderr; if stderr cannot be written, nothing is said."""
+    """Write a line to stderr; does nothing if stderr cannot be written."""
     try:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
@@ -61,7 +65,7 @@ def put_error(line: str) -> None:
 
 
 def flush_streams() -> None:
-    """Write out what others wrote to stdout and stderr, as the interpreter's own attempt at its end fails loudly."""
+    """Flush stdout and stderr: the interpreter's own attempt at its end prints an error if that fails."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -75,12 +79,8 @@ def _lost(cause: str) -> None:
 
 
 def _drop(stream: TextIO | None) -> None:
-    """Have what is left in the stream, and all that follows, go nowhere."""
+    """Discard what is left in the stream, and all later output."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-
-
-def _nowhere() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")
