@@ -1,4 +1,4 @@
-"""The automations of the deployments: what starts a round besides a person, and what becomes of a crashed run."""
+"""The automations of the deployments: they start rounds on events, and restart crashed runs."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -10,14 +10,15 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment
 
 from flows.round_events import DATA_CHANGED, ROUND_COMPLETED, VIABILITY_SATURATED
 
-# Three heartbeats, whose interval prefect.yaml sets, and as long again: a busy machine may be late.
+# Three heartbeats at the interval in prefect.yaml, twice over, because a busy machine may be late.
 SILENCE = timedelta(seconds=180)
-# Executor and worker may both report one death.
+# The executor and the worker may both report the same crash.
 ONE_DEATH = timedelta(minutes=5)
-# Not "Crashed": on SQLite the server often fails to note an end for this trigger ("database is locked"), and then drops
-# the event for all triggers, those that start a crashed run again included. What has ended is not marked as crashed.
+# Without "Crashed": on SQLite the server often fails to record an end for this trigger ("database is locked"). It then
+# drops the event for all triggers, also for those that restart a crashed run. A run that has ended is not marked as
+# crashed anyway.
 _ENDS = ("Completed", "Failed", "Cancelled")
-# No engine works on a run in these, or it waits for a person: from then on silence says nothing.
+# In these states no engine works on the run, or it waits for a person, so it sends no heartbeats.
 _WAITS = ("Suspended", "Paused", "Scheduled", "Late", "Pending", "AwaitingRetry", "AwaitingConcurrencySlot")
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 
@@ -29,7 +30,7 @@ def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
     return [
         AutomationCore(
             name="layouts: notice a run whose machine is gone",
-            description=f"A run silent for {SILENCE.seconds} s is marked as crashed.",
+            description=f"A run without a heartbeat for {SILENCE.seconds} s is marked as crashed.",
             trigger=EventTrigger(
                 match={"prefect.resource.id": "prefect.flow-run.*"},
                 match_related={"prefect.resource.id": "prefect.tag.layouts", "prefect.resource.role": "tag"},
@@ -45,20 +46,20 @@ def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
         *(_restart(name, deployments[name]) for name in ("three-rounds", "next-round", "prerequisites")),
         AutomationCore(
             name="layouts: next round when viability is saturated",
-            description="Bad latents are made anew and the discriminator is retrained on them.",
+            description="It generates new bad latents and retrains the discriminator on them.",
             trigger=_on(VIABILITY_SATURATED),
             actions=[_run(next_round, on_event)],
         ),
         AutomationCore(
             name="layouts: next round when a round is completed",
-            description="Off until switched on: with it, a single next-round becomes a chain until none is due.",
+            description="Off by default. If on, each round starts the next one until none is due.",
             enabled=False,
             trigger=_on(ROUND_COMPLETED),
             actions=[_run(next_round, on_event)],
         ),
         AutomationCore(
             name="layouts: one more round when the data changed",
-            description="watch-data tells so, once its schedule is switched on.",
+            description="watch-data sends the event, if its schedule is on.",
             trigger=_on(DATA_CHANGED),
             actions=[_run(next_round, on_event | {"extra": True})],
         ),
@@ -66,16 +67,16 @@ def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
 
 
 def _restart(name: str, deployment: UUID) -> AutomationCore:
-    """Starts a crashed run of the deployment again, once, with its own parameters and how often it crashed.
+    """The automation that restarts a crashed run of the deployment, with its parameters and the number of its crashes.
 
-    All of its parameters: where the server refuses one, nothing is started. A new run: rescheduling the crashed one
-    would let two engines do it, as both executor and worker report a death.
+    It passes all parameters on, because the server starts nothing if it refuses one. It starts a new run: two engines
+    could take up the crashed one if it were rescheduled, because both the executor and the worker report a crash.
     """
     crashes = "(flow_run.parameters['restarts'] | default(0)) + 1"
     parameters = _computed(f"dict(flow_run.parameters, restarts={crashes})")
     return AutomationCore(
         name=f"layouts: start a crashed {name} again",
-        description="It goes on where the crashed run was.",
+        description="The new run continues where the crashed one stopped.",
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.id": f"prefect.deployment.{deployment}"},
@@ -105,11 +106,11 @@ def _run(deployment: UUID, parameters: Mapping[str, Any]) -> RunDeployment:
 
 
 def _value(expression: str, default: Any = None) -> dict[str, Any]:
-    """A parameter computed from the event with its type kept."""
+    """A parameter that the server computes from the event; it keeps its type."""
     return _computed(f"{expression} | default({default!r})")
 
 
 def _computed(expression: str) -> dict[str, Any]:
-    """A value computed by the server: a plain template would make every one a string."""
+    """A value that the server computes. A plain template would turn every value into a string."""
     template = f"{{{{ ({expression}) | tojson }}}}"
     return {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": template}}

@@ -1,9 +1,9 @@
-"""Make a Prefect server (PREFECT_API_URL, or the local one) hold what this folder describes; one line on what changed.
+"""Register what this folder describes with a Prefect server (PREFECT_API_URL, or the local one); print what changed.
 
     python -m deployments.deploy [--directory FOLDER]
 
-May be repeated: work pool, concurrency limit, deployments and automations that are there already are brought up to
-date. What was switched on or off, and how many slots the limit `gpu` has, stays as it was set on the server.
+May be repeated: an existing work pool, concurrency limit, deployment or automation is updated. What was switched on or
+off on the server stays so, and the limit `gpu` keeps its number of slots.
 """
 
 import os
@@ -43,18 +43,18 @@ _COMPARED = {"entrypoint", "path", "pull_steps", "parameters", "job_variables", 
 def deploy(directory: str = str(_ROOT)) -> None:
     """Register work pool, concurrency limit, deployments and automations with the Prefect server.
 
-    `directory` is the project's folder where the runs are, on the worker or in its image.
+    `directory` is the project's folder on the machine of the worker, or in its image.
     """
     url = configured_server() or LOCAL_SERVER
     require_server(url)
     with temporary_settings({PREFECT_API_URL: url}), server_errors(), get_client(sync_client=True) as client:
         steps = [_address(url), _work_pool(client), _gpu_limit(client), _deployments(client, directory)]
         changes = [change for step in [*steps, _automations(client)] for change in step]
-    say(f"{url}: {', '.join(changes) if changes else 'everything is there already'}")
+    say(f"{url}: {', '.join(changes) if changes else 'nothing to change'}")
 
 
 def _address(url: str) -> Iterator[str]:
-    """Workers and commands of this user find the local server from now on."""
+    """Set PREFECT_API_URL in the user's profile, so that workers and later commands find the local server."""
     profile = load_current_profile()
     if not os.environ.get("PREFECT_API_URL") and not profile.settings.get(PREFECT_API_URL):
         update_current_profile({PREFECT_API_URL: url})
@@ -103,7 +103,7 @@ def _deployments(client: SyncPrefectClient, directory: str) -> Iterator[str]:
 
 
 def _refuse_unknown_parameters(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
-    """Have the server refuse a run with a misspelt parameter, however it is started; a flow would only crash on it."""
+    """Make the server refuse a run with a misspelt parameter; otherwise the run starts and then crashes."""
     schema = {**deployment.parameter_openapi_schema, "additionalProperties": False}
     wanted = DeploymentUpdate(parameter_openapi_schema=schema, enforce_parameter_schema=True)
     client.update_deployment(deployment.id, wanted)
@@ -113,12 +113,12 @@ def _automations(client: SyncPrefectClient) -> Iterator[str]:
     ids = {name: deployment.id for name, deployment in _ours(client).items()}
     known = {automation.name: automation for automation in client.read_automations()}
     for wanted in automations(ids):
-        there = known.get(wanted.name)
-        if there is None:
+        existing = known.get(wanted.name)
+        if existing is None:
             client.create_automation(wanted)
             yield f"automation '{wanted.name}' created"
-        elif _content(there) != _content(wanted):
-            client.update_automation(there.id, wanted.model_copy(update={"enabled": there.enabled}))
+        elif _content(existing) != _content(wanted):
+            client.update_automation(existing.id, wanted.model_copy(update={"enabled": existing.enabled}))
             yield f"automation '{wanted.name}' updated"
 
 
@@ -142,7 +142,7 @@ def _content(automation: AutomationCore) -> dict[str, Any]:
 
 
 def _without_order(value: Any) -> Any:
-    """Sets come back as lists in any order."""
+    """The value with its lists sorted: the server returns sets as lists in any order."""
     if isinstance(value, dict):
         return {key: _without_order(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The algorithm as Prefect flows over `tasks`."""
+"""Prefect flows: the rounds of training, and the commands that start them. They call `tasks` and `core`."""
 
 import logging
 
@@ -7,7 +7,7 @@ from tasks.start_up import say_in_one_line
 
 say_in_one_line()
 
-# Before any module of this package imports Prefect.
+# Before any module of this package imports Prefect, which reads its settings then.
 apply_settings()
-# What core says is part of a run's logs; Prefect sends it there but leaves its level alone.
+# Log lines of core are part of a run's logs. Prefect forwards them, but does not set the level.
 logging.getLogger("core").setLevel(logging.INFO)

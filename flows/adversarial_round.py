@@ -33,7 +33,7 @@ from tasks.generate_bad_latents import generate_bad_latents
 from tasks.report_round import report_round
 from tasks.retrain_discriminator import retrain_discriminator
 
-# Below core's, so that the line goes where those of core go.
+# A child of the logger `core`, so that its lines are part of a run's logs too.
 log = logging.getLogger("core.flows")
 
 
@@ -46,16 +46,16 @@ def adversarial_round(
     *,
     restarts: Restarts = 0,
 ) -> dict[str, Any] | State[None]:
-    """Do one round of an experiment: the next that is missing, or none if nothing is due.
+    """Do one round of an experiment: the next unfinished one, or none if nothing is due.
 
-    Where the last one was finished by a process that died before it sent its events, that one is told instead.
+    If the process of the last finished round died before it sent the round's events, they are sent instead.
 
     Args:
         config: YAML file of the experiment, a path on the worker or an s3:// address.
-        number: The round to do, from 1; empty for the next one that is missing.
+        number: The round to do, from 1; empty for the next unfinished one.
         overrides: Settings of the config to change, each as key.path=value.
-        extra: Do one more round even where all of rounds.count are finished.
-        restarts: How often in a row it crashed before; the automation that starts it again fills it in.
+        extra: Do one more round even if all of rounds.count are finished.
+        restarts: How many times in a row the run crashed; the automation that restarts it sets this.
     """
     require_few_restarts(restarts)
     experiment = load_config(config, overrides)
@@ -72,7 +72,7 @@ def adversarial_round(
         except LeaseError as error:
             return _nothing_is_due(str(error))
         begin_run(experiment)
-        # A round whose process died before it told of it is told first; a chain of events would end there.
+        # An unannounced round comes first: a chain of rounds that start each other by events would end there.
         due = last_unannounced_round(experiment) or next_round(experiment, extra)
         if due is None:
             return _nothing_is_due(f"all {experiment.rounds.count} rounds are finished")
@@ -91,7 +91,7 @@ def _do_round(experiment: ExperimentConfig, number: int) -> dict[str, Any]:
     label_run(experiment, f"round {number}", f"round:{number}")
     this = open_round(experiment, number)
     record = this.record or _make(this)
-    # A process may have died between the round and its report.
+    # A process may have died after the round and before its report.
     if not is_announced(experiment, number):
         report_round(this.config_path, number)
     return record
@@ -111,7 +111,7 @@ def _make(this: Round) -> dict[str, Any]:
 def _announced(
     experiment: ExperimentConfig, record: dict[str, Any], config: ConfigLocation, overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """The round's record. The lease is given back by now, so that whatever an event starts finds the run free."""
+    """The round's record, after sending its events: the lease is released by now, for a run that an event starts."""
     if not is_announced(experiment, record["round"]):
         announce_round(record, config, overrides)
         note_announced(experiment, record["round"])

@@ -1,4 +1,4 @@
-"""The documented training: rounds of generate bad latents, retrain the discriminator, continue Stage 3."""
+"""The whole training: rounds of generate bad latents, retrain the discriminator, continue Stage 3."""
 
 import logging
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from flows.restarts import Restarts, require_few_restarts
 from flows.run_labels import label_run
 from flows.sample_bad_latents import require_dask
 
-# Below core's, so that the line goes where those of core go.
+# A child of the logger `core`, so that its lines are part of a run's logs too.
 log = logging.getLogger("core.flows")
 
 
@@ -31,14 +31,14 @@ def adversarial_training(
     *,
     restarts: Restarts = 0,
 ) -> list[dict[str, Any]]:
-    """Run every round of the experiment that is not finished yet; return the records of all.
+    """Do every unfinished round of the experiment; return the records of all rounds.
 
     Args:
         config: YAML file of the experiment, a path on the worker or an s3:// address.
         overrides: Settings of the config to change, each as key.path=value.
-        wait: Wait where another process works on the run, instead of ending.
-        fork_from: Address of a finished round, of whatever run, whose model a new run starts from.
-        restarts: How often in a row it crashed before; the automation that starts it again fills it in.
+        wait: If another process works on the run, wait for it instead of ending.
+        fork_from: Address of a finished round of any run, whose model a new run starts from.
+        restarts: How many times in a row the run crashed; the automation that restarts it sets this.
     """
     require_few_restarts(restarts)
     experiment = load_config(config, overrides)

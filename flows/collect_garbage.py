@@ -1,4 +1,4 @@
-"""Remove what this project left in the runs under an artefact root and nothing needs."""
+"""The command that lists, or removes, files of this project that nothing needs any more."""
 
 from core.inputs.section import Hours
 from core.rounds.garbage import find_garbage, remove_garbage
@@ -14,11 +14,11 @@ def collect_garbage(
     endpoint_url: str | None = None,
     single_writer: bool = False,
 ) -> None:
-    """List what this project left in its runs, older than the grace period; remove it with --delete.
+    """List garbage in the runs, older than the grace period; remove it with --delete.
 
-    Those are resumable states of finished stages or replaced by newer ones, and what killed processes left under
-    scratch names. Other files are the user's. A run whose lease cannot be read is left alone, and InputError names it
-    at the end.
+    Garbage is: resumable states of finished stages, states that newer ones replaced, and scratch files of killed
+    processes. All other files are the user's. A run whose lease cannot be read is left alone; InputError names it at
+    the end.
     """
     artifacts = artifacts_of_options(endpoint_url=endpoint_url, single_writer=single_writer)
     open_store(uri, artifacts)

@@ -1,4 +1,4 @@
-"""A flow as a command: its own lines on the terminal, Prefect's engine silent."""
+"""A flow as a command: the terminal shows its own lines, not those of Prefect's engine."""
 
 import contextlib
 import functools
@@ -17,24 +17,26 @@ from core.config.loading import load_config
 from core.inputs.places import Location
 from core.runtime.errors import InputError
 from flows.prefect_api import configured_server, require_server, server_errors
-from flows.temporary_server import end_server, server_process, temporary_server
+from flows.temporary_server import TemporaryServer
 from tasks.command_line import run_command, say
 from tasks.interruption import Leaving, interruptible
 
 __all__ = ["run_flow", "say"]
 
-# Seconds for the engine to end a run. A terminal's signal ends Prefect's temporary server too, for which the engine
-# would wait for minutes; one to this process alone leaves it alive, and a state may be on its way to a bucket.
+# Seconds for the engine to end a run after a signal. A signal of the terminal also ends Prefect's temporary server, for
+# which the engine would wait for minutes. A signal to this process alone leaves the server alive, and an upload of a
+# state may take longer.
 _SECONDS_WITHOUT_SERVER, _SECONDS_WITH_SERVER = 3, 8
 _PREFECT = os.path.dirname(prefect.__file__)
 
 
 def run_flow(flow: Flow[..., Any]) -> Any:
-    """Result of the flow called with the command line's arguments, as `run_command` does with a function.
+    """Result of the flow called with the command line's arguments, as `run_command` calls a function.
 
-    Progress bars and results are on the terminal already, and a failure ends the command itself; Prefect's
-    records of both go to its server alone. A temporary server ends with the command, however that ends.
+    Prefect's log lines go to its server only: the terminal already shows progress bars, results and the error that
+    ends the command. A temporary server ends with the command, however that ends.
     """
+    server = TemporaryServer()
     setup_logging()
     for name in ("", *logging.root.manager.loggerDict):
         for handler in logging.getLogger(name).handlers:
@@ -43,17 +45,17 @@ def run_flow(flow: Flow[..., Any]) -> Any:
 
     @functools.wraps(flow.fn)
     def checked(config: Location, overrides: Sequence[str] = (), **options: Any) -> Any:
-        load_config(config, overrides)  # a mistake is said before a server is started
+        load_config(config, overrides)  # a mistake ends the command before a server is started
         if (url := configured_server()) is not None:
             require_server(url)
         with (
-            _leaving_a_dead_server(),
+            _leaving_a_dead_server(server),
             server_errors(),
-            temporary_server() if url is None else contextlib.nullcontext(),
+            server.own_database() if url is None else contextlib.nullcontext(),
         ):
             return flow(config=config, overrides=overrides, **options)
 
-    with interruptible(_leave_soon, end_server):
+    with interruptible(lambda leaving: _leave_soon(leaving, server), server.end):
         return run_command(checked)
 
 
@@ -64,14 +66,14 @@ def _not_of_the_engine(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR and not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
 
 
-def _leave_soon(leaving: Leaving) -> None:
-    """Have the process left for good if the engine has not ended the run soon."""
+def _leave_soon(leaving: Leaving, server: TemporaryServer) -> None:
+    """End the process soon, even if the engine has not ended the run by then."""
     logging.disable()
 
     def watch() -> None:
-        began, server = time.monotonic(), server_process()
+        began, process = time.monotonic(), server.process()
         while (waited := time.monotonic() - began) < _SECONDS_WITH_SERVER:
-            if server is not None and server.poll() is not None and waited >= _SECONDS_WITHOUT_SERVER:
+            if process is not None and process.poll() is not None and waited >= _SECONDS_WITHOUT_SERVER:
                 break
             time.sleep(0.1)
         leaving.leave()
@@ -80,16 +82,16 @@ def _leave_soon(leaving: Leaving) -> None:
 
 
 @contextlib.contextmanager
-def _leaving_a_dead_server() -> Iterator[None]:
-    """Whatever ends the block, the process ends soon after if its temporary server is gone.
+def _leaving_a_dead_server(server: TemporaryServer) -> Iterator[None]:
+    """If an error ends the block and the temporary server is gone, the process ends soon after.
 
-    Prefect waits at the end for minutes until it may send what it has to say.
+    Prefect would wait for minutes to send its last log lines and events to that server.
     """
     try:
         yield
     except BaseException as error:
-        server = server_process()
-        if server is not None and server.poll() is not None and not isinstance(error, KeyboardInterrupt):
+        process = server.process()
+        if process is not None and process.poll() is not None and not isinstance(error, KeyboardInterrupt):
             status = error.exit_status if isinstance(error, InputError) else 1
 
             def leave() -> None:

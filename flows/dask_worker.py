@@ -1,8 +1,8 @@
-"""What a process of a Dask cluster on this machine begins with."""
+"""The preload module of a Dask worker on this machine."""
 
 import os
 
 
 def dask_setup(_: object) -> None:
-    """Keep it off the terminal, which is the run's own: what goes wrong comes back with the task."""
+    """Discard the worker's stderr: the terminal is the run's, and errors come back with the task."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -1,4 +1,4 @@
-"""A person between two rounds: sees what a round came to and says whether and how to go on."""
+"""The gate between two rounds: a person sees the results of a round and decides whether and how to continue."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from core.runtime.errors import InputError
 from core.runtime.escaping import markdown_text
 from flows.prefect_api import configured_server
 
-# Prefect wants a bound; a run that is not answered fails then, and asks again when it is started again.
+# Prefect needs a limit. A run without an answer fails then, and asks again when it is restarted.
 _WAIT_SECONDS = 30 * 24 * 3600
 _POLL_SECONDS = 5
 
@@ -26,16 +26,16 @@ class Decision(RunInput):
 
     answer: Literal["go on", "stop"] = Field("go on", description="whether to do the next round")
     discriminator_weight: Weight | None = Field(
-        None, description="discriminator.weight from the next round on; empty: as it is"
+        None, description="discriminator.weight from the next round on; empty: unchanged"
     )
 
 
 class Stopped(Exception):
-    """The run ends after a round: a person said so, or the round became worse."""
+    """The run ends after a round: a person decided so, or the model became worse."""
 
 
 def require_somebody_to_ask(experiment: ExperimentConfig) -> None:
-    """InputError if rounds wait for a person but no server shows the question."""
+    """InputError if rounds wait for a person and there is no server that shows the question."""
     if experiment.rounds.gate == "manual" and configured_server() is None:
         raise InputError(
             "rounds.gate is manual, and there is no Prefect server to ask on: set PREFECT_API_URL, or rounds.gate: none"
@@ -43,11 +43,11 @@ def require_somebody_to_ask(experiment: ExperimentConfig) -> None:
 
 
 def pass_gate(experiment: ExperimentConfig, number: int, overrides: Sequence[str]) -> Sequence[str]:
-    """The overrides for round `number`, with what was decided after the rounds before it; asks if nothing was yet.
+    """The overrides for round `number`, with the decisions made after earlier rounds; asks for one that is missing.
 
-    Without a gate nobody is asked or stopped, but a weight that was decided while there was one holds: later rounds
-    were made with it. Raises Stopped if the answer was to stop, or if the round before became worse and
-    `rounds.on_regression` is stop.
+    Without a gate no question is asked and no answer stops the run. A weight that was decided earlier, while there was
+    a gate, still holds, because later rounds were made with it. Raises Stopped if the answer was to stop, or if the
+    model became worse in the round before and `rounds.on_regression` is stop.
     """
     if number > 1 and (reason := stop_reason(experiment, number - 1)) is not None:
         raise Stopped(reason)
@@ -60,7 +60,7 @@ def pass_gate(experiment: ExperimentConfig, number: int, overrides: Sequence[str
             decision = _ask(experiment, finished)
             keep_decision(experiment, finished, decision)
         if asks and decision["answer"] == "stop":
-            raise Stopped(f"stopped after round {finished}, as was answered")
+            raise Stopped(f"stopped after round {finished}, as answered")
         if decision["discriminator_weight"] is not None:
             overrides = [*overrides, f"discriminator.weight={decision['discriminator_weight']}"]
     return overrides

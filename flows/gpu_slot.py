@@ -1,4 +1,4 @@
-"""One run at a time on a GPU."""
+"""A concurrency limit: one run at a time on a GPU."""
 
 import contextlib
 
@@ -8,12 +8,12 @@ from core.config.experiment import ExperimentConfig
 from core.runtime.device import needs_gpu
 
 GPU_LIMIT = "gpu"
-# A machine that dies holds its slot for so long.
+# A machine that dies keeps its slot for this long.
 _LEASE_SECONDS = 120.0
 
 
 def gpu_slot(experiment: ExperimentConfig) -> contextlib.AbstractContextManager[None]:
-    """A slot of Prefect's concurrency limit `gpu`, waited for; nothing on a CPU, or where no such limit exists."""
+    """A slot of Prefect's concurrency limit `gpu`, after waiting for it; nothing on a CPU, or without such a limit."""
     if not needs_gpu(experiment.training.device):
         return contextlib.nullcontext()
     return concurrency(GPU_LIMIT, occupy=1, lease_duration=_LEASE_SECONDS)

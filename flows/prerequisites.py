@@ -1,4 +1,4 @@
-"""Autoencoder, latents, Stage 1, Stage 2: whichever the config does not already provide."""
+"""What Stage 3 starts from: autoencoder, latents, Stage 1 and Stage 2, unless the config names them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,13 +19,13 @@ from tasks.prerequisites import encode_layouts, generate_layouts, train_autoenco
 def prerequisites(
     config: ConfigLocation, overrides: Sequence[Override] = (), wait: bool = False, *, restarts: Restarts = 0
 ) -> dict[str, Any]:
-    """Make what Stage 3 starts from; what is finished under the artefact root is not made again.
+    """Make what Stage 3 starts from, unless it is finished under the artefact root.
 
     Args:
         config: YAML file of the experiment, a path on the worker or an s3:// address.
         overrides: Settings of the config to change, each as key.path=value.
-        wait: Wait where another process makes them, instead of ending.
-        restarts: How often in a row it crashed before; the automation that starts it again fills it in.
+        wait: If another process makes them, wait for it instead of ending.
+        restarts: How many times in a row the run crashed; the automation that restarts it sets this.
     """
     require_few_restarts(restarts)
     experiment = load_config(config, overrides)

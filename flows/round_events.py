@@ -1,4 +1,4 @@
-"""Events that automations wait for."""
+"""The events of rounds, for which automations wait."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,15 +12,15 @@ VIABILITY_SATURATED = "layouts.viability.saturated"
 DISCRIMINATOR_TOO_EASY = "layouts.discriminator.too-easy"
 DATA_CHANGED = "layouts.data.changed"
 
-# Viability that lasts above the first: time for new bad latents and a new discriminator. Above the second: the
-# discriminator no longer tells generated layouts from real ones (both documented).
+# Documented: if viability stays above the first, it is time for new bad latents and a new discriminator; above the
+# second, the discriminator no longer tells generated layouts from real ones.
 SATURATED, TOO_EASY = 0.8, 0.9
 
 
 def announce_round(record: dict[str, Any], config: Location, overrides: Sequence[str]) -> None:
-    """Emit what a finished round means: that it is finished, and whether the discriminator has nothing left to say."""
+    """Emit the events of a finished round: that it is finished, and whether its viability is above a bound."""
     metrics = record["metrics"]
-    # Older records name the last score alone.
+    # Records of earlier versions hold only the last score.
     floor = metrics["viability_floor"] if "viability_floor" in metrics else metrics["viability_after"]
     announce(ROUND_COMPLETED, record["experiment"], config, overrides, round=record["round"], viability=floor)
     for event, bound in ((VIABILITY_SATURATED, SATURATED), (DISCRIMINATOR_TOO_EASY, TOO_EASY)):
@@ -29,6 +29,6 @@ def announce_round(record: dict[str, Any], config: Location, overrides: Sequence
 
 
 def announce(event: str, experiment: str, config: Location, overrides: Sequence[str], **details: Any) -> None:
-    """Emit an event about the run of an experiment, with what a deployment needs to go on with it."""
+    """Emit an event about the run of an experiment, with the parameters that a deployment needs to continue it."""
     payload = {"experiment": experiment, "config": str(config), "overrides": list(overrides), **details}
     emit_event(event, resource={"prefect.resource.id": f"layouts.run.{experiment}"}, payload=payload)

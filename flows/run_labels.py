@@ -1,4 +1,4 @@
-"""Names and tags under which Prefect's UI shows the runs."""
+"""Names and tags of the runs in Prefect's UI."""
 
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
@@ -7,10 +7,10 @@ from core.config.experiment import ExperimentConfig
 
 
 def label_run(experiment: ExperimentConfig, what: str, *more_tags: str) -> None:
-    """Call the current flow run `{experiment} · {what}` and tag it by experiment.
+    """Name the current flow run `{experiment} · {what}` and tag it with the experiment.
 
-    Its tasks are not tagged: for each tagged task Prefect asks its server for a slot of the tags' concurrency limits,
-    which takes longer than all else it does for the task.
+    Its tasks get no tags: for each tagged task Prefect asks its server for a slot of the tags' concurrency limits,
+    which takes longer than everything else that it does for the task.
     """
     name, context = experiment.experiment.name, FlowRunContext.get()
     if context is not None and context.flow_run is not None:

@@ -1,4 +1,4 @@
-"""Runs under an artefact root, rounds of a run, and whether their files are what the records say."""
+"""The command that shows runs and their rounds, and checks their files against the records."""
 
 import sys
 
@@ -9,9 +9,9 @@ from tasks.command_line import refuse_last, run_command, say
 
 
 def status(uri: str, verify: bool = False, endpoint_url: str | None = None) -> list[str]:
-    """Print the runs under a root, or the rounds of a run; with --verify, hash everything their records name.
+    """Print the runs under a root, or the rounds of a run; with --verify, hash all files that their records name.
 
-    What can be read is printed even if a record cannot; InputError then names that.
+    If a record cannot be read, the rest is printed and InputError names the record at the end.
     """
     open_store(uri, artifacts_of_options(endpoint_url=endpoint_url))
     shown = read_status(uri)

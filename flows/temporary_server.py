@@ -1,4 +1,4 @@
-"""Prefect's temporary server, which a flow's command starts where no other server is configured."""
+"""Prefect's temporary server, which the command of a flow starts if no other server is configured."""
 
 import atexit
 import contextlib
@@ -20,75 +20,76 @@ from prefect.settings import (
 
 from core.runtime.errors import InputError
 
-# Below core's, so that the line goes where those of core go.
+# A child of the logger `core`, so that its lines are part of a run's logs too.
 log = logging.getLogger("core.flows")
 
 _SECONDS_TO_END = 2
 _LOCK = "temporary-server.lock"
 _DATABASE_SETTINGS = {"connection_url", "driver", "host", "name"}
-# Held until this process is gone: its server ends after everything else.
-_locks: list[IO[bytes]] = []
-_folders: list[str] = []
 
 
-@contextlib.contextmanager
-def temporary_server() -> Iterator[None]:
-    """Inside, a server that Prefect starts has a database that no other such server has.
+class TemporaryServer:
+    """The temporary server of this command, with a database that no other temporary server uses.
 
-    Two at once on the database in PREFECT_HOME break each other's tables and lock each other out. The records of a
-    second one are gone with it.
+    Two servers on the database in PREFECT_HOME break each other's tables and lock each other out. So the first command
+    uses that database, and a second one has a database in a folder that is removed at its end.
     """
-    server = get_current_settings().server
-    changed: dict[Any, Any] = {}
-    if "logging_level" not in server.model_fields_set:
-        changed[PREFECT_SERVER_LOGGING_LEVEL] = "CRITICAL"  # the terminal is the command's; what fails comes back
-    if not _DATABASE_SETTINGS & server.database.model_fields_set and not _is_ours():
-        _folders.append(tempfile.mkdtemp(prefix="prefect-"))
-        atexit.register(_remove_folders)
-        changed[PREFECT_SERVER_DATABASE_CONNECTION_URL] = f"sqlite+aiosqlite:///{_folders[-1]}/prefect.db"
-        log.info("another command's Prefect server uses PREFECT_HOME: Prefect keeps no records of this one")
-    with temporary_settings(changed):
-        yield
 
+    def __init__(self) -> None:
+        # Held until this process ends, because its server ends after everything else.
+        self._lock: IO[bytes] | None = None
+        self._folder: str | None = None
 
-def server_process() -> subprocess.Popen[bytes] | None:
-    """The process of this command's temporary server, if it has started one."""
-    from prefect.server.api.server import SubprocessASGIServer  # takes seconds, which a command without one saves
+    @contextlib.contextmanager
+    def own_database(self) -> Iterator[None]:
+        """Inside, Prefect starts a server with a database of its own; InputError if PREFECT_HOME is not writable."""
+        server = get_current_settings().server
+        changed: dict[Any, Any] = {}
+        if "logging_level" not in server.model_fields_set:
+            changed[PREFECT_SERVER_LOGGING_LEVEL] = "CRITICAL"  # errors come back to the command, which prints them
+        if not _DATABASE_SETTINGS & server.database.model_fields_set and not self._takes_home():
+            self._folder = tempfile.mkdtemp(prefix="prefect-")
+            atexit.register(self._remove_folder)
+            changed[PREFECT_SERVER_DATABASE_CONNECTION_URL] = f"sqlite+aiosqlite:///{self._folder}/prefect.db"
+            log.info("another command's Prefect server uses PREFECT_HOME: Prefect keeps no records of this one")
+        with temporary_settings(changed):
+            yield
 
-    return SubprocessASGIServer().server_process
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """The process of the server; None if this command has not started one."""
+        from prefect.server.api.server import SubprocessASGIServer  # takes seconds, which most commands can save
 
+        return SubprocessASGIServer().server_process
 
-def end_server() -> None:
-    """End the temporary server when the process leaves by `os._exit`, where Prefect's own exit handler does not run."""
-    server = server_process()
-    if server is not None:
-        server.terminate()
+    def end(self) -> None:
+        """End the server, for a process that leaves by `os._exit` and so skips Prefect's own exit handler."""
+        process = self.process()
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(_SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._remove_folder()
+
+    def _takes_home(self) -> bool:
+        """Whether this command is the first to use the database in PREFECT_HOME; it locks it from now on."""
+        home = Path(get_current_settings().home)
         try:
-            server.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            server.kill()
-    _remove_folders()
+            home.mkdir(parents=True, exist_ok=True)
+            lock = (home / _LOCK).open("ab")
+        except OSError as error:
+            raise InputError(f"PREFECT_HOME {home} cannot be written to ({error.strerror}): set another") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
+        except OSError:
+            pass  # a file system without locks, such as some network file systems: nothing separates commands there
+        self._lock = lock
+        return True
 
-
-def _is_ours() -> bool:
-    """Whether no other command's server uses the database in PREFECT_HOME; from now on this one does."""
-    home = Path(get_current_settings().home)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock = (home / _LOCK).open("ab")
-    except OSError as error:
-        raise InputError(f"PREFECT_HOME {home} cannot be written to ({error.strerror}): set another") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return False
-    except OSError:
-        pass  # a file system without locks, as some of a network are: there nobody is kept apart
-    _locks.append(lock)
-    return True
-
-
-def _remove_folders() -> None:
-    while _folders:
-        shutil.rmtree(_folders.pop(), ignore_errors=True)
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)

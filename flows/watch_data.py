@@ -1,4 +1,4 @@
-"""Whether the layouts are others than those of the last round: then an automation may start one more."""
+"""A check for new data: if the layouts changed since the last round, an automation can start one more round."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from flows.run_labels import label_run
 
 @flow(name="watch-data")
 def watch_data(config: ConfigLocation, overrides: Sequence[Override] = ()) -> bool:
-    """Emit an event if the experiment's manifest is another than the one its last round was made from.
+    """Emit an event if the content of the experiment's manifest changed since its last finished round.
 
     Args:
         config: YAML file of the experiment, a path on the worker or an s3:// address.

@@ -111,7 +111,7 @@ def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(
 def test_a_run_that_crashed_again_and_again_is_not_tried_for_ever(prefect, tiny):
     run = prefect.finished(prefect.start(NEXT, tiny, restarts=6))
     assert run.state.is_failed()
-    prefect.until(lambda: "crashed 6 times in a row and is not tried again" in prefect.logs(run), "no reason is given")
+    prefect.until(lambda: "crashed 6 times in a row and is not restarted" in prefect.logs(run), "no reason is given")
     assert not rounds_done(tiny)
 
 
@@ -199,7 +199,7 @@ def test_a_person_answers_between_rounds(prefect, tiny):
     assert "all 2 rounds are finished" in again.state.message
     more = ["rounds.gate=manual", "rounds.count=3"]
     again = prefect.finished(prefect.start(NEXT, tiny, overrides=more))
-    assert again.state.message == "nothing is due: stopped after round 2, as was answered"
+    assert again.state.message == "nothing is due: stopped after round 2, as answered"
 
 
 def test_a_bad_parameter_is_refused_before_anything_starts(prefect, tiny):
@@ -265,7 +265,7 @@ def test_deploying_again_changes_nothing_and_keeps_what_was_switched(prefect):
     prefect.client.update_deployment_schedule(deployment.id, nightly.id, active=True)
     try:
         again = prefect.command("deployments.deploy")
-        assert again.stdout == f"{prefect.url}: everything is there already\n", again.stderr
+        assert again.stdout == f"{prefect.url}: nothing to change\n", again.stderr
         kept = prefect.client.read_deployment_by_name(NEXT).schedules
         assert [schedule.active for schedule in kept if schedule.slug == "nightly"] == [True]
     finally:

@@ -1,4 +1,4 @@
-"""What answers at PREFECT_API_URL must be Prefect's API, and what it refuses is told with a remedy that works."""
+"""The server at PREFECT_API_URL must have Prefect's API; errors say what to change."""
 
 import subprocess
 import sys
@@ -11,9 +11,8 @@ from prefect import settings as prefect_settings
 from prefect.settings import PREFECT_HOME, get_current_settings, temporary_settings
 
 from core.runtime.errors import InputError
-from flows import temporary_server as temporary_server_module
 from flows.prefect_api import configured_server, require_server, server_errors
-from flows.temporary_server import end_server, temporary_server
+from flows.temporary_server import TemporaryServer
 from tests.web_servers import HTML, PAGE, answering, make_certificate, sending
 
 PROJECT = Path(__file__).parent.parent
@@ -56,7 +55,7 @@ def test_an_address_beside_the_api_is_told_the_right_one(api, path):
     [
         ((200, HTML, PAGE), "it answers HTTP 200 with text/html: set PREFECT_API_URL to the server's address and /api"),
         ((200, JSON, b"true"), "it answers HTTP 200 with application/json"),
-        ((200, JSON, b'"OK"'), "is no Prefect server's API"),
+        ((200, JSON, b'"OK"'), "is not a Prefect server's API"),
         ((404, JSON, b"{}"), "it answers HTTP 404 with application/json"),
         ((500, HTML, PAGE), "it answers HTTP 500 with text/html"),
         ((302, {"Location": "https://login.example/?secret=1"}, b""), "it redirects to https://login.example: set"),
@@ -106,7 +105,7 @@ def test_http_https_and_certificates(tmp_path):
             require_server(f"{url}/api")
     with (
         with_settings(PREFECT_API_SSL_CERT_FILE="/nowhere"),
-        pytest.raises(InputError, match="CERT_FILE /nowhere is no"),
+        pytest.raises(InputError, match="CERT_FILE /nowhere is not"),
     ):
         require_server("https://127.0.0.1:9/api")
     with sending(b"SSH-2.0-OpenSSH\r\n") as url, pytest.raises(InputError, match="no Prefect server answers at"):
@@ -115,7 +114,7 @@ def test_http_https_and_certificates(tmp_path):
 
 @pytest.mark.parametrize("url", ["localhost:4200/api", "ftp://localhost/api", "http://local\nhost/api"])
 def test_what_is_no_address_is_told_what_one_looks_like(url):
-    with pytest.raises(InputError, match=r"^PREFECT_API_URL .* is no address of a server .*such as http://127"):
+    with pytest.raises(InputError, match=r"^PREFECT_API_URL .* is not the address of a server .*such as http://127"):
         require_server(url)
 
 
@@ -124,7 +123,7 @@ def test_a_server_that_fails_later_ends_in_a_line():
     for error, words in [
         (httpx.HTTPStatusError("", request=request, response=httpx.Response(404)), r"refuses /api/flows/ \(HTTP 404\)"),
         (httpx.HTTPStatusError("", request=request, response=httpx.Response(401)), "wants a password"),
-        (httpx.ConnectError("refused"), "does not answer any more"),
+        (httpx.ConnectError("refused"), "no longer answers"),
         (RuntimeError("Failed to reach API at http://127.0.0.1:9/api"), "Failed to reach API"),
         (RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server."), "PREFECT_HOME"),
     ]:
@@ -148,21 +147,16 @@ def test_no_server_at_all_is_told():
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A PREFECT_HOME of this test's own, which it lets go at its end."""
-    locks = []
-    monkeypatch.setattr(temporary_server_module, "_locks", locks)
+def home(tmp_path):
+    """A PREFECT_HOME of this test's own."""
     with temporary_settings({PREFECT_HOME: tmp_path}):
         yield tmp_path
-    end_server()
-    for lock in locks:
-        lock.close()
 
 
 HOLD = """
 import sys
-from flows.temporary_server import temporary_server
-with temporary_server():
+from flows.temporary_server import TemporaryServer
+with TemporaryServer().own_database():
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -178,18 +172,24 @@ def test_a_second_command_s_server_has_a_database_of_its_own(home, monkeypatch):
         [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as first:
         assert first.stdout.readline() == "held\n"
-        with temporary_server():
+        second = TemporaryServer()
+        with second.own_database():
             own = database()
             assert str(home) not in own
+        folder = Path(own.removeprefix("sqlite+aiosqlite:///")).parent
+        assert folder.is_dir()
+        second.end()
+        assert not folder.exists()
         first.kill()
-    with temporary_server():  # the first is gone, however it ended
+    third = TemporaryServer()
+    with third.own_database():  # the first is gone, however it ended
         assert database() == f"sqlite+aiosqlite:///{home}/prefect.db"
 
 
 def test_a_database_of_the_user_s_is_left(home):
     with with_settings(PREFECT_SERVER_DATABASE_CONNECTION_URL="sqlite+aiosqlite:////mine.db"):
         for _ in range(2):
-            with temporary_server():
+            with TemporaryServer().own_database():
                 assert database() == "sqlite+aiosqlite:////mine.db"
 
 
@@ -199,6 +199,6 @@ def test_a_home_that_cannot_be_written_to_is_named(home):
     with (
         temporary_settings({PREFECT_HOME: file / "home"}),
         pytest.raises(InputError, match=f"PREFECT_HOME {file}/home cannot be written to"),
-        temporary_server(),
+        TemporaryServer().own_database(),
     ):
         pass

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed import LocalCluster, default_client
+from distributed import Client, LocalCluster
 from prefect.futures import as_completed
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
@@ -93,7 +93,7 @@ def test_a_lost_worker_loses_no_shard(experiment, expected, monkeypatch):
     killed = []
 
     def kill_a_busy_worker(shards):
-        client = default_client()
+        client = Client.current()
         while not all(client.processing().values()):  # until every worker has a shard, which takes it seconds
             time.sleep(0.02)
         killed.append(workers()[0])

@@ -257,7 +257,7 @@ _ANSWERS = [
     ("RequestTimeTooSkewed", _refused("RequestTimeTooSkewed", 403), ("the clock of this machine",)),
 ]  # fmt: skip
 
-_API = "no Prefect server's API"
+_API = "not a Prefect server's API"
 _PREFECT = [
     ("the UI's address", _prefect(_below_api, ""), ("set it to http://127.0.0.1", "/api")),
     ("an address below the API", _prefect(_below_api, "/api/flows"), ("set it to http://127.0.0.1", "/api")),
