@@ -104,7 +104,7 @@ def _deployments(client: SyncPrefectClient, directory: str) -> Iterator[str]:
 
 def _refuse_unknown_parameters(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
     """Make the server refuse a run with a misspelt parameter; otherwise the run starts and then crashes."""
-    schema = {**deployment.parameter_openapi_schema, "additionalProperties": False}
+    schema = {**(deployment.parameter_openapi_schema or {}), "additionalProperties": False}
     wanted = DeploymentUpdate(parameter_openapi_schema=schema, enforce_parameter_schema=True)
     client.update_deployment(deployment.id, wanted)
 
@@ -138,7 +138,7 @@ def _content(automation: AutomationCore) -> dict[str, Any]:
     content = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
     for part in [content["trigger"], *content["actions"]]:
         part.pop("id", None)
-    return _without_order(content)
+    return {key: _without_order(inner) for key, inner in content.items()}
 
 
 def _without_order(value: Any) -> Any:

@@ -4,16 +4,17 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from prefect import flow
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
 from core.inputs.section import Rounds
 from core.rounds.announcements import is_announced, last_unannounced_round, note_announced
 from core.rounds.planning import next_round
+from core.rounds.round_record import RoundRecord
 from core.rounds.round_table import round_table
 from core.rounds.rounds import Round, close_round, open_round
 from core.rounds.runs import begin_run, hold_run
@@ -45,7 +46,7 @@ def adversarial_round(
     extra: bool = False,
     *,
     restarts: Restarts = 0,
-) -> dict[str, Any] | State[None]:
+) -> RoundRecord | State[None]:
     """Do one round of an experiment: the next unfinished one, or none if nothing is due.
 
     If the process of the last finished round died before it sent the round's events, they are sent instead.
@@ -87,7 +88,7 @@ def adversarial_round(
     return _announced(experiment, record, config, decided)
 
 
-def _do_round(experiment: ExperimentConfig, number: int) -> dict[str, Any]:
+def _do_round(experiment: ExperimentConfig, number: int) -> RoundRecord:
     label_run(experiment, f"round {number}", f"round:{number}")
     this = open_round(experiment, number)
     record = this.record or _make(this)
@@ -97,7 +98,7 @@ def _do_round(experiment: ExperimentConfig, number: int) -> dict[str, Any]:
     return record
 
 
-def _make(this: Round) -> dict[str, Any]:
+def _make(this: Round) -> RoundRecord:
     started = time.monotonic()
     with gpu_slot(this.config):
         sample_in_shards(this)
@@ -109,8 +110,8 @@ def _make(this: Round) -> dict[str, Any]:
 
 
 def _announced(
-    experiment: ExperimentConfig, record: dict[str, Any], config: ConfigLocation, overrides: Sequence[str]
-) -> dict[str, Any]:
+    experiment: ExperimentConfig, record: RoundRecord, config: ConfigLocation, overrides: Sequence[str]
+) -> RoundRecord:
     """The round's record, after sending its events: the lease is released by now, for a run that an event starts."""
     if not is_announced(experiment, record["round"]):
         announce_round(record, config, overrides)

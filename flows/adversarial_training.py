@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 from prefect import flow
 
 from core.config.loading import load_config
+from core.rounds.round_record import RoundRecord
 from core.rounds.round_table import round_table
 from core.rounds.runs import begin_run, hold_run
 from flows.adversarial_round import adversarial_round
@@ -30,7 +31,7 @@ def adversarial_training(
     fork_from: RoundLocation | None = None,
     *,
     restarts: Restarts = 0,
-) -> list[dict[str, Any]]:
+) -> list[RoundRecord]:
     """Do every unfinished round of the experiment; return the records of all rounds.
 
     Args:
@@ -46,7 +47,7 @@ def adversarial_training(
     require_dask(experiment)
     label_run(experiment, "training")
     with hold_run(experiment, wait):
-        begin_run(experiment, fork_from)
+        begin_run(experiment, None if fork_from is None else str(fork_from))
         if experiment.prerequisites is not None:
             prerequisites(config, overrides, wait)
         records = []
@@ -56,7 +57,8 @@ def adversarial_training(
             except Stopped as stopped:
                 log.info("%s", stopped)
                 break
-            records.append(adversarial_round(config, number, decided))
+            # With a number a round is always done, or was.
+            records.append(cast(RoundRecord, adversarial_round(config, number, decided)))
         return records
 
 

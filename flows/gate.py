@@ -1,7 +1,7 @@
 """The gate between two rounds: a person sees the results of a round and decides whether and how to continue."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from prefect import pause_flow_run
 from prefect.input import RunInput
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.section import Weight
-from core.rounds.decisions import keep_decision, read_decision
+from core.rounds.decisions import RecordedDecision, keep_decision, read_decision
 from core.rounds.planning import stop_reason
 from core.rounds.report import round_summary
 from core.runtime.errors import InputError
@@ -66,10 +66,10 @@ def pass_gate(experiment: ExperimentConfig, number: int, overrides: Sequence[str
     return overrides
 
 
-def _ask(experiment: ExperimentConfig, number: int) -> dict[str, Any]:
+def _ask(experiment: ExperimentConfig, number: int) -> RecordedDecision:
     question = f"Round {number} of {markdown_text(experiment.experiment.name)} is finished. Go on?\n\n"
     asked = Decision.with_initial_data(description=question + round_summary(experiment, number))
     answer = pause_flow_run(
         wait_for_input=asked, timeout=_WAIT_SECONDS, poll_interval=_POLL_SECONDS, key=f"after-round-{number}"
     )
-    return answer.model_dump()
+    return {"answer": answer.answer, "discriminator_weight": answer.discriminator_weight}

@@ -6,6 +6,7 @@ from typing import Any
 from prefect.events import emit_event
 
 from core.inputs.places import Location
+from core.rounds.round_record import RoundRecord
 
 ROUND_COMPLETED = "layouts.round.completed"
 VIABILITY_SATURATED = "layouts.viability.saturated"
@@ -17,7 +18,7 @@ DATA_CHANGED = "layouts.data.changed"
 SATURATED, TOO_EASY = 0.8, 0.9
 
 
-def announce_round(record: dict[str, Any], config: Location, overrides: Sequence[str]) -> None:
+def announce_round(record: RoundRecord, config: Location, overrides: Sequence[str]) -> None:
     """Emit the events of a finished round: that it is finished, and whether its viability is above a bound."""
     metrics = record["metrics"]
     # Records of earlier versions hold only the last score.

@@ -26,7 +26,7 @@ from flows.prefect_api import server_for_others
 from tasks.sample_shard import sample_shard
 
 if TYPE_CHECKING:
-    from prefect_dask import DaskTaskRunner
+    from prefect_dask.task_runners import DaskTaskRunner
 
 # A child of the logger `core`, so that its lines are part of a run's logs too.
 log = logging.getLogger("core.flows")
@@ -93,7 +93,7 @@ def sample_bad_latents(config: ExperimentConfig, request: BadLatentsRequest, sha
 def _task_runner(address: str | None, shards: int) -> "DaskTaskRunner":
     """A runner on the cluster at `address`, or on a new local one: a process per shard, at most one per core."""
     import dask.system
-    from prefect_dask import DaskTaskRunner
+    from prefect_dask.task_runners import DaskTaskRunner
 
     # They log every connection; errors come back with the task.
     for name in ("distributed", "distributed.client"):

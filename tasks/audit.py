@@ -8,6 +8,7 @@ from core.audit.audit import at_image_size, audit_checkpoint, audit_manifest, au
 from core.config.loading import load_config
 from core.inputs.places import Location
 from core.inputs.section import Samples, Seed, Side
+from core.rounds.stage_result import StageResult
 from core.runtime.errors import InputError
 from core.training.prerequisites import with_prerequisites
 from tasks.command_line import run_command, say
@@ -21,7 +22,7 @@ def audit(
     output_dir: Location,
     num_samples: Samples = 1000,
     seed: Seed = 7,
-) -> dict[str, Any]:
+) -> StageResult:
     """Generate layouts with a checkpoint from held-out seeds, measure them, and write the figures to `output_dir`."""
     record = audit_stage(load_config(config), checkpoint, output_dir, num_samples, seed)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}
@@ -54,6 +55,7 @@ def audit_now(
         experiment = with_prerequisites(experiment)
         found = audit_checkpoint(experiment, checkpoint, num_samples or section.num_samples, seed)
     else:
+        assert layouts is not None
         if real is None and experiment.dataset.manifest is None:
             experiment = with_prerequisites(experiment)
         found = audit_manifest(at_image_size(experiment, image_size), layouts, seed, real)

@@ -99,7 +99,7 @@ def _kind(annotation: Any) -> type:
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         kinds = {_kind(option) for option in typing.get_args(annotation)} - {type(None)}
         return Path if Path in kinds else kinds.pop()
-    return annotation
+    return typing.cast(type, annotation)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -127,7 +127,7 @@ def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Paramete
         group.add_argument(f"--{name}", dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return
     if annotation not in (bool, bool | None):
-        annotation = {Path: str}.get(_kind(annotation), _kind(annotation))
+        annotation = str if _kind(annotation) is Path else _kind(annotation)
     flags = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
     if annotation == bool | None:
         parser.add_argument(*flags, action=argparse.BooleanOptionalAction, default=parameter.default)

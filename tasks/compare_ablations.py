@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from core.audit.audit import audit_stage
 from core.config.loading import load_config
@@ -11,6 +10,7 @@ from core.inputs.places import Location
 from core.rounds.comparison import Ablation, list_ablations, require_free_results, start_ablation, write_results
 from core.rounds.rounds import Round, close_round, open_round
 from core.rounds.runs import begin_run, hold_run
+from core.rounds.stage_result import StageResult
 from core.runtime.errors import LeaseError
 from core.training.prerequisites import STAGES, hold_prerequisites, make_prerequisite, with_prerequisites
 from tasks.audit import audit
@@ -36,10 +36,10 @@ def compare_ablations(config: Location, output_dir: Location = "docs/evidence", 
             make_prerequisite(stage, experiment)
     start = start_ablation(experiment)
     with hold_run(start.config, wait=True):
-        stage2 = with_prerequisites(experiment).diffusion.stage2_checkpoint
+        stage2 = with_prerequisites(experiment).required("diffusion.stage2_checkpoint")
         _audit(start, stage2, start.final_audit, start.num_samples)
         # Figures are comparable only for equally many layouts, so there is one audit as large as those of rounds.
-        before = _audit(start, stage2, start.first_audit, experiment.audit.num_samples)
+        before = _audit(start, stage2, start.first_audit, experiment.required("audit").num_samples)
     for position, ablation in enumerate(ablations, 1):
         log.info("ablation %d of %d: %s, seed %d", position, len(ablations), ablation.name, ablation.seed)
         try:
@@ -50,7 +50,7 @@ def compare_ablations(config: Location, output_dir: Location = "docs/evidence", 
     return write_results(experiment, output_dir)
 
 
-def _train(ablation: Ablation, before: dict[str, Any]) -> None:
+def _train(ablation: Ablation, before: StageResult) -> None:
     """Do the ablation's unfinished rounds, then audit its last model."""
     begin_run(ablation.config)
     for number in range(1, ablation.config.rounds.count + 1):
@@ -60,7 +60,7 @@ def _train(ablation: Ablation, before: dict[str, Any]) -> None:
     _audit(ablation, this.stage3_checkpoint, ablation.final_audit, ablation.num_samples)
 
 
-def _do_round(this: Round, before: dict[str, Any]) -> None:
+def _do_round(this: Round, before: StageResult) -> None:
     began = time.monotonic()
     bad_latents = generate_bad_latents.fn(**this.bad_latents_options())
     discriminator = retrain_discriminator.fn(**this.discriminator_options())
@@ -72,9 +72,9 @@ def _do_round(this: Round, before: dict[str, Any]) -> None:
     close_round(this, bad_latents, discriminator, stage3, audits, seconds)
 
 
-def _audit(ablation: Ablation, checkpoint: Location, output_dir: str, num_samples: int) -> dict[str, Any]:
+def _audit(ablation: Ablation, checkpoint: Location, output_dir: str, num_samples: int) -> StageResult:
     config = with_prerequisites(ablation.config)
-    record = audit_stage(config, checkpoint, output_dir, num_samples, config.audit.seed)
+    record = audit_stage(config, checkpoint, output_dir, num_samples, config.required("audit").seed)
     return {"output_dir": output_dir, "metrics": record["metrics"]}
 
 

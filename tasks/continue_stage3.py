@@ -1,11 +1,11 @@
 """continue-stage-3: fine-tune against the frozen discriminator."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from core.config.loading import load_config
 from core.inputs.places import Location
 from core.records.artifacts import stage3_location
+from core.rounds.stage_result import StageResult
 from core.training.prerequisites import with_prerequisites
 from core.training.stages import continue_stage3 as train
 from tasks.command_line import run_command, say
@@ -15,7 +15,7 @@ from tasks.stage_task import stage_task
 @stage_task("continue-stage-3")
 def continue_stage3(
     config: Location, resume: bool | None = None, overrides: Sequence[str] = (), *, recorded: bool = False
-) -> dict[str, Any]:
+) -> StageResult:
     """Train Stage 3 of a config up to its last epoch, from the latest checkpoint if there is one.
 
     Writes checkpoints, samples and metrics under `experiment.save_path`; returns the final metrics. Inside a round

@@ -1,10 +1,9 @@
 """generate-bad-latents: the discriminator's dataset from the current model."""
 
-from typing import Any
-
 from core.config.loading import load_config
 from core.inputs.places import Location
 from core.inputs.section import Batch, Samples, Seed, Steps
+from core.rounds.stage_result import StageResult
 from core.training.bad_latents import BadLatentsRequest
 from core.training.bad_latents import generate_bad_latents as generate
 from tasks.command_line import run_command, say
@@ -26,7 +25,7 @@ def generate_bad_latents(
     *,
     held_out: bool = True,
     real_variants: bool = False,
-) -> dict[str, Any]:
+) -> StageResult:
     """Encode real layouts and generate as many bad latents with the diffusion model.
 
     Writes real_latents/, real_latents_all.pt, bad_latents/, bad_latents_all.pt and discriminator_manifest.csv

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from typing import cast
 from uuid import UUID
 
 import httpx
@@ -40,4 +41,5 @@ class ProgressArtifact:
             if progress.stage in self._artifacts:
                 update_progress_artifact(self._artifacts[progress.stage], percent, text)
             else:
-                self._artifacts[progress.stage] = create_progress_artifact(percent, self._key, text)
+                created = create_progress_artifact(percent, self._key, text)
+                self._artifacts[progress.stage] = cast(UUID, created)  # no coroutine outside an event loop

@@ -1,9 +1,8 @@
 """retrain-discriminator: train a discriminator to tell real latents from bad ones."""
 
-from typing import Any
-
 from core.inputs.places import Location
 from core.inputs.section import Batch, Epochs, LearningRate, Seed
+from core.rounds.stage_result import StageResult
 from core.storage.store import ArtifactsSection
 from core.training.train_discriminator import DiscriminatorRequest, train_discriminator
 from tasks.command_line import run_command, say
@@ -23,7 +22,7 @@ def retrain_discriminator(
     use_amp: bool | None = None,
     *,
     artifacts: ArtifactsSection | None = None,
-) -> dict[str, Any]:
+) -> StageResult:
     """Train a fresh discriminator on real and fake latents, each a .pt file or a folder of them.
 
     It computes in bfloat16 if that is faster on the device, unless `use_amp` is false. Writes discriminator_best.pt and

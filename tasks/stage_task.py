@@ -35,16 +35,15 @@ def stage_task(name: str) -> Callable[[Callable[Parameters, Result]], Task[Param
                 return function(*arguments, **options)
 
         return task(
-            shown,
             name=name,
             cache_policy=NO_CACHE,
             retries=_RETRIES,
             retry_delay_seconds=_SECONDS_BETWEEN,
-            retry_condition_fn=_may_pass,
-        )
+            retry_condition_fn=_is_transient,
+        )(shown)
 
     return decorate
 
 
-def _may_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
+def _is_transient(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.result(raise_on_failure=False), UnavailableError)

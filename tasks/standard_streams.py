@@ -80,6 +80,8 @@ def _lost(cause: str) -> None:
 
 def _drop(stream: TextIO | None) -> None:
     """Discard what is left in the stream, and all later output."""
+    if stream is None:
+        return
     with contextlib.suppress(AttributeError, OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

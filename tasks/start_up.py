@@ -1,4 +1,4 @@
-"""What ends a command while its modules are still imported is one line, as it is later."""
+"""Errors while a command imports its modules: they end it with one line, as later errors do."""
 
 import os
 import sys
@@ -9,23 +9,23 @@ _INTERRUPTED_STATUS, _ERROR_STATUS = 130, 2
 
 
 def say_in_one_line() -> None:
-    """Have Ctrl-C, and settings that Prefect cannot read, end a command that is being started with one line.
+    """Make Ctrl-C, and settings that Prefect cannot read, end a starting command with one line.
 
-    Does nothing but where Python runs this package's module as a command, and that is being found.
+    Does something only while Python, started with `-m`, looks for the command's module.
     """
     if sys.argv[:1] == ["-m"]:
         sys.excepthook = _hook
 
 
 def settings_problem(error: BaseException) -> str | None:
-    """What to say of an error in Prefect's settings, which it reads as it is imported; None for any other error.
+    """The message for an error in Prefect's settings, which it reads when it is imported; None for any other error.
 
-    No value is in it: it may be a key.
+    It shows no value, which may be a key.
     """
     if not _is_of_settings(error.__traceback__):
         return None
     cause = type(error).__name__
-    if hasattr(error, "errors") and hasattr(error, "title"):  # pydantic's
+    if hasattr(error, "errors") and hasattr(error, "title"):  # of pydantic
         first = error.errors()[0]
         cause = f"{error.title} {'.'.join(map(str, first['loc']))}: {first['msg']}"
     elif isinstance(error, ValueError) and not isinstance(error, UnicodeError):
@@ -52,5 +52,5 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
     from tasks.standard_streams import put_error
 
     put_error(f"error: {one_line(problem)}" if problem is not None else INTERRUPTED_LINE)
-    # The interpreter would make the status 1.
+    # Returning would make the interpreter exit with 1.
     os._exit(_ERROR_STATUS if problem is not None else _INTERRUPTED_STATUS)

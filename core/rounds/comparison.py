@@ -116,7 +116,7 @@ def write_results(config: ExperimentConfig, output_dir: Location) -> str:
     return text
 
 
-def require_free_results(config: ExperimentConfig, output_dir: str) -> None:
+def require_free_results(config: ExperimentConfig, output_dir: Location) -> None:
     """InputError if the folder cannot be written to, or holds a file of the user's with the name of a result."""
     require_writable(Path(output_dir))
     CreatedFiles(Path(output_dir)).require_free(_result_names(config), "--output_dir")

@@ -38,7 +38,7 @@ def with_weight_factor(config: ExperimentConfig, factor: float) -> ExperimentCon
 def refuse_other_settings(config: ExperimentConfig, before: int | None = None) -> None:
     """Raise InputError if a finished round (before round `before`, or any) was made with settings other than `config`.
 
-    The error names the round and the setting. A weight that a plan or a person's decision changed is no difference.
+    The error names the round and the setting. A weight that a plan or a person's decision changed does not count.
     """
     numbers = range(1, before or last_finished_round(config) + 1)
     decided = _decided_weights(config, numbers)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, NotRequired, TypedDict, cast
+from typing import Any, NamedTuple, cast
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import config_bytes
@@ -29,6 +29,7 @@ from core.rounds.round_record import (
 )
 from core.rounds.round_settings import refuse_other_settings, round_settings, settings_digest, with_weight_factor
 from core.rounds.runs import fork_parent
+from core.rounds.stage_result import StageResult
 from core.runtime.errors import InputError
 from core.runtime.seeding import derive_seed
 from core.storage.store import Store, join, replace, split_location
@@ -42,14 +43,6 @@ log = logging.getLogger(__name__)
 ROUND_STAGES = ("bad_latents", "discriminator", "stage3")
 # The folders of the audits: of the model that the first round of a run started from, and of the model a round made.
 AUDIT_BEFORE, AUDIT = "audit_before", "audit"
-
-
-class StageResult(TypedDict):
-    """What the task of a stage returns: where its files are, and the metrics of its record."""
-
-    output_dir: str
-    metrics: Mapping[str, Any]
-    seconds: NotRequired[float]
 
 
 @dataclass(frozen=True)

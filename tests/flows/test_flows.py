@@ -419,7 +419,7 @@ def test_an_interruption_leaves_a_resumable_state_one_line_and_no_process(experi
     assert process.returncode == 128 + number
     assert not [pid for pid in started if os.path.exists(f"/proc/{pid}")]
     last = errors.splitlines()[-1]
-    assert last == "interrupted; run the same command again to go on from the last checkpoint"
+    assert last == "interrupted; run the same command again to continue from the last checkpoint"
     assert all(re.match(r"tiny epoch \d+/100000 ", line) for line in errors.splitlines()[:-1])
     artifacts = experiment.parent / "artifacts"
     latest = next((artifacts / "tiny").rglob("tiny_checkpoint_latest.pt"))

@@ -31,5 +31,5 @@ def test_an_interruption_while_modules_are_imported_is_one_line(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
     command = [sys.executable, "-m", "tasks.continue_stage3", "missing.yaml"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    line = "interrupted; run the same command again to go on from the last checkpoint"
+    line = "interrupted; run the same command again to continue from the last checkpoint"
     assert (ended.returncode, ended.stderr.splitlines()) == (130, [line])
