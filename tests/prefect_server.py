@@ -1,4 +1,4 @@
-"""A real Prefect server and a real process worker, with everything deployed, as a user has them."""
+"""A real Prefect server and a real process worker with all deployments, as a user runs them."""
 
 import contextlib
 import datetime
@@ -30,13 +30,13 @@ _PATIENCE = 300.0
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory) -> Iterator["Orchestration"]:
-    """For the tests of one file together."""
+    """One server and worker for all tests of a file."""
     with orchestration(tmp_path_factory.mktemp("prefect")) as running:
         yield running
 
 
 class Orchestration:
-    """Server at `url` with our deployments, and a worker that can be looked into."""
+    """The server at `url` with our deployments, and a worker whose processes and log can be read."""
 
     def __init__(
         self, url: str, environment: dict[str, str], worker: subprocess.Popen[bytes], client: SyncPrefectClient
@@ -44,7 +44,7 @@ class Orchestration:
         self.url, self.environment, self.worker, self.client = url, environment, worker, client
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command of the project's environment, against this server."""
+        """Run a command against this server."""
         command = [sys.executable, "-m", *arguments]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=_PATIENCE)
 
@@ -54,7 +54,7 @@ class Orchestration:
         return self.client.read_deployment_by_name(name).id
 
     def start(self, deployment: str, config: Path, **parameters: Any) -> FlowRun:
-        """A new run of a deployment; the worker takes it up."""
+        """A new run of a deployment, which the worker will start."""
         given = {"config": str(config), **parameters}
         return self.client.create_flow_run_from_deployment(self.deployment(deployment), parameters=given)
 
@@ -64,7 +64,7 @@ class Orchestration:
         return self.client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC)
 
     def runs_on(self, deployment: str, config: Path) -> list[FlowRun]:
-        """Those of a deployment's runs that work on the experiment of a config."""
+        """Runs of a deployment that work on the experiment of a config."""
         return [run for run in self.runs(deployment) if run.parameters.get("config") == str(config)]
 
     def runs_tagged(self, config: Path, tag: str) -> list[FlowRun]:
@@ -82,7 +82,7 @@ class Orchestration:
         while time.monotonic() < until:
             if found := happened():
                 return found
-            time.sleep(0.7)  # asking costs the server more than a little of the machine's time
+            time.sleep(0.7)  # each request costs the server much of the machine's time
         raise AssertionError(f"{otherwise}\n{self.worker_log()[-4000:]}")
 
     def events(self, config: Path) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ class Orchestration:
         return answer.json()["events"]
 
     def emit(self, event: str, run: FlowRun) -> None:
-        """An event about a run of ours, as its engine sends it."""
+        """Send an event about one of our runs, as its engine does."""
         related = [{"prefect.resource.id": "prefect.tag.layouts", "prefect.resource.role": "tag"}]
         resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
         now = datetime.datetime.now(datetime.UTC).isoformat()
@@ -101,7 +101,7 @@ class Orchestration:
 
     @contextlib.contextmanager
     def automation(self, wanted: AutomationCore) -> Iterator[None]:
-        """One more automation inside."""
+        """Inside, the server has one more automation."""
         made = self.client.create_automation(wanted)
         try:
             yield
@@ -110,7 +110,7 @@ class Orchestration:
 
     @contextlib.contextmanager
     def switched_on(self, automation: str) -> Iterator[None]:
-        """An automation that is off by default is on inside."""
+        """Inside, an automation that is off by default is on."""
         (known,) = self.client.read_automations_by_name(automation)
         self.client.resume_automation(known.id)
         try:
@@ -128,12 +128,12 @@ class Orchestration:
         return sum(task.state is not None and task.state.is_completed() for task in tasks)
 
     def logs(self, *runs: FlowRun) -> str:
-        """What the runs, their tasks and what those call have logged."""
+        """Log lines of the runs and their tasks."""
         lines = self.client.read_logs(LogFilter(flow_run_id={"any_": [run.id for run in runs]}), limit=200)
         return "\n".join(line.message for line in lines)
 
     def engines(self) -> list[int]:
-        """Process ids of the runs that the worker has started and that go on."""
+        """Process ids of the unfinished runs that the worker started."""
         return descendants(self.worker.pid)
 
     def worker_log(self) -> str:

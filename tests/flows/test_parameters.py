@@ -3,9 +3,9 @@
 import jsonschema
 import pytest
 from pydantic import TypeAdapter
-from tests.runtime.test_shown import PLAIN, SECRETS
 
 from flows.parameters import Override
+from tests.runtime.test_escaping import PLAIN, SECRETS
 
 SCHEMA = TypeAdapter(Override).json_schema()
 
