@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed import Client, LocalCluster
+from distributed import LocalCluster
+from prefect.context import FlowRunContext
 from prefect.futures import as_completed
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
@@ -93,7 +94,7 @@ def test_a_lost_worker_loses_no_shard(experiment, expected, monkeypatch):
     killed = []
 
     def kill_a_busy_worker(shards):
-        client = Client.current()
+        client = FlowRunContext.get().task_runner.client
         while not all(client.processing().values()):  # until every worker has a shard, which takes it seconds
             time.sleep(0.02)
         killed.append(workers()[0])
