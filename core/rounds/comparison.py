@@ -16,6 +16,7 @@ from core.data.palette import COLORS
 from core.inputs.places import Location
 from core.models.pictures import save_grid
 from core.records.artifacts import RECORD_NAME, round_location, run_location
+from core.records.created_files import CreatedFiles
 from core.records.stage_records import entry_of, read_record
 from core.rounds.round_record import RoundMetrics, read_round_record
 from core.rounds.rounds import AUDIT
