@@ -1,1 +1,1 @@
-"""The generator of house layouts. May import data and below."""
+"""The generator of synthetic house layouts. May import data and below."""

@@ -1,4 +1,4 @@
-"""Floor plans on a grid of cells: which cell belongs to which room, where the walls run, which have a door."""
+"""Floor plans on a grid of cells: the room of each cell, the walls, and which walls have a door."""
 
 import itertools
 import math
@@ -9,21 +9,21 @@ import numpy as np
 
 from core.houses.rectangle import Rect
 
-# Metres a cell, at least and at most.
+# Least and greatest side of a cell, in metres.
 CELL = (0.55, 0.64)
 OUTSIDE = -1
 
-# Square metres a room, by number of rooms: what gives the walls of the real houses their thickness in pixels.
+# Mean area of a room in square metres, by number of rooms. With it, walls are as thick in pixels as in real houses.
 _ROOM_AREA = (29.0, 23.0, 21.5, 20.0, 18.0, 17.0)
 MAX_ROOMS = len(_ROOM_AREA)
 
-# A room side and the seam inside an L-shaped room have _MIN_SIDE cells or more, a wall with a door _MIN_SHARED.
+# Least length in cells: of a room's side and of the seam inside an L-shaped room; of a wall with a door.
 _MIN_SIDE = 4
 _MIN_SHARED = 3
 
 
 class Wall(NamedTuple):
-    """A straight stretch of wall between two rooms: its line in cells, and the rooms above or left and beyond."""
+    """A straight wall between two rooms: its `line` in cells, the room `before` it (above or left) and `after` it."""
 
     line: Rect
     before: int
@@ -31,18 +31,19 @@ class Wall(NamedTuple):
 
     @property
     def outer(self) -> bool:
+        """Whether one side of the wall is outside."""
         return OUTSIDE in (self.before, self.after)
 
 
 class FloorPlan(NamedTuple):
-    """Room id of each cell, int [rows, columns], OUTSIDE elsewhere; each room's one or two blocks; all walls."""
+    """Room id of each cell, int [rows, columns], or OUTSIDE; the one or two blocks of each room; all walls."""
 
     ids: np.ndarray
     blocks: list[list[Rect]]
     walls: list[Wall]
 
     def walls_of(self, room: int) -> list[Wall]:
-        """The walls of one room, in its own view: what is behind a wall does not part it."""
+        """The walls of one room. Rooms behind a wall do not divide it."""
         return list(_walls(np.where(self.ids == room, room, OUTSIDE)))
 
 
@@ -62,7 +63,7 @@ def plan_rooms(rng: np.random.Generator, num_rooms: int) -> FloorPlan:
 
 
 def walls_with_doors(rng: np.random.Generator, plan: FloorPlan) -> list[Wall]:
-    """The walls with a door: a tree of inner ones, a few more inner ones, and one or two outer ones."""
+    """The walls with a door: inner walls that connect all rooms, a few more inner walls, one or two outer walls."""
     inner, outer = _wide_walls(plan, outer=False), _wide_walls(plan, outer=True)
     tree = _door_tree(rng, inner)
     more = [wall for wall in inner if wall not in tree and rng.random() < 0.15]
@@ -89,7 +90,7 @@ def _outline(rng: np.random.Generator, num_rooms: int) -> list[Rect]:
 
 
 def _share_out(rng: np.random.Generator, outline: list[Rect], count: int) -> list[Rect]:
-    """The blocks of the outline cut into `count` leaves, or fewer where they are too small."""
+    """The blocks of the outline cut into `count` leaves; fewer if the blocks are too small."""
     if len(outline) == 1:
         return _split(rng, outline[0], count)
     areas = [block.width * block.height for block in outline]
@@ -98,7 +99,7 @@ def _share_out(rng: np.random.Generator, outline: list[Rect], count: int) -> lis
 
 
 def _split(rng: np.random.Generator, block: Rect, count: int) -> list[Rect]:
-    """`block` cut into `count` leaves across the longer side, fewer where a leaf would be too narrow."""
+    """`block` cut into `count` leaves across its longer side; fewer if a leaf would be too narrow."""
     length = max(block.width, block.height)
     if count == 1 or length < 2 * _MIN_SIDE:
         return [block]
@@ -113,7 +114,7 @@ def _split(rng: np.random.Generator, block: Rect, count: int) -> list[Rect]:
 
 
 def _merge_until(rng: np.random.Generator, leaves: list[Rect], count: int) -> list[list[Rect]]:
-    """Blocks of each room: one leaf, but with one leaf more than rooms, two leaves make one room."""
+    """The blocks of each of `count` rooms. With one leaf too many, two leaves form one room; [] if no two can."""
     if len(leaves) != count + 1:
         return [[leaf] for leaf in leaves]
     pairs = [pair for pair in itertools.combinations(leaves, 2) if _joinable(*pair)]
@@ -124,13 +125,13 @@ def _merge_until(rng: np.random.Generator, leaves: list[Rect], count: int) -> li
 
 
 def _joinable(first: Rect, second: Rect) -> bool:
-    """Whether two blocks lie side by side along an edge long enough to be open."""
+    """Whether two blocks share an edge that is long enough for an open passage."""
     edge = first.shared_edge(second)
     return min(edge.width, edge.height) == 0 and max(edge.width, edge.height) >= _MIN_SIDE
 
 
 def _paint(blocks: list[list[Rect]]) -> np.ndarray:
-    """Room id of each cell, int [rows, columns], OUTSIDE where there is no room."""
+    """Room id of each cell, int [rows, columns]; OUTSIDE where no room is."""
     columns, rows = np.array([block[2:] for parts in blocks for block in parts], int).max(0)
     ids = np.full((rows, columns), OUTSIDE)
     for room, parts in enumerate(blocks):
@@ -140,7 +141,7 @@ def _paint(blocks: list[list[Rect]]) -> np.ndarray:
 
 
 def _walls(ids: np.ndarray) -> Iterator[Wall]:
-    """Every longest straight stretch of wall between the same two rooms."""
+    """Every maximal straight stretch of wall between the same two rooms."""
     for horizontal, cells in ((True, ids), (False, ids.T)):
         padded = np.pad(cells, 1, constant_values=OUTSIDE)[:, 1:-1].tolist()
         for at, (before, after) in enumerate(itertools.pairwise(padded)):
@@ -159,7 +160,7 @@ def _wide_walls(plan: FloorPlan, outer: bool) -> list[Wall]:
 
 
 def _door_tree(rng: np.random.Generator, inner: list[Wall]) -> list[Wall]:
-    """The inner walls whose doors let every room be reached: a random spanning tree of the rooms."""
+    """A random spanning tree of the rooms: inner walls whose doors connect every room."""
     group = {room: room for wall in inner for room in (wall.before, wall.after)}
     tree = []
     for index in rng.permutation(len(inner)):

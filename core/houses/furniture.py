@@ -1,6 +1,6 @@
-"""Furniture, in metres: each function or table row places one group of pieces in a room.
+"""Furniture, in metres: each `Place` puts one group of pieces into a room.
 
-A group that finds no free place after a few tries leaves the room as it was.
+If no free place is found after a few tries, the room is left unchanged.
 """
 
 import math
@@ -16,6 +16,7 @@ from core.houses.rectangle import Rect
 BED, CABINET, CHAIR, LIGHTING, OTHERS, STOOL, SOFA, TABLE = (
     CLASS_NAMES.index(name) for name in ("bed", "cabinet", "chair", "lighting", "others", "stool", "sofa", "table")
 )
+# Metres between a piece and the wall.
 _GAP = 0.005
 _TRIES = 16
 
@@ -24,7 +25,7 @@ Place = Callable[[np.random.Generator, Room], None]
 
 @dataclass(frozen=True)
 class WallPiece:
-    """A piece flat along a wall, before `access` of free floor; a cabinet may carry something grey (`topped`)."""
+    """A piece along a wall with `access` metres of free floor before it; `topped`: probability of an object on it."""
 
     kind: int
     length: tuple[float, float]
@@ -46,7 +47,7 @@ class WallPiece:
 
 @dataclass(frozen=True)
 class StandingPiece:
-    """A square thing near a wall, turned at random with probability `turned`."""
+    """A square piece near a wall, turned by a random angle with probability `turned`."""
 
     kind: int
     side: tuple[float, float]
@@ -66,7 +67,7 @@ wardrobe = WallPiece(CABINET, length=(1.0, 2.6), depth=(0.55, 0.75), access=0.55
 shelf = WallPiece(CABINET, length=(0.6, 1.5), depth=(0.22, 0.42), access=0.55, topped=0.12)
 television = WallPiece(CABINET, length=(1.0, 1.7), depth=(0.38, 0.5), access=0.55, topped=0.8)
 counter = WallPiece(CABINET, length=(1.4, 3.0), depth=(0.6, 0.85), access=0.55, topped=0.15)
-# The size of a walk-in wardrobe or a kitchen block; the real houses have them.
+# As large as a walk-in wardrobe or a kitchen block, which real houses have.
 fitted_block = WallPiece(CABINET, length=(1.6, 2.9), depth=(1.2, 2.2), access=0.55)
 side_table = WallPiece(TABLE, length=(0.45, 1.2), depth=(0.4, 0.75), access=0.3)
 lamp = StandingPiece(LIGHTING, side=(0.36, 0.5), turned=0.5)
@@ -76,7 +77,7 @@ _plant = StandingPiece(OTHERS, side=(0.15, 0.55), turned=0.4)
 
 
 def clutter(rng: np.random.Generator, room: Room) -> None:
-    """A grey thing (plant, basket, box, appliance) at a wall, now and then in the open."""
+    """An object of class `others` (plant, basket, box, appliance) at a wall, sometimes in the open."""
     draw = rng.random()
     if draw < 0.88:
         (_plant if draw < 0.25 else _box)(rng, room)
@@ -106,7 +107,7 @@ def bed(rng: np.random.Generator, room: Room) -> None:
 
 
 def sofa(rng: np.random.Generator, room: Room) -> None:
-    """A sofa with its back to the wall, sometimes a low table before it."""
+    """A sofa with its back to the wall, sometimes with a low table before it."""
     length, depth = rng.uniform(1.6, 2.3), rng.uniform(0.75, 0.95)
     spot = _along_wall(rng, room, length, depth, 0.6)
     if spot is None:
@@ -135,7 +136,7 @@ def armchair(rng: np.random.Generator, room: Room) -> None:
 
 
 def desk(rng: np.random.Generator, room: Room) -> None:
-    """A desk at the wall and its chair, pulled out a little and turned."""
+    """A desk at the wall, usually with a chair that is pulled out a little and turned."""
     length, depth = rng.uniform(1.1, 1.6), rng.uniform(0.55, 0.8)
     spot = _along_wall(rng, room, length, depth + 0.65, 0.1)
     if spot is None:
@@ -174,17 +175,18 @@ def _seats(rng: np.random.Generator, length: float, depth: float) -> list[tuple[
 
 
 def _put_table(rng: np.random.Generator, room: Room, table: Rect, chairs: list[Rect]) -> None:
-    """Place a table with its chairs, which show above or below the table top as in the real layouts."""
+    """Place a table with its chairs, drawn over or under the table top as in real layouts."""
     chairs_on_top = rng.random() < 0.7
-    turned = [(CHAIR, chair, min(max(rng.normal(0, 0.22), -0.45), 0.45)) for chair in chairs]
-    for piece in [(TABLE, table), *turned] if chairs_on_top else [*turned, (TABLE, table)]:
-        room.put(*piece)
+    turned = [Piece(CHAIR, chair, min(max(rng.normal(0, 0.22), -0.45), 0.45)) for chair in chairs]
+    top = Piece(TABLE, table)
+    for kind, box, angle in [top, *turned] if chairs_on_top else [*turned, top]:
+        room.put(kind, box, angle)
 
 
 def _along_wall(rng: np.random.Generator, room: Room, length: float, depth: float, access: float) -> Face | None:
-    """A free stretch of wall for a piece, often in a corner, with `access` metres of floor before it.
+    """A free stretch of wall for a piece, often in a corner, with `access` metres of floor before it; None if none.
 
-    The face found starts where the piece does.
+    The face returned starts where the piece starts.
     """
     faces = [face for face in room.faces if face.stop - face.start > length + WALL_THICKNESS + 2 * _GAP]
     for _ in range(_TRIES if faces else 0):
@@ -202,7 +204,7 @@ def _along_wall(rng: np.random.Generator, room: Room, length: float, depth: floa
 
 
 def _in_the_open(rng: np.random.Generator, room: Room, width: float, height: float) -> Rect | None:
-    """A free place for a group that needs no wall."""
+    """A free place for a group that needs no wall; None if none is found."""
     for _ in range(_TRIES):
         part = room.floor[rng.integers(len(room.floor))]
         span_x, span_y = part.width - width, part.height - height

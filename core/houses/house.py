@@ -1,7 +1,7 @@
-"""A floor plan built in metres: walls, doors, and rooms that keep their doors and ways clear.
+"""A floor plan built in metres: walls, doors, and rooms with clear doors and paths.
 
-What keeps a house habitable is reserved before any furniture comes: the floor at both sides of a door, and the
-way from one door of a room to its others.
+Two kinds of floor are reserved before furniture is placed: both sides of every door, and a path from the first door of
+a room to its other doors.
 """
 
 import itertools
@@ -14,8 +14,8 @@ import numpy as np
 from core.houses.floor_plan import CELL, OUTSIDE, FloorPlan, walls_with_doors
 from core.houses.rectangle import Point, Rect, bounding
 
-# Metres. The door zone and the path are wider than the 0.5 m body that must pass, so that rounding to pixels
-# may not close them.
+# Metres. The door zone and the path are wider than the 0.5 m body that must pass, so that rounding to pixels does not
+# close them.
 WALL_THICKNESS = 0.17
 _DOOR_ZONE = 0.9
 _PATH_WIDTH = 0.7
@@ -23,7 +23,7 @@ _PATH_WIDTH = 0.7
 
 @dataclass(frozen=True)
 class Face:
-    """A wall as a room sees it: at `position` across, `start` to `stop` along, the room at side `inward`."""
+    """A wall seen from a room: at `position` across, `start` to `stop` along; the room on side `inward`, 1 or -1."""
 
     horizontal: bool
     position: float
@@ -32,7 +32,7 @@ class Face:
     inward: int
 
     def rect(self, offset: float, length: float, near: float, depth: float) -> Rect:
-        """The rectangle of `length` from `start + offset`, standing `near` to `near + depth` off the wall."""
+        """The rectangle of `length` that begins at `start + offset` and lies `near` to `near + depth` off the wall."""
         along = self.start + offset
         low, high = sorted((self.position + self.inward * near, self.position + self.inward * (near + depth)))
         if self.horizontal:
@@ -62,7 +62,7 @@ class Piece(NamedTuple):
 
 @dataclass
 class Room:
-    """A room in metres: its floor, its faces, what stands on its floor, what must stay walkable, its furniture."""
+    """A room in metres: its floor; its walls; what stands on the floor; what must stay walkable; its furniture."""
 
     floor: list[Rect]
     faces: list[Face]
@@ -76,7 +76,7 @@ class Room:
         return sum(part.width * part.height for part in self.floor)
 
     def admits(self, body: Rect, access: Rect | None = None) -> bool:
-        """Whether `body` finds free floor here and `access`, the floor to use it from, is not built over."""
+        """Whether `body` fits on free floor here and no piece or wall covers `access`, the floor to use it from."""
         if not any(part.contains(*body.center) for part in self.floor):
             return False
         if any(body.overlaps(other) for other in itertools.chain(self.solid, self.keep_clear)):
@@ -84,7 +84,7 @@ class Room:
         return access is None or not any(access.overlaps(other) for other in self.solid)
 
     def put(self, kind: int, box: Rect, angle: float = 0.0) -> None:
-        """Place a piece; the floor it covers is taken."""
+        """Place a piece; the floor that it covers is then taken."""
         piece = Piece(kind, box, angle)
         self.pieces.append(piece)
         self.solid.append(piece.bounds)
@@ -92,7 +92,7 @@ class Room:
 
 @dataclass(frozen=True)
 class House:
-    """A house in metres from the corner of its plan; `bounds` holds the outer walls."""
+    """A house in metres from the corner of its plan; `bounds` contains the outer walls."""
 
     bounds: Rect
     walls: list[Rect]
@@ -102,7 +102,7 @@ class House:
 
 def build_house(rng: np.random.Generator, plan: FloorPlan) -> House:
     """The house of a plan, not yet furnished."""
-    scale = tuple(rng.uniform(*CELL, 2))
+    scale: Point = tuple(rng.uniform(*CELL, 2))
     rows, columns = plan.ids.shape
     bounds = Rect(0, 0, columns, rows).scaled(*scale).grown(WALL_THICKNESS / 2)
     walls = [wall.line.scaled(*scale).grown(WALL_THICKNESS / 2) for wall in plan.walls]
@@ -121,7 +121,7 @@ def _empty_room(plan: FloorPlan, index: int, scale: Point, walls: list[Rect]) ->
 
 
 def _face(line: Rect, inward: int) -> Face:
-    """The face at side `inward` of the wall along `line`, in metres."""
+    """The face on side `inward` of the wall along `line`, in metres."""
     offset = inward * WALL_THICKNESS / 2
     if line.height == 0:
         return Face(True, line.top + offset, line.left, line.right, inward)
@@ -129,7 +129,7 @@ def _face(line: Rect, inward: int) -> Face:
 
 
 def _place_doors(rng: np.random.Generator, plan: FloorPlan, scale: Point, rooms: list[Room]) -> list[Rect]:
-    """Door openings; each room comes to keep clear the floor before its doors."""
+    """Door openings; adds the floor before each door to `keep_clear` of its rooms."""
     doors = []
     for wall in walls_with_doors(rng, plan):
         line = wall.line.scaled(*scale)
@@ -143,7 +143,7 @@ def _place_doors(rng: np.random.Generator, plan: FloorPlan, scale: Point, rooms:
 
 
 def _door_span(rng: np.random.Generator, face: Face, entrance: bool) -> tuple[float, float]:
-    """Start and width, in metres, of a door in a wall, clear of the walls that meet it."""
+    """Start and width, in metres, of a door in a wall, away from the walls that meet it."""
     start, stop = face.start + WALL_THICKNESS / 2 + 0.1, face.stop - WALL_THICKNESS / 2 - 0.1
     width = rng.uniform(0.85, 1.0)
     if rng.random() < (0.5 if entrance else 0.2):
@@ -152,7 +152,7 @@ def _door_span(rng: np.random.Generator, face: Face, entrance: bool) -> tuple[fl
 
 
 def _paths(rng: np.random.Generator, room: Room) -> list[Rect]:
-    """Strips of floor that join the first door to every other, in an L-shaped room by way of its seam."""
+    """Strips of floor from the first door to every other door; in an L-shaped room, through its seam if needed."""
     first, *others = (zone.center for zone in room.keep_clear)
     strips: list[Rect] = []
     for point in others:
@@ -165,7 +165,7 @@ def _paths(rng: np.random.Generator, room: Room) -> list[Rect]:
 
 
 def _path(rng: np.random.Generator, room: Room, start: Point, end: Point) -> list[Rect]:
-    """Two straight strips of floor from `start` to `end` with one bend, none where walls stand in the way."""
+    """Two straight strips of floor from `start` to `end` with one bend; [] if walls are in the way."""
     corners = [(start[0], end[1]), (end[0], start[1])]
     for corner in corners if rng.random() < 0.5 else corners[::-1]:
         strips = [bounding((corner, point)).grown(_PATH_WIDTH / 2) for point in (start, end)]

@@ -1,7 +1,7 @@
-"""Synthetic furnished houses seen from above, drawn to belong beside the real layouts.
+"""Synthetic furnished houses seen from above, drawn to look like the real layouts.
 
-A house is planned on a coarse grid of cells, built and furnished in metres, and only then drawn at the scale
-that fills the frame.
+A house is planned on a coarse grid of cells, built and furnished in metres, and then drawn at the scale that fills the
+frame.
 """
 
 from collections.abc import Callable
@@ -31,15 +31,15 @@ MANIFEST_COLUMNS = (
     "augmentation_type",
 )
 
-# Share of the frame left free at each side.
+# Share of the frame that is left free at each side.
 _MARGIN = 16 / 512
 
 
 def generate_layout(rng: np.random.Generator, num_rooms: int, size: int = 512) -> np.ndarray:
-    """Class map of a random house with `num_rooms` furnished rooms (1 to 6): uint8 [size, size] pixels."""
+    """Class map, uint8 [size, size], of a random house with `num_rooms` furnished rooms, 1 to 6; else ValueError."""
     if not 1 <= num_rooms <= MAX_ROOMS:
         raise ValueError(f"num_rooms must be 1 to {MAX_ROOMS}, got {num_rooms}")
-    return _draw(_furnished_house(rng, num_rooms), size)
+    return _draw(furnished_house(rng, num_rooms), size)
 
 
 def write_layouts(
@@ -51,9 +51,9 @@ def write_layouts(
 ) -> Path:
     """Path of the manifest of `count` layouts written to `folder` as `images/{scene_id}_scene_layout.png`.
 
-    Layout i depends only on (seed, i); its number of rooms is drawn from `rooms`, both ends included. The
-    manifest appears last and at once, so where it exists the set is complete. `written` is told how many there are
-    after each; pictures that are there already are not drawn again.
+    Layout i depends only on (seed, i). Its number of rooms is drawn from `rooms`, both ends included. The manifest is
+    written last and atomically: if it exists, the set is complete. `written` is called after each layout with the
+    number written so far. Pictures that exist already are not drawn again.
     """
     rows = []
     for index in each(range(count), "layouts", "layouts"):
@@ -66,7 +66,7 @@ def write_layouts(
 
 
 def _write_layout(folder: Path, seed: int, index: int, rooms: tuple[int, int]) -> dict[str, object]:
-    """Manifest row of layout `index`, whose picture is written."""
+    """Manifest row of layout `index`, after writing its picture."""
     rng = np.random.default_rng([seed, index])
     num_rooms = int(rng.integers(rooms[0], rooms[1], endpoint=True))
     scene_id = f"generated_{index:05d}"
@@ -79,8 +79,8 @@ def _write_layout(folder: Path, seed: int, index: int, rooms: tuple[int, int]) -
     return dict(zip(MANIFEST_COLUMNS, values, strict=True))
 
 
-def _furnished_house(rng: np.random.Generator, num_rooms: int) -> House:
-    """A random house in metres, with everything that is drawn of it."""
+def furnished_house(rng: np.random.Generator, num_rooms: int) -> House:
+    """A random house with its furniture, in metres."""
     house = build_house(rng, plan_rooms(rng, num_rooms))
     furnish(rng, house.rooms)
     return house
@@ -88,30 +88,30 @@ def _furnished_house(rng: np.random.Generator, num_rooms: int) -> House:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Where a picture lies: the point in metres at its top left corner, and pixels a metre."""
+    """The part of the plane that a picture shows: its top left corner in metres, and `scale` in pixels per metre."""
 
     left: float
     top: float
     scale: float
 
     def pixel(self, x: float, y: float, back: float) -> tuple[int, int]:
-        """The pixel of a point in metres, `back` pixels up and to the left."""
+        """The pixel of a point in metres, moved `back` pixels up and to the left."""
         return round((x - self.left) * self.scale - back), round((y - self.top) * self.scale - back)
 
 
 def _draw(house: House, size: int) -> np.ndarray:
-    """Class map of a house, uint8 [size, size], its longer side filling the frame but for the margin."""
+    """Class map of a house, uint8 [size, size]; its longer side fills the frame inside the margin."""
     scale = size * (1 - 2 * _MARGIN) / max(house.bounds.width, house.bounds.height)
     x, y = house.bounds.center
     frame = _Frame(x - size / scale / 2, y - size / scale / 2, scale)
     picture = Image.new("L", (size, size), BACKGROUND)
     draw = ImageDraw.Draw(picture)
-    # A polygon is drawn with its border pixels: half a pixel less at each side keeps its size.
+    # Polygons are drawn with their border pixels: half a pixel less at each side keeps their size.
     for piece in (piece for room in house.rooms for piece in room.pieces):
         corners = piece._replace(box=piece.box.grown(-0.5 / scale)).corners
         draw.polygon([frame.pixel(*corner, back=0.5) for corner in corners], fill=piece.kind)
-    # Walls come after the furniture, whose rounded edges may touch them; their thickness is rounded once, and
-    # they are placed by their centre lines: so they meet without steps.
+    # Walls are drawn over furniture, whose rounded edges may touch them. Their thickness is rounded once and they are
+    # placed by their centre lines, so that they meet without steps.
     thickness = max(1, round(WALL_THICKNESS * scale))
     for boxes, fill in ((house.walls, WALL), (house.doors, BACKGROUND)):
         for line in (box.grown(-WALL_THICKNESS / 2) for box in boxes):

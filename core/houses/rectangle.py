@@ -1,4 +1,4 @@
-"""Axis-aligned rectangles, in whatever unit their maker uses: grid cells for a plan, metres for a house."""
+"""Axis-aligned rectangles: in grid cells for a plan, in metres for a house."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,6 +7,8 @@ Point = tuple[float, float]
 
 
 class Rect(NamedTuple):
+    """A rectangle whose sides are parallel to the axes; y grows downwards."""
+
     left: float
     top: float
     right: float
@@ -25,6 +27,7 @@ class Rect(NamedTuple):
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
     def grown(self, margin: float) -> "Rect":
+        """The rectangle with `margin` added at every side; smaller if it is negative."""
         return Rect(self.left - margin, self.top - margin, self.right + margin, self.bottom + margin)
 
     def scaled(self, x: float, y: float) -> "Rect":
@@ -38,12 +41,12 @@ class Rect(NamedTuple):
         return self.left < right and left < self.right and self.top < bottom and top < self.bottom
 
     def shared_edge(self, other: "Rect") -> "Rect":
-        """The edge along which two neighbours meet, a rectangle without width or without height."""
+        """The edge along which two neighbours meet: a rectangle of zero width or zero height."""
         left, top, right, bottom = other
         return Rect(max(self.left, left), max(self.top, top), min(self.right, right), min(self.bottom, bottom))
 
 
 def bounding(points: Iterable[Point]) -> Rect:
-    """The smallest rectangle that holds every point."""
+    """The smallest rectangle that contains every point."""
     xs, ys = zip(*points, strict=True)
     return Rect(min(xs), min(ys), max(xs), max(ys))

@@ -1,4 +1,4 @@
-"""What a room is for, and the furniture that this asks for."""
+"""The use of a room and the furniture that goes with it."""
 
 import numpy as np
 
@@ -30,7 +30,7 @@ _KIND_WEIGHTS = {
     "office": 0.09,
 }
 
-# For each kind of room what is placed, in that order, and how many on average.
+# What each kind of room gets, in the order of placing, and the mean number of each.
 _PROGRAMMES: dict[str, dict[Place, float]] = {
     "bedroom": {
         bed: 1.1,
@@ -61,7 +61,7 @@ _PROGRAMMES: dict[str, dict[Place, float]] = {
 
 
 def furnish(rng: np.random.Generator, rooms: list[Room]) -> None:
-    """Give every room a kind and place its programme; a large room takes more, some of it another kind's."""
+    """Furnish every room by a random kind; large rooms get more furniture, some of it of a second kind."""
     for room, kind in zip(rooms, _room_kinds(rng, rooms), strict=True):
         programme = list(_PROGRAMMES[kind].items())
         if room.area > 18 and rng.random() < 0.6:
@@ -75,7 +75,7 @@ def furnish(rng: np.random.Generator, rooms: list[Room]) -> None:
 
 
 def _room_kinds(rng: np.random.Generator, rooms: list[Room]) -> list[str]:
-    """A kind for each room: the smallest of several may be the bathroom, the largest is likely lived in."""
+    """A kind for each room. Of several, the smallest may be a bathroom; the largest is a living room or bedroom."""
     order = sorted(range(len(rooms)), key=lambda index: rooms[index].area)
     kinds = [str(kind) for kind in rng.choice(tuple(_KIND_WEIGHTS), len(rooms), p=tuple(_KIND_WEIGHTS.values()))]
     if len(rooms) > 1:
@@ -84,7 +84,7 @@ def _room_kinds(rng: np.random.Generator, rooms: list[Room]) -> list[str]:
         kinds[order[-1]] = "living room" if rng.random() < 0.5 else "bedroom"
     if len(rooms) > 2:
         kinds[order[1]] = "bedroom" if rng.random() < 0.6 else "kitchen"
-    # A bathroom has few things in it: a large one would look forgotten.
+    # Bathrooms get little furniture: a large one would look empty.
     return [
         "bedroom" if kind == "bathroom" and room.area > 13 else kind for kind, room in zip(kinds, rooms, strict=True)
     ]

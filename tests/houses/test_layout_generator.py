@@ -13,11 +13,10 @@ from PIL import Image
 from scipy import ndimage
 
 from core.data.palette import BACKGROUND, NUM_CLASSES, UNLABELLED, WALL, classes_from_rgb
-from core.houses import layout_generator
 from core.houses.floor_plan import MAX_ROOMS
 from core.houses.furniture import BED, CABINET, CHAIR, OTHERS, TABLE
 from core.houses.house import WALL_THICKNESS
-from core.houses.layout_generator import generate_layout, write_layouts
+from core.houses.layout_generator import furnished_house, generate_layout, write_layouts
 
 BODY = 0.5
 REAL_COLUMNS = "scene_id,type,room_id,num_rooms,layout_path,is_empty,is_augmented,augmentation_id,augmentation_type"
@@ -106,7 +105,7 @@ def test_nothing_stands_in_or_before_a_doorway(seed: int, num_rooms: int) -> Non
 @few
 @houses
 def test_furniture_overlaps_neither_walls_nor_other_furniture(seed: int, num_rooms: int) -> None:
-    house = layout_generator._furnished_house(np.random.default_rng(seed), num_rooms)
+    house = furnished_house(np.random.default_rng(seed), num_rooms)
 
     # Pillows lie on beds, things stand on cabinets, chairs are tucked under tables and may touch each other.
     may_overlap = {frozenset(pair) for pair in ((BED, OTHERS), (CABINET, OTHERS), (TABLE, CHAIR), (CHAIR,))}
@@ -148,17 +147,13 @@ def test_manifest_describes_the_files_beside_it(tmp_path: Path) -> None:
         assert len(survey(classes).rooms) == int(row["num_rooms"])
 
 
-def test_manifest_is_absent_until_the_set_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = layout_generator._write_layout
-
-    def fail_at_two(folder: Path, seed: int, index: int, rooms: tuple[int, int]) -> dict[str, object]:
-        if index == 2:
+def test_manifest_is_absent_until_the_set_is_complete(tmp_path: Path) -> None:
+    def fail_at_two(count: int) -> None:
+        if count == 2:
             raise OSError("disk full")
-        return written(folder, seed, index, rooms)
 
-    monkeypatch.setattr(layout_generator, "_write_layout", fail_at_two)
     with pytest.raises(OSError, match="disk full"):
-        write_layouts(tmp_path, 4, seed=0)
+        write_layouts(tmp_path, 4, seed=0, written=fail_at_two)
 
     assert list((tmp_path / "images").iterdir()) and not (tmp_path / "manifest.csv").exists()
 
