@@ -258,7 +258,7 @@ def test_a_missing_or_corrupt_picture_names_its_row_and_path(refused, generate, 
     rows["layout_path"] = [str(manifest.parent / path) for path in rows["layout_path"]]
     picture = tmp_path / "picture.png"
     options = generate | {"manifest": with_rows(changed(rows, 4, "layout_path", str(picture)))}
-    refused(generate_bad_latents, options, "manifest row 5", picture, "does not exist", "mend the manifest")
+    refused(generate_bad_latents, options, "manifest row 5", picture, "does not exist", "correct the manifest")
     whole = Path(rows["layout_path"][4]).read_bytes()
     for content in (b"", b"no picture", whole[: len(whole) // 2]):
         picture.write_bytes(content)

@@ -1,18 +1,22 @@
-"""What a class map alone tells of a house: its inside, where a body can stand and walk, its walls, its pieces.
+"""Measurements of a house from its class map alone: interior, places to stand and walk, walls, pieces of furniture.
 
-Everything works on a stack of maps at once: uint8 [N, H, W] of class indices, background where the floor or the
-outside is. Two cells are neighbours if they share an edge.
+Every function takes a stack of maps: uint8 [N, H, W] of class indices, with background where the floor or the outside
+is. Two cells are neighbours if they share an edge.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from core.data.palette import BACKGROUND, WALL
 
-# Neighbours in the plane of one map only: by edge, and by edge or corner.
+Mask = NDArray[np.bool_]
+Figures = NDArray[np.float64]
+
+# Neighbours within one map only: by edge, and by edge or corner.
 _NEIGHBOURS, _CORNERS = (
     np.pad(ndimage.generate_binary_structure(2, reach)[None], ((1, 1), (0, 0), (0, 0))) for reach in (1, 2)
 )
@@ -23,7 +27,7 @@ _SIDES = ((1, 1), (1, -1), (2, 1), (2, -1))
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes in pixels that a survey needs: widest opening of a door, side of a body, thickness of a wall."""
+    """Sizes in pixels: the widest opening that counts as a door, the side of a body, the thickness of a wall."""
 
     door: int
     body: int
@@ -31,7 +35,7 @@ class Scale:
 
 
 class Pieces(NamedTuple):
-    """Connected pieces of furniture: the map each is in, its class, its area and that of its bounding box, in cells."""
+    """Connected pieces of furniture: the map each lies in, its class, its area and its bounding box's, in cells."""
 
     layout: np.ndarray
     kind: np.ndarray
@@ -39,26 +43,28 @@ class Pieces(NamedTuple):
     box: np.ndarray
 
 
-def find_interior(classes: np.ndarray, door: int) -> np.ndarray:
-    """What the walls enclose once openings narrower than `door` are closed: bool [N, H, W].
+def find_interior(classes: np.ndarray, door: int) -> Mask:
+    """The cells that walls enclose once openings narrower than `door` cells are closed: bool [N, H, W].
 
-    A square of side `door` is moved about from the border: what it cannot touch without crossing a wall is inside.
+    A square of side `door` moves freely outside the walls. Every cell that it cannot cover is inside.
     """
     margin = door + 1
     free = np.pad(classes != WALL, ((0, 0), (margin, margin), (margin, margin)), constant_values=True)
-    outside = _swept(_joined_to_corner(_fits(free, door)), door)
+    outside = _covered_by_squares(_connected_to_corner(_square_fits(free, door)), door)
     inside = slice(margin, -margin)
-    return (free & ~outside)[:, inside, inside]
+    interior: Mask = (free & ~outside)[:, inside, inside]
+    return interior
 
 
-def open_share(interior: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Share of the interior's outline that is opening instead of wall, [N]; 0 where there is no interior."""
+def open_share(interior: Mask, classes: np.ndarray) -> Figures:
+    """Share of the interior's outline that is open instead of wall, [N]; 0 without an interior."""
     outside = ~interior & (classes != WALL)
     to_outside, to_wall = (_shared_edges(interior, other) for other in (outside, classes == WALL))
-    return to_outside / np.maximum(1, to_outside + to_wall)
+    share: Figures = to_outside / np.maximum(1, to_outside + to_wall)
+    return share
 
 
-def opening_count(interior: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def opening_count(interior: Mask, classes: np.ndarray) -> Figures:
     """Number of separate openings from the interior to the outside, [N]."""
     outside = ~interior & (classes != WALL)
     beside = np.logical_or.reduce([_shifted(outside, axis, step) for axis, step in _SIDES])
@@ -66,25 +72,27 @@ def opening_count(interior: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.bincount(_layout_of_labels(labels, count), minlength=len(classes)).astype(float)
 
 
-def loose_wall_share(interior: np.ndarray, classes: np.ndarray, wall: int) -> np.ndarray:
-    """Share of wall cells further than a wall's thickness (and one cell) from any interior, [N]."""
+def loose_wall_share(interior: Mask, classes: np.ndarray, wall: int) -> Figures:
+    """Share of wall cells that are further than a wall's thickness plus one cell from any interior, [N]."""
     near = ndimage.maximum_filter(interior, (1, 2 * wall + 3, 2 * wall + 3), mode="constant")
     walls = classes == WALL
-    return _count(walls & ~near) / np.maximum(1, _count(walls))
+    share: Figures = _count(walls & ~near) / np.maximum(1, _count(walls))
+    return share
 
 
-def reachable_shares(interior: np.ndarray, classes: np.ndarray, body: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of the places inside where a body can stand: the share reached from outside, and that of the largest part
-    within which one can walk everywhere, [N] each; 0 where there is no such place.
+def reachable_shares(interior: Mask, classes: np.ndarray, body: int) -> tuple[Figures, Figures]:
+    """Two shares of the places inside where a body can stand, [N] each; 0 if there are none.
+
+    The first is the share that can be reached from outside, the second that of the largest connected part.
     """
     margin = body + 1
     pad = ((0, 0), (margin, margin), (margin, margin))
-    standing = _fits(np.pad(classes == BACKGROUND, pad, constant_values=True), body)
+    standing = _square_fits(np.pad(classes == BACKGROUND, pad, constant_values=True), body)
     labels, count = ndimage.label(standing, _NEIGHBOURS)
     inside = np.pad(interior, pad) & standing
     total = np.maximum(1, _count(inside))
     from_outside = _count(inside & (labels == labels[:, :1, :1])) / total
-    # A label is in one map only, so the largest part of each map is found over all labels at once.
+    # Every label lies in one map only, so the largest part of each map is found for all labels at once.
     sizes = np.bincount(labels[inside], minlength=count + 1)
     layout_of = np.zeros(count + 1, int)
     layout_of[labels[inside]] = np.nonzero(inside)[0]
@@ -93,28 +101,28 @@ def reachable_shares(interior: np.ndarray, classes: np.ndarray, body: int) -> tu
     return from_outside, largest / total
 
 
-def furniture_in_walls(classes: np.ndarray, scale: Scale) -> np.ndarray:
-    """Cells of furniture in a doorway or across a wall, [N].
+def furniture_in_walls(classes: np.ndarray, scale: Scale) -> Figures:
+    """Number of furniture cells in a doorway or across a wall, [N].
 
-    Such a cell lies in a straight gap of a wall, no longer than a door and no deeper than twice the wall's thickness,
-    with no wall left on either side of it.
+    Such a cell lies in a straight gap of a wall. The gap is at most as long as a door and twice as deep as the wall is
+    thick, and no wall remains on either side of the cell.
     """
     wall, furniture = classes == WALL, classes < WALL
     deep = 2 * scale.wall + 1
     found = np.zeros(classes.shape, bool)
     for along, across in ((1, 2), (2, 1)):
-        # The wall that goes on beyond a gap; the walls at both ends of a narrow room do not.
-        lengthwise = wall & ~_opened(wall, across, deep)
+        # Walls that run along this axis, as a wall does beyond a gap. Those at both ends of a narrow room run across.
+        lengthwise = wall & ~_opening(wall, across, deep)
         near = ndimage.maximum_filter1d(lengthwise, 2 * scale.door + 1, along, mode="constant")
-        gap = _closed(wall, along, scale.door) & ~wall & near
-        thin = gap & ~_opened(gap, across, deep)
+        gap = _closing(wall, along, scale.door) & ~wall & near
+        thin = gap & ~_opening(gap, across, deep)
         passes = ~(_shifted(wall, across, 1) | _shifted(wall, across, -1))
         found |= thin & furniture & passes
     return _count(found)
 
 
-def wall_parts(classes: np.ndarray) -> np.ndarray:
-    """Number of walls that touch no other, not even at a corner, [N]: a door may part a wall, and so does a crack."""
+def wall_parts(classes: np.ndarray) -> Figures:
+    """Number of connected parts of the walls, [N]. Cells that touch at a corner are connected; a crack separates."""
     labels, count = ndimage.label(classes == WALL, _CORNERS)
     return np.bincount(_layout_of_labels(labels, count), minlength=len(classes)).astype(float)
 
@@ -132,8 +140,9 @@ def find_pieces(classes: np.ndarray) -> Pieces:
 
 
 def pixels_per_metre(classes: np.ndarray) -> float:
-    """Scale of one map [H, W] by its walls: the commonest length of a straight run of wall cells, along the axis where
-    it is shorter, is `WALL_METRES`; 0 without walls.
+    """Scale of one map [H, W] by its walls, whose thickness is `WALL_METRES`; 0 without walls.
+
+    The thickness is the commonest length of a straight run of wall cells, on the axis where that is shorter.
     """
     thickness = []
     for wall in (classes == WALL, (classes == WALL).T):
@@ -143,33 +152,40 @@ def pixels_per_metre(classes: np.ndarray) -> float:
     return min(thickness) / WALL_METRES
 
 
-def _count(mask: np.ndarray) -> np.ndarray:
-    return mask.sum(axis=(1, 2)).astype(float)
+def _count(mask: Mask) -> Figures:
+    """Number of cells in each mask, [N]."""
+    cells: Figures = mask.sum(axis=(1, 2)).astype(float)
+    return cells
 
 
-def _fits(free: np.ndarray, side: int) -> np.ndarray:
-    """Where a square of `side` lies in free cells only; beyond the border all is free."""
-    return ndimage.minimum_filter(free, (1, side, side), mode="constant", cval=True)
+def _square_fits(free: Mask, side: int) -> Mask:
+    """Positions where a square of `side` covers only free cells; beyond the border every cell is free."""
+    fits: Mask = ndimage.minimum_filter(free, (1, side, side), mode="constant", cval=True)
+    return fits
 
 
-def _swept(places: np.ndarray, side: int) -> np.ndarray:
-    """Cells that the squares at `places` cover; the inverse of the window of `_fits`, which is lopsided if even."""
-    shift = -1 if side % 2 == 0 else 0
-    return ndimage.maximum_filter(places, (1, side, side), mode="constant", origin=(0, shift, shift))
+def _covered_by_squares(positions: Mask, side: int) -> Mask:
+    """Cells that squares of `side` at these `positions` of `_square_fits` cover."""
+    shift = -1 if side % 2 == 0 else 0  # the window of an even side is not symmetric
+    covered: Mask = ndimage.maximum_filter(positions, (1, side, side), mode="constant", origin=(0, shift, shift))
+    return covered
 
 
-def _joined_to_corner(mask: np.ndarray) -> np.ndarray:
+def _connected_to_corner(mask: Mask) -> Mask:
+    """Cells with the same label as the top left corner of their map."""
     labels, _ = ndimage.label(mask, _NEIGHBOURS)
-    return labels == labels[:, :1, :1]
+    connected: Mask = labels == labels[:, :1, :1]
+    return connected
 
 
-def _shared_edges(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _shared_edges(first: Mask, second: Mask) -> Figures:
     """Number of edges between a cell of `first` and one of `second`, [N]."""
-    return sum(_count(first & _shifted(second, axis, step)) for axis, step in _SIDES)
+    edges: Figures = np.sum([_count(first & _shifted(second, axis, step)) for axis, step in _SIDES], axis=0)
+    return edges
 
 
-def _shifted(mask: np.ndarray, axis: int, step: int) -> np.ndarray:
-    """`mask` moved by one cell; nothing comes in from the border."""
+def _shifted(mask: Mask, axis: int, step: int) -> Mask:
+    """`mask` moved by one cell; cells that enter at the border are False."""
     moved = np.roll(mask, step, axis)
     edge = [slice(None)] * 3
     edge[axis] = slice(0, 1) if step > 0 else slice(-1, None)
@@ -177,21 +193,23 @@ def _shifted(mask: np.ndarray, axis: int, step: int) -> np.ndarray:
     return moved
 
 
-def _closed(mask: np.ndarray, axis: int, length: int) -> np.ndarray:
-    """`mask` with gaps along `axis` shorter than `length` filled."""
+def _closing(mask: Mask, axis: int, length: int) -> Mask:
+    """Morphological closing: `mask` with gaps along `axis` that are shorter than `length` filled."""
     length += 1 - length % 2
     widened = ndimage.maximum_filter1d(mask, length, axis, mode="constant")
-    return ndimage.minimum_filter1d(widened, length, axis, mode="constant")
+    closed: Mask = ndimage.minimum_filter1d(widened, length, axis, mode="constant")
+    return closed
 
 
-def _opened(mask: np.ndarray, axis: int, length: int) -> np.ndarray:
-    """`mask` without runs along `axis` shorter than `length`, which is odd."""
+def _opening(mask: Mask, axis: int, length: int) -> Mask:
+    """Morphological opening: `mask` without runs along `axis` that are shorter than `length`, an odd number."""
     narrowed = ndimage.minimum_filter1d(mask, length, axis, mode="constant")
-    return ndimage.maximum_filter1d(narrowed, length, axis, mode="constant")
+    opened: Mask = ndimage.maximum_filter1d(narrowed, length, axis, mode="constant")
+    return opened
 
 
 def _layout_of_labels(labels: np.ndarray, count: int) -> np.ndarray:
-    """The map that each of the labels 1 to `count` is in."""
+    """The map in which each of the labels 1 to `count` lies."""
     layouts = np.zeros(count + 1, int)
     layouts[labels] = np.arange(len(labels))[:, None, None]
     return layouts[1:]

@@ -1,4 +1,4 @@
-"""Latents of a manifest's rows on disk: packed in .npy files, or a file each."""
+"""The latents of a manifest's rows on disk: packed in .npy files, or one file each."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,28 +18,28 @@ from core.runtime.errors import InputError
 from core.runtime.files import atomic_write, require_writable
 from core.runtime.scratch import scratch_folder
 
-# Of a manifest: which row of the packed file, from 0, the latent of a layout is.
+# Manifest column: the row of a layout's latent in its packed file, counted from 0.
 ROW_COLUMN = "latent_row"
 
-# Packed files that are kept open; the latents of more files are copied into one.
+# Most packed files that are kept open; the latents of more files are copied into one.
 _OPEN_FILES = 64
 
-# Latents of single files that are held in memory; more of them are packed and read from disk.
+# Most bytes of latents from single files that are held in memory; more are packed and read from disk.
 HELD_BYTES = 2**28
 
-# Latents read at a time while all are brought to a device.
+# Latents per read while all of them are copied to a device.
 _HOLDING = 4096
 
 Shape = tuple[int, int, int]
 
 
 class Latents:
-    """The latents of manifest rows, each read when it is asked for.
+    """The latents of manifest rows, read on demand.
 
-    A path that ends in `.npy` is a file [N, C, h, w], of which `latent_row` says the row, or one of a single latent;
-    any other is a torch file of that latent. Single files, and packed ones where there are many, are read at once, into
-    memory or, beyond `HELD_BYTES`, into a packed file of this process's own below `scratch`. Integers count as float32.
-    Raises InputError for what is missing, damaged, no real number or of another shape.
+    A path that ends in `.npy` is a packed file [N, C, h, w], in which `latent_row` is the row, or a file of a single
+    latent. Any other path is a torch file of one latent. Single files, and packed ones if there are many, are read at
+    once: into memory, or beyond `HELD_BYTES` into a temporary packed file below `scratch`. Integers become float32.
+    Raises InputError for latents that are missing, damaged, not real numbers or of another shape.
     """
 
     def __init__(self, rows: pd.DataFrame, column: str, shape: Shape, scratch: Path):
@@ -52,7 +52,7 @@ class Latents:
         self._sources: list[np.ndarray | PackedLatents] = []
         self._held: Tensor | None = None
         self._conversions = ConversionLog()
-        # Of each row: the source it is in, and its row there.
+        # For each row: the index of its source, and its row there.
         self._source = np.zeros(len(rows), np.int32)
         self._row = np.zeros(len(rows), np.int64)
         packed = np.array([is_packed(path) for path in self._paths], bool)
@@ -70,21 +70,21 @@ class Latents:
         return len(self._row)
 
     def hold(self, device: torch.device, room: int) -> None:
-        """Keep every latent in the memory of `device` from now on, unless they take more than `room` bytes.
+        """Copy every latent to the memory of `device`, unless together they take more than `room` bytes.
 
-        Batches are then on that device. InputError names a latent that is not finite.
+        `batch` then returns latents on that device. Raises InputError, which names it, for a latent that is not finite.
         """
         if len(self) * int(np.prod(self._shape)) * 4 > room:
             return
         held = torch.empty((len(self), *self._shape), device=device)
-        for indices in torch.arange(len(self)).split(_HOLDING):
+        for indices in torch.split(torch.arange(len(self)), _HOLDING):
             held[indices[0] : indices[-1] + 1] = self._read(indices)
         self._held, self._sources = held, []
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Latents [B, C, h, w] float32 of the rows `indices`, on the CPU unless held elsewhere.
+        """Latents [B, C, h, w] float32 of the rows `indices`, on the CPU unless `hold` copied them to a device.
 
-        InputError names one that is not finite.
+        Raises InputError, which names it, for a latent that is not finite.
         """
         return self._read(indices) if self._held is None else self._held[indices.to(self._held.device)]
 
@@ -112,7 +112,7 @@ class Latents:
             raise InputError(f"manifest row {self._manifest_rows[position] + 1}: {error}") from None
 
     def _check_numbers(self, latents: "PackedLatents", positions: np.ndarray) -> None:
-        """InputError if the file has not the row of each of `positions`; that of a single latent need not be said."""
+        """InputError if the file lacks the row of one of `positions`. A file of one latent needs no row number."""
         numbers = self._numbers[positions]
         if latents.single:
             self._numbers[positions] = numbers = np.where(np.isnan(numbers), 0, numbers)
@@ -123,11 +123,11 @@ class Latents:
             hold = f"have rows 0 to {len(latents) - 1}" if len(latents) else "hold none"
             raise InputError(
                 f"manifest row {self._manifest_rows[positions][~there][0] + 1}: {ROW_COLUMN} {said} and latents "
-                f"{latents.path} {hold}: mend the manifest or encode the layouts again"
+                f"{latents.path} {hold}: correct the manifest or encode the layouts again"
             )
 
     def _add_single(self, positions: np.ndarray, scratch: Path) -> None:
-        """Read the latents of the rows at `positions`, one by one."""
+        """Add a source that holds the latents of the rows at `positions`, in memory or in a temporary packed file."""
         latents = self._read_single(positions)
         self._source[positions], self._row[positions] = len(self._sources), np.arange(len(positions))
         if len(positions) * np.prod(self._shape) * 4 <= HELD_BYTES:
@@ -141,7 +141,7 @@ class Latents:
             path = folder / f"latents{PACKED_SUFFIX}"
             with atomic_write(path, on_disk=False) as file:
                 write_packed(latents, len(positions), self._shape, file)
-            # It stays readable while it is open, and is gone with this process however that ends.
+            # The folder is removed, but the open file stays readable until this process ends, however it ends.
             self._sources.append(PackedLatents(path, self._shape))
 
     def _read_single(self, positions: np.ndarray) -> Iterator[np.ndarray]:
@@ -150,7 +150,7 @@ class Latents:
         for position in tqdm(positions, "reading latents", disable=None):
             path = self._paths[position]
             if is_packed(path):
-                if packed is None or str(packed.path) != path:  # rows of one file mostly follow each other
+                if packed is None or str(packed.path) != path:  # rows of one file are mostly consecutive
                     packed = self._open(position)
                 self._check_numbers(packed, positions=np.array([position]))
                 yield packed[self._numbers[[position]].astype(int)][0]
@@ -162,7 +162,7 @@ class Latents:
 
 
 def _row_number(cell: object) -> float:
-    """The number in a cell of `ROW_COLUMN`; NaN if there is none."""
+    """The number in a cell of `ROW_COLUMN`; NaN if it does not hold one."""
     found = None if isinstance(cell, bool | np.bool_) else number(cell)
     return np.nan if found is None else found
 
@@ -175,9 +175,9 @@ def _by_path(paths: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
 
 
 class PackedLatents:
-    """The .npy file at `path` of latents [N, C, h, w], or [C, h, w] if it is a single one, read by index.
+    """The .npy file at `path` of latents [N, C, h, w], or of a single one [C, h, w], read by index.
 
-    InputError if it is missing, is cut short, or holds something else.
+    Raises InputError if the file is missing, truncated, or holds something else.
     """
 
     def __init__(self, path: Path, shape: Shape, conversions: ConversionLog | None = None):
@@ -198,7 +198,7 @@ class PackedLatents:
 
     @property
     def single(self) -> bool:
-        """Whether it is one latent."""
+        """Whether the file holds one latent."""
         return self._length == 1
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
@@ -207,11 +207,11 @@ class PackedLatents:
 
 
 def write_packed(latents: Iterable[np.ndarray], count: int, shape: Shape, file: IO[bytes]) -> None:
-    """Write `count` latents, given singly or several together, as one .npy file [count, C, h, w] float32."""
+    """Write `count` latents as one .npy file [count, C, h, w] float32; each array holds one latent or several."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
     np.lib.format.write_array_header_1_0(file, header)
     for some in latents:
-        file.write(np.ascontiguousarray(some, "<f4"))
+        file.write(np.ascontiguousarray(some, "<f4").data)
 
 
 def read_latent(path: str | Path, shape: Shape, conversions: ConversionLog | None = None) -> Tensor:
@@ -226,13 +226,13 @@ def read_latent(path: str | Path, shape: Shape, conversions: ConversionLog | Non
             f"latent {path} has shape {list(latent.shape)}, the model takes {list(shape)}: "
             "encode the layouts with this config's autoencoder"
         )
-    return as_latents(
-        latent, f"latent {path}", "encode the layouts again", conversions or ConversionLog()
-    ).clone()  # a file may hold the storage of the batch it was cut from
+    # A copy: the file may hold the storage of the whole batch that the latent was cut from.
+    conversions = conversions or ConversionLog()
+    return as_latents(latent, f"latent {path}", "encode the layouts again", conversions).clone()
 
 
 def as_latents(values: Tensor, name: str, remedy: str, conversions: ConversionLog) -> Tensor:
-    """`values`, integers too, as float32; InputError with `name` and `remedy` if any is no finite number."""
+    """`values` as float32, integers included; InputError with `name` and `remedy` if one is not a finite number."""
     if values.dtype == torch.bool:
         raise InputError(f"{name} holds truth values, not numbers: {remedy}")
     if not values.is_floating_point():
@@ -245,7 +245,7 @@ def as_latents(values: Tensor, name: str, remedy: str, conversions: ConversionLo
 
 
 def read_pool(path: Path, conversions: ConversionLog | None = None) -> Tensor:
-    """Latents [N, C, h, w] float32 of a torch or .npy file, stored so or as one [C, h, w]."""
+    """Latents [N, C, h, w] float32 of a torch or .npy file that holds [N, C, h, w] or one latent [C, h, w]."""
     conversions = conversions or ConversionLog()
     if is_packed(path):
         file = NumpyFile(path)
@@ -257,7 +257,7 @@ def read_pool(path: Path, conversions: ConversionLog | None = None) -> Tensor:
         if file.nbytes > memory:
             raise InputError(
                 f"latents {path} take {file.nbytes >> 30} GiB, and this machine has {memory >> 30} GiB of memory: give "
-                "fewer of them"
+                "fewer latents"
             )
         shape = file.shape if len(file.shape) == 4 else (1, *file.shape)
         value: object = torch.from_numpy(file.read(list(range(shape[0])), shape[1:])).reshape(file.shape)
@@ -266,5 +266,5 @@ def read_pool(path: Path, conversions: ConversionLog | None = None) -> Tensor:
     else:
         value = load_tensors(path, "latents")
     if not isinstance(value, Tensor) or value.dim() not in (3, 4):
-        raise InputError(f"latents {path} hold no [N, C, h, w] or [C, h, w] tensor: generate them again")
+        raise InputError(f"latents {path} are not a [N, C, h, w] or [C, h, w] tensor: generate them again")
     return as_latents(value if value.dim() == 4 else value[None], f"latents {path}", "generate them again", conversions)

@@ -1,4 +1,4 @@
-"""Which rows of a manifest are one layout and its variants."""
+"""Groups of manifest rows: a layout and its variants."""
 
 import re
 import unicodedata
@@ -16,99 +16,99 @@ VARIANTS = ("rot90", "rot180", "rot270", "mirror", "mirror_rot90", "mirror_rot18
 _WORDS = r"orig|aug\d+|(?:mirror_)?rot(?:90|180|270)|mirror"
 VARIANT_SUFFIX = re.compile(rf"_(?:{_WORDS})$", re.IGNORECASE)
 _BARE_VARIANT = re.compile(_WORDS, re.IGNORECASE)
-# Folders that tell a layout from its variants, not from another layout.
+# Folders that separate a layout from its variants, not from other layouts.
 _VARIANT_FOLDER = re.compile(rf"{_WORDS}|augmented|augmentations?|originals?", re.IGNORECASE)
 
 Folders = tuple[str, ...]
 
 
 def layout_group(stem: str) -> str:
-    """Name shared by a layout and its rotated and mirrored variants: the file's stem without variant suffixes."""
+    """The name that a layout shares with its variants: the file's stem without variant suffixes."""
     while (shorter := VARIANT_SUFFIX.sub("", stem)) != stem:
         stem = shorter
     return stem
 
 
 def is_variant_name(stems: pd.Series) -> pd.Series:
-    """Whether each file's name says that it is a variant of another layout."""
+    """Whether each file is a variant of another layout, by its name."""
     return stems.str.contains(VARIANT_SUFFIX) & ~stems.str.lower().str.endswith("_orig")
 
 
 def named_layouts(
     paths: pd.Series, originals: pd.Series, augmented: pd.Series | None, numbers: pd.Series
 ) -> tuple[list[str], list[str]]:
-    """Of each row the name of its picture, and that of the layout it is a variant of.
+    """For each row the name of its picture, and the name of the layout that it is a variant of.
 
-    `paths` and `originals` (empty where unknown) are the manifest's texts; `augmented` says which rows are variants,
-    else their names do. Both are the file's name, as long as no two layouts have the same in different folders; of
-    those that do, the name begins with the folders that tell them apart. Raises InputError, with the row of `numbers`,
-    for a variant that may be of several of them.
+    `paths` and `originals` (empty where unknown) are texts of the manifest. `augmented` says which rows are variants;
+    without it, file names do. A name is that of the file. If layouts in different folders have the same file name, the
+    folders that distinguish them are put before it. Raises InputError, with the row from `numbers`, for a variant that
+    may belong to several layouts.
     """
-    places = [_place(text) for text in paths]
+    places = [_folders_and_name(text) for text in paths]
     stems = [stem for _, stem in places]
     known = {layout_group(stem) for stem in stems}
-    sources = [None if _says_nothing(text, known) else _place(text) for text in originals]
+    sources = [None if _is_no_source(text, known) else _folders_and_name(text) for text in originals]
     groups = [layout_group(source[1] if source else stem) for source, stem in zip(sources, stems, strict=True)]
     variants = is_variant_name(pd.Series(stems, dtype=str)) if augmented is None else augmented
     own = [not variant and source is None for variant, source in zip(variants, sources, strict=True)]
-    apart = _apart([place for place, is_own in zip(places, own, strict=True) if is_own])
+    distinct = _distinguishing_folders([place for place, is_own in zip(places, own, strict=True) if is_own])
     folded = _unique_folded(known)
     for row, source in enumerate(sources):
         group = groups[row]
-        if group in apart:
+        if group in distinct:
             folders = source[0] if source else places[row][0]
-            parts = apart[group].get(folders) if own[row] else _matching(folders, apart[group])
-            if parts is None:
+            prefix = distinct[group].get(folders) if own[row] else _matching_prefix(folders, distinct[group])
+            if prefix is None:
                 raise InputError(
                     f"manifest row {numbers.iloc[row] + 1}: {paths.iloc[row]} may be a variant of any of "
-                    f"{len(apart[group])} layouts called {group}: name its picture with the folder, in a column "
+                    f"{len(distinct[group])} layouts called {group}: name its picture with the folder, in a column "
                     "original_path"
                 )
-            stems[row] = "_".join((*parts, stems[row]))
-            groups[row] = layout_group("_".join((*parts, group)))
+            stems[row] = "_".join((*prefix, stems[row]))
+            groups[row] = layout_group("_".join((*prefix, group)))
         elif source and group not in known:
-            # Written on a system that does not tell capitals from small letters.
+            # The table may come from a system that ignores case.
             groups[row] = folded.get(group.casefold(), group)
-    if apart:
-        _require_apart(stems, places, numbers)
-    return stems, _followed(stems, groups, sources, list(variants), own)
+    if distinct:
+        _refuse_equal_names(stems, places, numbers)
+    return stems, _groups_of_sources(stems, groups, sources, list(variants), own)
 
 
-def _says_nothing(text: object, known: set[str]) -> bool:
-    """Whether a cell for the original's path is empty, or holds a word for that which is no picture's name."""
+def _is_no_source(text: object, known: set[str]) -> bool:
+    """Whether a cell for the original's path is empty, or holds a word for that which is not a picture's name."""
     return is_empty_cell(text) or (str(text).strip() in (*MISSING, "-") and str(text).strip() not in known)
 
 
-def _followed(
+def _groups_of_sources(
     stems: list[str],
     groups: list[str],
     sources: list[tuple[Folders, str] | None],
     variants: list[bool],
     own: list[bool],
 ) -> list[str]:
-    """`groups`, those of variants of a picture that says itself what it was made from put into that picture's group."""
+    """`groups`, with each variant of a picture that has a source itself moved to the group of that source."""
     originals = {group for group, is_own in zip(groups, own, strict=True) if is_own}
     found: dict[str, set[tuple[str, bool]]] = defaultdict(set)
     for stem, group, source, variant in zip(stems, groups, sources, variants, strict=True):
         name = layout_group(stem)
         if source is not None and name != group and name not in originals:
             found[name].add((group, bool(variant)))
-    # A name of several sources says nothing.
-    made_from = {name: next(iter(sources)) for name, sources in found.items() if len(sources) == 1}
-    followed = list(groups)
+    # By name: the group of its source, and whether the picture of this name is a variant. Ambiguous names are ignored.
+    source_of = {name: next(iter(sources)) for name, sources in found.items() if len(sources) == 1}
+    moved = list(groups)
     for row, group in enumerate(groups):
-        passed, goes_on = set(), bool(variants[row])
-        while goes_on and group in made_from and group not in passed:
-            passed.add(group)
-            group, goes_on = made_from[group]
-        followed[row] = group
-    return followed
+        seen, is_variant = set(), bool(variants[row])
+        while is_variant and group in source_of and group not in seen:
+            seen.add(group)
+            group, is_variant = source_of[group]
+        moved[row] = group
+    return moved
 
 
-def _place(text: str) -> tuple[Folders, str]:
-    """Folders of a path, those for variants left out, and the name of its file without the suffix.
+def _folders_and_name(text: str) -> tuple[Folders, str]:
+    """The folders of a path, without those for variants, and the file's name without its suffix.
 
-    A file that is called by its variant alone (`scene_001/rot90.png`) has the name of its folder before it.
+    If the file is named after its variant alone (`scene_001/rot90.png`), the name of its folder is put before it.
     """
     *folders, name = unicodedata.normalize("NFC", plain_path(str(text))).replace("\\", "/").split("/")
     stem = PurePosixPath(name).stem
@@ -118,8 +118,8 @@ def _place(text: str) -> tuple[Folders, str]:
     return tuple(kept), stem
 
 
-def _apart(places: list[tuple[Folders, str]]) -> dict[str, dict[Folders, Folders]]:
-    """By name: the folders that layouts of this name lie in, and of each the part that tells it from the others."""
+def _distinguishing_folders(places: list[tuple[Folders, str]]) -> dict[str, dict[Folders, Folders]]:
+    """By name that several layouts share: the folders of each, and the part that distinguishes it from the others."""
     folders_of = defaultdict(set)
     for folders, stem in places:
         folders_of[stem].add(folders)
@@ -130,11 +130,11 @@ def _apart(places: list[tuple[Folders, str]]) -> dict[str, dict[Folders, Folders
     for stem, found in folders_of.items():
         if layout_group(stem) in of_group:
             of_group[layout_group(stem)] |= found
-    return {group: _distinguishing(found) for group, found in of_group.items()}
+    return {group: _without_common_ends(found) for group, found in of_group.items()}
 
 
-def _distinguishing(folders: set[Folders]) -> dict[Folders, Folders]:
-    """Each of the paths without the folders that all begin or end with."""
+def _without_common_ends(folders: set[Folders]) -> dict[Folders, Folders]:
+    """Each of the paths without the folders with which all of them begin or end."""
     shared = _common_length(folders)
     rest = {path: path[shared:] for path in folders}
     ending = _common_length({part[::-1] for part in rest.values()})
@@ -142,37 +142,37 @@ def _distinguishing(folders: set[Folders]) -> dict[Folders, Folders]:
 
 
 def _common_length(paths: set[Folders]) -> int:
-    """How many folders all of the paths begin with."""
-    first, last = min(paths), max(paths)  # the two that have least in common
+    """The number of folders with which all of the paths begin."""
+    first, last = min(paths), max(paths)  # in sorted order, the two with the shortest common beginning
     return next(
         (length for length, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
     )
 
 
-def _matching(folders: Folders, apart: Mapping[Folders, Folders]) -> Folders | None:
-    """The distinguishing part that occurs among `folders`, the longest if there are several; None if that is not one.
+def _matching_prefix(folders: Folders, distinct: Mapping[Folders, Folders]) -> Folders | None:
+    """The distinguishing part that occurs in `folders`, the longest of several; None if that is not exactly one.
 
-    Folders that are exactly those of a layout are its own.
+    If `folders` are exactly those of a layout, its part is returned.
     """
-    if folders in apart:
-        return apart[folders]
-    found = [part for part in apart.values() if part and _holds(folders, part)]
+    if folders in distinct:
+        return distinct[folders]
+    found = [part for part in distinct.values() if part and _contains(folders, part)]
     longest = [part for part in found if len(part) == max(map(len, found))]
     return longest[0] if len(longest) == 1 else None
 
 
-def _holds(folders: Folders, part: Folders) -> bool:
+def _contains(folders: Folders, part: Folders) -> bool:
     return any(folders[start : start + len(part)] == part for start in range(len(folders) - len(part) + 1))
 
 
 def _unique_folded(names: set[str]) -> dict[str, str]:
-    """Each name by its form without capitals, where that is one name's only."""
+    """Each name by its case-folded form, where only one name has that form."""
     forms = Counter(name.casefold() for name in names)
     return {name.casefold(): name for name in names if forms[name.casefold()] == 1}
 
 
-def _require_apart(stems: list[str], places: list[tuple[Folders, str]], numbers: pd.Series) -> None:
-    """InputError if two pictures got the same name by the folders put before it."""
+def _refuse_equal_names(stems: list[str], places: list[tuple[Folders, str]], numbers: pd.Series) -> None:
+    """InputError if two pictures got the same name from the folders before it."""
     first: dict[str, int] = {}
     for row, stem in enumerate(stems):
         before = first.setdefault(stem, row)

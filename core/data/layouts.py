@@ -1,4 +1,4 @@
-"""Layout pictures on disk, as tensors."""
+"""Layout pictures of a manifest, as tensors at the working size."""
 
 import os
 from pathlib import Path
@@ -17,31 +17,31 @@ from core.data.variants import variant
 from core.runtime.errors import InputError
 from core.runtime.files import open_input
 
-# Of pictures kept in memory; those beyond it are read again from their files.
+# Bytes of pictures that are kept in memory; the rest are read from their files each time.
 CACHE_BYTES = 2 * 2**30
 
-# Pictures whose colours are judged together before any work: so many, spread over the rows, or fewer that have so many
-# pixels together, but some in any case.
+# Pictures whose colours are checked together before any work: `_SAMPLE` of them, spread over the rows; fewer once they
+# have `_SAMPLED_PIXELS` pixels together, but at least `_FEWEST`.
 _SAMPLE, _SAMPLED_PIXELS, _FEWEST = 32, 2**24, 4
 
 _CPU = torch.device("cpu")
 
-# A cell is wall from a strip this thick on: half the thinnest wall, which may fall on two cells.
+# A cell is wall if a strip of wall this thick covers it: half the thinnest wall, since a wall may fall on two cells.
 _WALL_PIXELS = 2.5
 
 
 class Pictures(NamedTuple):
-    """Layouts as pictures: `rgb` float [B, 3, H, W] in [-1, 1], `classes` long [B, H, W], 255 unlabelled."""
+    """A batch of layouts: `rgb` float [B, 3, H, W] in [-1, 1] and `classes` long [B, H, W], 255 where unlabelled."""
 
     rgb: Tensor
     classes: Tensor
 
 
 class LayoutPictures:
-    """The pictures of manifest rows at the working size, read when first asked for.
+    """The pictures of manifest rows at the working size. Each is read on first use.
 
     Up to `cache_bytes` of them are kept in memory. Raises InputError, which names the row, if a picture is missing or
-    if the colours of those looked at are not the palette's.
+    if a sample of the pictures is not in the palette's colours.
     """
 
     def __init__(self, rows: pd.DataFrame, column: str, size: int, cache_bytes: int = CACHE_BYTES):
@@ -49,27 +49,26 @@ class LayoutPictures:
         self._manifest_rows = rows["manifest_row"].tolist()
         self._size = size
         self._cache: dict[int, np.ndarray] = {}
-        # One block, of which what is used counts: pictures allocated one by one among the large arrays that reading
-        # takes would keep much more memory than they fill.
+        # One block for all cached pictures; its unused pages take no memory. Allocated one by one, between the large
+        # arrays that reading needs, pictures would take much more memory than they fill.
         self._free = np.empty(min(cache_bytes, 3 * size * size * len(rows)), np.uint8)
         for path, row in zip(self._paths, self._manifest_rows, strict=True):
-            # Now, not in the middle of an epoch.
-            if not os.path.isfile(path):
-                raise _no_file(path, row)
+            if not os.path.isfile(path):  # checked now, not in the middle of an epoch
+                raise _missing_picture(path, row)
         self._require_palette()
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def read(self, index: int) -> np.ndarray:
-        """uint8 [size, size, 3] of row `index`, from its file; InputError names the row and path of a bad picture."""
+        """uint8 RGB [size, size, 3] of row `index`, from its file; InputError names row and path of a bad picture."""
         try:
             return read_layout(self._paths[index], self._size)
         except InputError as error:
             raise self._of_row(index, error) from None
 
     def _require_palette(self) -> None:
-        """InputError if a sample of the pictures, together or one of them alone, is not in the palette's colours."""
+        """InputError if a sample of the pictures, pooled or one of them alone, is not in the palette's colours."""
         if not len(self):
             return
         colours: dict[int, Colours] = {}
@@ -95,11 +94,11 @@ class LayoutPictures:
         return InputError(f"manifest row {self._manifest_rows[index] + 1}: {error}")
 
     def rgb(self, index: int) -> np.ndarray:
-        """The same, from memory if it is there."""
+        """uint8 RGB [size, size, 3] of row `index`, from memory if it is cached."""
         return as_rgb(self._compact(index))
 
     def batch(self, indices: list[int], variants: list[int] | None = None, device: torch.device = _CPU) -> Pictures:
-        """Pictures of the rows `indices` on `device`, each in the one of its `variants` (0..7), if any are given."""
+        """Pictures of the rows `indices` on `device`, each in its variant (0..7) if `variants` are given."""
         compact = [self._compact(index) for index in indices]
         if variants is not None:
             compact = [variant(picture, index) for picture, index in zip(compact, variants, strict=True)]
@@ -118,39 +117,40 @@ class LayoutPictures:
         return picture
 
 
-def _no_file(path: str, row: int) -> InputError:
+def _missing_picture(path: str, row: int) -> InputError:
+    """The error for a path that is not a regular file."""
     try:
-        # It knows why: a folder, a device, no permission, a name that is too long.
+        # Its error says why: a folder, a device, no permission, a name that is too long.
         open_input(path, "picture").close()
-        cause = f"picture {path} could not be read a moment ago: run the same command again"
+        cause = f"picture {path} could not be read a moment ago: run the command again"
     except InputError as error:
         cause = str(error)
     if "does not exist" in cause:
-        cause = f"picture {path} does not exist: mend the manifest or set dataset.path_remap"
+        cause = f"picture {path} does not exist: correct the manifest or set dataset.path_remap"
     return InputError(f"manifest row {row + 1}: {cause}")
 
 
 def as_classes(rgb: np.ndarray) -> np.ndarray:
-    """uint8 class map [H, W] of a picture [H, W, 3] of exact palette colours, a third of it; any other as it is."""
+    """uint8 class map [H, W] of a picture [H, W, 3] of exact palette colours, a third of its size; else the picture."""
     classes = classes_from_rgb(rgb)
     exact = classes.max() < NUM_CLASSES and np.array_equal(rgb_from_classes(classes), rgb)
     return classes if exact else rgb
 
 
 def as_rgb(picture: np.ndarray) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of what `as_classes` gave."""
+    """uint8 RGB [H, W, 3] of a result of `as_classes`."""
     return rgb_from_classes(picture) if picture.ndim == 2 else picture
 
 
 def pictures_from_rgb(rgb: np.ndarray, device: torch.device = _CPU) -> Pictures:
-    """Network inputs and targets of uint8 RGB [B, H, W, 3], made on `device`: bytes are all that goes there."""
-    rgb = np.ascontiguousarray(rgb)  # rotated ones are not
+    """Network inputs and targets of uint8 RGB [B, H, W, 3], converted on `device` so that only bytes are moved."""
+    rgb = np.ascontiguousarray(rgb)  # rotated pictures are views
     targets = torch.from_numpy(classes_from_rgb(rgb)).to(device).long()
     return Pictures(scaled(torch.from_numpy(rgb).to(device)), targets)
 
 
 def pictures_from_classes(classes: np.ndarray, device: torch.device = _CPU) -> Pictures:
-    """The same of the palette pictures of class indices in 0..9, uint8 [B, H, W]."""
+    """Network inputs and targets of class maps, uint8 [B, H, W] in 0..9, in palette colours on `device`."""
     targets = torch.from_numpy(np.ascontiguousarray(classes)).to(device).long()
     colors = scaled(torch.from_numpy(COLORS)[:, None, None].to(device))[..., 0, 0]
     return Pictures(torch.stack([channel[targets] for channel in colors.T], dim=1), targets)
@@ -167,9 +167,9 @@ def read_layout(path: str | Path, size: int) -> np.ndarray:
 
 
 def resize_layout(rgb: np.ndarray, size: int) -> np.ndarray:
-    """Palette picture at `size`: each cell takes the class that covers it, walls first so that they do not tear.
+    """Palette picture at `size`: each cell takes the class that covers it. Walls win, so that they do not break.
 
-    Averaging colours would leave the palette, and taking single pixels would break thin walls.
+    Averaged colours would not be in the palette, and sampled pixels would break thin walls.
     """
     height, width = rgb.shape[:2]
     if (height, width) == (size, size):
@@ -179,26 +179,27 @@ def resize_layout(rgb: np.ndarray, size: int) -> np.ndarray:
         enlarged = Image.fromarray(rgb).resize((factor * size, factor * size), Image.Resampling.NEAREST)
         rgb = np.asarray(enlarged)
     shares = _class_shares(classes_from_rgb(rgb), size)
-    picture = COLORS[_vote(shares[..., :NUM_CLASSES], wall_share=min(0.5, _WALL_PIXELS / factor))]
+    picture: np.ndarray = COLORS[_vote(shares[..., :NUM_CLASSES], wall_share=min(0.5, _WALL_PIXELS / factor))]
     unlabelled = shares[..., NUM_CLASSES] > 0.5
     picture[unlabelled] = rgb[factor // 2 :: factor, factor // 2 :: factor][unlabelled]
     return picture
 
 
 def _class_shares(classes: np.ndarray, size: int) -> np.ndarray:
-    """Share of each cell that every class covers, [size, size, classes + 1], unlabelled last."""
+    """Share of each cell that each class covers, [size, size, classes + 1]; unlabelled is last."""
     cell = np.arange(len(classes)) * size // len(classes)
     kinds = NUM_CLASSES + 1
     slots = (cell[:, None] * size + cell) * kinds + np.minimum(classes, NUM_CLASSES)
     counts = np.bincount(slots.ravel(), minlength=size * size * kinds).reshape(size, size, kinds)
-    return counts / counts[0, 0].sum()
+    shares: np.ndarray = counts / counts[0, 0].sum()
+    return shares
 
 
 def _vote(shares: np.ndarray, wall_share: float) -> np.ndarray:
-    """Class of each cell from the share of it that every class covers, [..., classes] -> [...]."""
+    """Class of each cell, [...], by the shares [..., classes] of the cell that the classes cover."""
     objects = shares.copy()
     objects[..., [WALL, BACKGROUND]] = 0
-    voted = np.full(shares.shape[:-1], BACKGROUND)
+    voted: np.ndarray = np.full(shares.shape[:-1], BACKGROUND)
     furnished = objects.sum(-1) >= 0.4
     voted[furnished] = objects.argmax(-1)[furnished]
     voted[shares[..., WALL] >= wall_share] = WALL

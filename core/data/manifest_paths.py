@@ -1,4 +1,4 @@
-"""The files that a manifest's cells name, on whatever system it was written."""
+"""The files that the cells of a manifest name, on whichever system it was written."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from urllib.parse import unquote
 
 from core.runtime.errors import InputError
 
-# A path that is whole on Windows: with a drive, or on a server.
+# An absolute path of Windows, with a drive or a server.
 _WINDOWS = re.compile(r"[A-Za-z]:(?:[\\/]|$)|\\\\")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def plain_path(text: str) -> str:
-    """The path that a cell holds: without blanks and quotes around it, and of a file:// address what it names.
+    """The path in a cell, without surrounding blanks and quotes; for a file:// address, the path that it names.
 
     Windows copies paths in quotes.
     """
@@ -31,12 +31,12 @@ def plain_path(text: str) -> str:
 def resolve_paths(texts: Iterable[str], manifest: Path, remap: Mapping[str, str]) -> dict[str, Path]:
     """The file that each of `texts` in `manifest` means.
 
-    `remap` replaces the folder that a path begins with first. Published manifests hold paths relative to the parent of
-    the augmented folder, and others with that folder doubled (`augmented/augmented/...`). Of a manifest that is a link,
-    files are looked for beside the link, then beside what it points to. What is written otherwise than on this system
-    is understood where no file is called exactly so: backslashes, blanks or quotes around the path, file:// addresses,
-    `~/`, accents composed otherwise. If no candidate exists, the first is returned, so that the reader's error names
-    it. Raises InputError for an address of another kind.
+    `remap` first replaces the folder at the beginning of a path. Published manifests hold paths relative to the parent
+    of the augmented folder, and some repeat that folder (`augmented/augmented/...`). If the manifest is a link, files
+    are looked up beside the link, then beside its target. Forms of other systems are accepted where no file has exactly
+    the written name: backslashes, blanks or quotes around the path, file:// addresses, `~/`, accents in another Unicode
+    normal form. If no candidate exists, the first is returned, so that the reader's error names it. Raises InputError
+    for other addresses.
     """
     folders = dict.fromkeys(Path(path).parent for path in (os.path.abspath(manifest), manifest.resolve()))
     around = [folder for beside in folders for folder in (beside, beside.parent)]
@@ -44,14 +44,15 @@ def resolve_paths(texts: Iterable[str], manifest: Path, remap: Mapping[str, str]
 
 
 def _find(text: str, remap: Mapping[str, str], around: list[Path], manifest: Path) -> Path:
+    """The first existing candidate for `text` in the folders `around`, else the first candidate."""
     for form in dict.fromkeys(_forms(text, remap)):
         for path in _candidates(form, around):
-            if os.path.exists(path):  # false where Path.exists raises: a name that is too long
+            if os.path.exists(path):  # Path.exists raises for a name that is too long
                 return path
     if not text.isascii():
         for form in dict.fromkeys(_forms(text, remap)):
             for path in _candidates(form, around):
-                if (found := _composed_otherwise(path)) is not None:
+                if (found := _in_another_normal_form(path)) is not None:
                     return found
     plain = _remapped(plain_path(text), remap)
     if _ADDRESS.match(plain):
@@ -59,12 +60,12 @@ def _find(text: str, remap: Mapping[str, str], around: list[Path], manifest: Pat
             f"manifest {manifest} names {plain}, which is an address, not a file: copy the files to this machine and "
             "name their folder in dataset.path_remap"
         )
-    # With folders separated, since it is shown; a drive is not beside the manifest.
+    # With this system's separators, since errors show it. A path with a drive is not relative to the manifest.
     return Path(plain) if _WINDOWS.match(plain) else around[0] / plain.replace("\\", "/")
 
 
 def _forms(text: str, remap: Mapping[str, str]) -> Iterator[str]:
-    """What `text` may mean, the likeliest first."""
+    """The paths that `text` may mean, the likeliest first."""
     for plain in (text, plain_path(text)):
         form = _remapped(plain, remap)
         yield form
@@ -74,8 +75,8 @@ def _forms(text: str, remap: Mapping[str, str]) -> Iterator[str]:
             yield os.path.expanduser(form)
 
 
-def _composed_otherwise(path: Path) -> Path | None:
-    """The file at `path` with the accents of any folder or of its name composed otherwise; macOS takes them apart."""
+def _in_another_normal_form(path: Path) -> Path | None:
+    """The file at `path` with folders or its name in Unicode form NFC or NFD, as macOS writes; None if missing."""
     found = Path(path.anchor)
     for part in path.parts[len(found.parts) :]:
         forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
@@ -87,6 +88,7 @@ def _composed_otherwise(path: Path) -> Path | None:
 
 
 def _candidates(text: str, around: list[Path]) -> Iterable[Path]:
+    """`text` below each of the folders `around`, also with repeated folders in it merged."""
     yield from (folder / text for folder in around)
     parts = Path(text).parts
     single = Path(*[part for part, before in zip(parts, (None, *parts[:-1]), strict=True) if part != before])
@@ -95,12 +97,12 @@ def _candidates(text: str, around: list[Path]) -> Iterable[Path]:
 
 
 def _remapped(text: str, remap: Mapping[str, str]) -> str:
-    """`text` with the first of the prefixes that it lies below replaced; both kinds of slashes count as the same."""
+    """`text` with the first matching prefix of `remap` replaced. Slashes and backslashes are equal."""
     plain = text.replace("\\", "/")
     for prefix, replacement in remap.items():
         bare = prefix.replace("\\", "/").rstrip("/")
         start, rest = plain[: len(bare)], text[len(bare) :]
-        # Windows does not tell capitals from small letters.
+        # Windows ignores case.
         windows = _WINDOWS.match(prefix) or _WINDOWS.match(text)
         same = start.casefold() == bare.casefold() if windows else start == bare
         if same and (not prefix or not rest or rest[0] in "\\/"):

@@ -1,4 +1,4 @@
-"""The fixed colours of room layouts and the class index each stands for."""
+"""The fixed colours of room layouts and the class index of each."""
 
 import functools
 
@@ -24,9 +24,10 @@ WALL = CLASS_NAMES.index("wall")
 BACKGROUND = CLASS_NAMES.index("background")
 UNLABELLED = 255
 
-# Writers of augmented layouts truncate where they should round, so a colour may be off by one or two; the two
-# closest palette colours are 110 apart (L1), so this tolerance cannot confuse classes.
+# Writers of augmented layouts truncate instead of rounding, so a colour may be off by one or two. The two closest
+# palette colours are 110 apart (L1), so this tolerance cannot confuse classes.
 TOLERANCE = 12
+# Half the distance between those two.
 _HALF_WAY = 55
 
 
@@ -36,12 +37,13 @@ def classes_from_rgb(rgb: np.ndarray) -> np.ndarray:
     A pixel further than `TOLERANCE` (L1) from every palette colour is `UNLABELLED`.
     """
     red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
-    return _class_of_color()[red << 16 | green << 8 | blue]
+    classes: np.ndarray = _class_of_color()[red << 16 | green << 8 | blue]
+    return classes
 
 
 @functools.cache
 def _class_of_color() -> np.ndarray:
-    """Class of every 24-bit colour, uint8 [2^24]: the palette's neighbourhoods do not meet."""
+    """Class of every 24-bit colour, uint8 [2^24]. The neighbourhoods of the palette's colours do not overlap."""
     table = np.full(2**24, UNLABELLED, np.uint8)
     span = np.arange(-TOLERANCE, TOLERANCE + 1)
     shifts = np.stack(np.meshgrid(span, span, span), axis=-1).reshape(-1, 3)
@@ -55,12 +57,14 @@ def _class_of_color() -> np.ndarray:
 
 def rgb_from_classes(classes: np.ndarray) -> np.ndarray:
     """Palette picture, uint8 [..., H, W, 3], of class indices in 0..9, [..., H, W]."""
-    return COLORS[classes]
+    rgb: np.ndarray = COLORS[classes]
+    return rgb
 
 
 def off_palette(rgb: np.ndarray) -> np.ndarray:
-    """Which pixels of RGB [..., H, W, 3], 0 to 255, are no palette colour: further (L1) from each than half the
-    distance between the two closest ones; bool [..., H, W].
+    """Which pixels of RGB [..., H, W, 3], 0 to 255, are not in a palette colour: bool [..., H, W].
+
+    Their L1 distance from every palette colour is above half that of the two closest palette colours.
     """
     far = np.ones(rgb.shape[:-1], bool)
     for color in COLORS.astype(np.float32):

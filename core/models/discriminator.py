@@ -86,7 +86,7 @@ def discriminator_loss(
     return F.binary_cross_entropy_with_logits(logits, labels) + penalty, logits
 
 
-class LossOfDiscriminator(nn.Module):
+class DiscriminatorLoss(nn.Module):
     """`discriminator_loss` as the single forward call a step that processes can share."""
 
     def __init__(self, model: LatentDiscriminator):

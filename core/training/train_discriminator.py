@@ -29,7 +29,7 @@ from core.inputs.state_form import (
 from core.inputs.tensor_files import load_tensors
 from core.models.checkpoints import save_discriminator
 from core.models.diffusion import add_noise
-from core.models.discriminator import ADAM_BETAS, LatentDiscriminator, LossOfDiscriminator, draw_noise_levels
+from core.models.discriminator import ADAM_BETAS, DiscriminatorLoss, LatentDiscriminator, draw_noise_levels
 from core.records.stage_records import recorded_names, run_stage
 from core.records.workspace import Workspace
 from core.runtime import distributed
@@ -163,7 +163,7 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
             latest.unlink()  # not among the outputs
     # An epoch is one pass over the larger class; the smaller is seen as often, so that classes are balanced.
     steps = max(1, -(-max(len(real), len(fake)) // _rows_a_class(request)))
-    losses = distributed.replicated(LossOfDiscriminator(model))
+    losses = distributed.replicated(DiscriminatorLoss(model))
     with EpochProgress("discriminator", request.epochs, steps, len(history)) as progress:
         for epoch in range(len(history) + 1, request.epochs + 1):
             row = {"epoch": epoch, **_train_epoch(losses, optimizer, training, request, epoch, steps, progress)}

@@ -342,7 +342,7 @@ def test_numbers_with_a_comma_are_compared_and_words_are_named(folder):
     path.write_text("layout_path;area\na.png;12,5\nb.png;7\nc.png;NA\nd.png;\n")
     assert len(read(path, filters={"area__ge": 7.5})) == 1
     path.write_text("layout_path;area\na.png;12,5\nb.png;wide\n")
-    with pytest.raises(InputError, match=r"row 2: area is 'wide', no number.*area__ge"):
+    with pytest.raises(InputError, match=r"row 2: area is 'wide', not a number.*area__ge"):
         read(path, filters={"area__ge": 7.5})
 
 

@@ -162,18 +162,18 @@ ODD_PICTURES = [
         _picture(
             "a.png", lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n{} loop\n%%EOF\n"
         ),
-        ("a.png", "no PNG, JPEG, WebP, BMP or TIFF"),
+        ("a.png", "not a PNG, JPEG, WebP, BMP or TIFF"),
     ),
     *(
         Row(
             "picture",
             f"a {format}",
             _picture("a.png", lambda _, format=format: _saved(_blank(), format)),
-            ("a.png", "no PNG, JPEG, WebP, BMP or TIFF"),
+            ("a.png", "not a PNG, JPEG, WebP, BMP or TIFF"),
         )
         for format in ("GIF", "ICO", "PPM", "DDS", "TGA", "PCX", "PDF")
     ),
-    Row("picture", "a web page", _picture("a.png", lambda _: b"<!DOCTYPE html><html></html>"), ("a.png", "no PNG")),
+    Row("picture", "a web page", _picture("a.png", lambda _: b"<!DOCTYPE html><html></html>"), ("a.png", "not a PNG")),
     Row("picture", "a PNG cut short", _picture("a.png", lambda g: _png(g)[:200]), ("a.png", "cannot be read")),
     Row("picture", "40,000 pixels wide", _picture("a.png", lambda _: _png_of(40000, 8)), ("a.png", "40000x8")),
     Row(
@@ -406,7 +406,7 @@ WRITTEN_ELSEWHERE = [
         "manifest",
         "a word among numbers that are compared",
         _text("layout_path,area\na.png,7\nb.png,wide\n", filters={"area__le": 9}),
-        ("row 2", "area is 'wide', no number", "area__le"),
+        ("row 2", "area is 'wide', not a number", "area__le"),
     ),
     Row(
         "manifest",
