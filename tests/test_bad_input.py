@@ -411,10 +411,10 @@ def bad_checkpoints(tmp_path: Path) -> list[tuple[Path, str]]:
         "random.pt": (torch.randint(256, (999,), dtype=torch.uint8, generator=torch.Generator()).numpy().tobytes(), ""),
         "text.pt": (b"hello world\n", "damaged or not a torch file"),
         "empty.pt": (b"", "damaged or not a torch file"),
-        "tensor.pt": (torch.zeros(3), "is no checkpoint: it holds no state_dict and config"),
-        "list.pt": ({"state_dict": [1], "config": {}}, "is no checkpoint"),
-        "config.pt": ({"state_dict": {}, "config": 3}, "is no checkpoint"),
-        "values.pt": ({"state_dict": {"unet.x": 1, "x": "y"}, "config": {}}, "is no checkpoint"),
+        "tensor.pt": (torch.zeros(3), "is not a checkpoint: it does not hold state_dict and config"),
+        "list.pt": ({"state_dict": [1], "config": {}}, "is not a checkpoint"),
+        "config.pt": ({"state_dict": {}, "config": 3}, "is not a checkpoint"),
+        "values.pt": ({"state_dict": {"unet.x": 1, "x": "y"}, "config": {}}, "is not a checkpoint"),
     }
     found = []
     for name, (value, word) in contents.items():

@@ -22,7 +22,7 @@ from core.data.palette import COLORS, UNLABELLED, off_palette
 from core.inputs.places import Location
 from core.models.autoencoder import Autoencoder, Decoder
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
-from core.models.pictures import save_grid
+from core.models.pictures import GRID_SAMPLES, encode_pictures, save_grid
 from core.models.sampling import sample_latents
 from core.records.stage_records import local_path, run_stage
 from core.records.workspace import Workspace
@@ -30,8 +30,6 @@ from core.runtime.device import pick_device
 from core.runtime.errors import InputError
 from core.runtime.files import atomic_write, save_json, sha256
 from core.runtime.seeding import derive_seed
-from core.training.bad_latents import encode_pictures
-from core.training.train_diffusion import GRID_SAMPLES
 
 FIGURES_NAME, LAYOUTS_NAME, PICTURE_NAME = "audit.json", "layouts.npz", "layouts.png"
 

@@ -11,7 +11,7 @@ from core.data.palette import NUM_CLASSES
 
 
 class Decoded(NamedTuple):
-    """Pictures a decoder draws: `rgb` [B, 3, H, W] in [-1, 1] and `logits` [B, classes, H, W]."""
+    """Output of the decoder: `rgb` [B, 3, H, W] in [-1, 1] and class `logits` [B, classes, H, W]."""
 
     rgb: Tensor
     logits: Tensor
@@ -27,7 +27,7 @@ def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequentia
 
 
 class Encoder(nn.Module):
-    """Latent [B, latent_channels, H / 2^steps, W / 2^steps] of RGB [B, 3, H, W] in [-1, 1]."""
+    """RGB [B, 3, H, W] in [-1, 1] -> latent [B, latent_channels, H / 2^steps, W / 2^steps]."""
 
     def __init__(self, latent_channels: int, base_channels: int, steps: int, max_channels: int):
         super().__init__()
@@ -36,16 +36,17 @@ class Encoder(nn.Module):
         for wide_in, wide_out in itertools.pairwise(widths):
             layers += [_block(wide_in, wide_out, stride=2), _block(wide_out, wide_out)]
         self.net = nn.Sequential(*layers, nn.Conv2d(widths[-1], latent_channels, 1))
-        # Standardises every latent channel, so that the diffusion prior N(0, 1) fits; the running
-        # statistics are part of the frozen model.
+        # Standardises every latent channel, so that the diffusion prior N(0, 1) fits. The running statistics belong to
+        # the frozen model.
         self.standardise = nn.BatchNorm2d(latent_channels, affine=False, momentum=0.02)
 
     def forward(self, rgb: Tensor) -> Tensor:
-        return self.standardise(self.net(rgb))
+        latent: Tensor = self.standardise(self.net(rgb))
+        return latent
 
 
 class Decoder(nn.Module):
-    """Layout pictures of a latent [B, latent_channels, h, w]."""
+    """Latent [B, latent_channels, h, w] -> RGB and class logits, both at 2^steps its resolution."""
 
     def __init__(self, latent_channels: int, base_channels: int, steps: int, max_channels: int):
         super().__init__()
@@ -64,7 +65,7 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder; latents have zero mean and unit variance in every channel."""
+    """Encoder and decoder. Latents have zero mean and unit variance in every channel."""
 
     def __init__(self, latent_channels: int, base_channels: int, downsampling_steps: int, max_channels: int):
         super().__init__()
@@ -75,7 +76,8 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def encode(self, rgb: Tensor) -> Tensor:
         """Latent [B, C, h, w] of RGB [B, 3, H, W] in [-1, 1]; deterministic in eval mode."""
-        return self.encoder(rgb)
+        latent: Tensor = self.encoder(rgb)
+        return latent
 
 
 def autoencoder_loss(decoded: Decoded, rgb: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Checkpoint files, and models built from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,13 +24,13 @@ from core.runtime.errors import InputError
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
-# No model of this project has more channels or larger maps, or halves them more often.
-Size = Annotated[int, Field(ge=1, le=2**16, strict=True)]
-Halvings = Annotated[int, Field(ge=1, le=16, strict=True)]
+# Bounds of sizes in a checkpoint's config: channels or the side of a map, and halvings of a map. No model exceeds them.
+_SavedSize = Annotated[int, Field(ge=1, le=2**16, strict=True)]
+_SavedHalvings = Annotated[int, Field(ge=1, le=16, strict=True)]
 
 
 def find_checkpoint(path: Location) -> Location:
-    """The checkpoint at `path`, or in or beside the `checkpoints` folder, as published configs disagree on it."""
+    """The checkpoint at `path`, else in or beside the folder `checkpoints`, since published configs differ in this."""
     if is_remote(path):
         return path
     path = Path(path)
@@ -38,26 +38,28 @@ def find_checkpoint(path: Location) -> Location:
     return next((candidate for candidate in candidates if candidate.is_file()), path)
 
 
-def load_checkpoint(path: Path, what: str) -> dict[str, Any]:
-    """The dictionary saved at `path`, with `state_dict` and `config`; InputError if it is no checkpoint."""
+def load_checkpoint(path: Location, what: str) -> dict[str, Any]:
+    """The dictionary saved at `path`, with `state_dict` and `config`; InputError if it is not a checkpoint."""
     checkpoint = load_tensors(path, what)
-    parts = [checkpoint.get(name) for name in ("state_dict", "config")] if isinstance(checkpoint, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts) or not are_weights(parts[0]):
+    content: dict[str, Any] = checkpoint if isinstance(checkpoint, dict) else {}
+    weights, config = content.get("state_dict"), content.get("config")
+    if not isinstance(weights, dict) or not are_weights(weights) or not isinstance(config, dict):
         raise InputError(
-            f"{what} {path} is no checkpoint: it holds no state_dict and config; give a file of a training stage"
+            f"{what} {path} is not a checkpoint: it does not hold state_dict and config; give a file of a training "
+            "stage"
         )
-    if not form.is_plain_tree(parts[1]):
-        raise InputError(f"{what} {path} has a config of more than text and numbers: give a file of a training stage")
-    return checkpoint | {"state_dict": without_wrappers(parts[0])}
+    if not form.is_plain_tree(config):
+        raise InputError(f"{what} {path} has a config with more than text and numbers: give a file of a training stage")
+    return content | {"state_dict": without_wrappers(weights)}
 
 
-def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Copy `weights` into `module`; InputError names the first key that does not fit, or is not finite."""
+def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Location) -> None:
+    """Copy `weights` into `module`; InputError names the first key that does not fit or is not finite."""
     module.load_state_dict(checked_weights(weights, module, path))
 
 
-def load_unet(path: str | Path, config: ExperimentConfig) -> UNet2DModel:
-    """UNet with the EMA weights of the diffusion checkpoint at `path`."""
+def load_unet(path: Location, config: ExperimentConfig) -> UNet2DModel:
+    """UNet with the EMA weights of the diffusion checkpoint at `path`; InputError if they do not fit the config."""
     path = find_checkpoint(path)
     checkpoint = load_checkpoint(path, "diffusion checkpoint")
     refuse_other_schedule(checkpoint["config"], config, path)
@@ -67,12 +69,12 @@ def load_unet(path: str | Path, config: ExperimentConfig) -> UNet2DModel:
     return unet
 
 
-def refuse_other_schedule(made_with: dict[str, Any], config: ExperimentConfig, path: Path) -> None:
-    """InputError if the checkpoint says that its UNet saw other noise, or puts out something else, than the config's.
+def refuse_other_schedule(saved_config: Mapping[str, Any], config: ExperimentConfig, path: Location) -> None:
+    """InputError if the UNet of a checkpoint was trained with another noise schedule or prediction than the config's.
 
-    Its weights would fit all the same.
+    Its weights would fit nevertheless.
     """
-    section = made_with.get("scheduler")
+    section = saved_config.get("scheduler")
     if not isinstance(section, dict):
         return
     for name, now in config.scheduler.model_dump().items():
@@ -83,7 +85,7 @@ def refuse_other_schedule(made_with: dict[str, Any], config: ExperimentConfig, p
             )
 
 
-def load_autoencoder(path: str | Path, config: ExperimentConfig) -> Autoencoder:
+def load_autoencoder(path: Location, config: ExperimentConfig) -> Autoencoder:
     """Frozen autoencoder of the checkpoint at `path`; InputError if its latents do not fit the config's UNet."""
     path = find_checkpoint(path)
     checkpoint = load_checkpoint(path, "autoencoder checkpoint")
@@ -92,7 +94,7 @@ def load_autoencoder(path: str | Path, config: ExperimentConfig) -> Autoencoder:
         section = AutoencoderSizes.model_validate(sizes)
     except ValidationError as error:
         raise InputError(
-            f"autoencoder checkpoint {path} is of another architecture ({_first(error)}): use an "
+            f"autoencoder checkpoint {path} has another architecture ({_first_problem(error)}): use an "
             "autoencoder's checkpoint"
         ) from None
     wanted = config.autoencoder
@@ -100,18 +102,18 @@ def load_autoencoder(path: str | Path, config: ExperimentConfig) -> Autoencoder:
         if getattr(section, name) != getattr(wanted, name):
             raise InputError(
                 f"autoencoder checkpoint {path} has {name} {getattr(section, name)}, the config's "
-                f"autoencoder.{name} is {getattr(wanted, name)}: use the checkpoint this config was made for"
+                f"autoencoder.{name} is {getattr(wanted, name)}: use the checkpoint that belongs to this config"
             )
-    return _built(lambda: build_autoencoder(section), checkpoint["state_dict"], path)
+    return _frozen(lambda: build_autoencoder(section), checkpoint["state_dict"], path)
 
 
 class AutoencoderSizes(Section):
-    """What an autoencoder's checkpoint says of its sizes."""
+    """The sizes in the config of an autoencoder's checkpoint."""
 
-    latent_channels: Size = 16
-    base_channels: Size = 32
-    downsampling_steps: Halvings = 4
-    max_channels: Size = 256
+    latent_channels: _SavedSize = 16
+    base_channels: _SavedSize = 32
+    downsampling_steps: _SavedHalvings = 4
+    max_channels: _SavedSize = 256
 
 
 def build_autoencoder(section: AutoencoderSection | AutoencoderSizes) -> Autoencoder:
@@ -120,21 +122,21 @@ def build_autoencoder(section: AutoencoderSection | AutoencoderSizes) -> Autoenc
 
 
 class DiscriminatorSizes(Section):
-    """What a discriminator's checkpoint says of its sizes: its constructor's arguments."""
+    """The sizes in the config of a discriminator's checkpoint: the arguments of its constructor."""
 
-    latent_channels: Size
-    latent_size: Size
-    base_channels: Size = 48
+    latent_channels: _SavedSize
+    latent_size: _SavedSize
+    base_channels: _SavedSize = 48
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
 def save_discriminator(model: LatentDiscriminator, config: dict[str, Any], scores: dict[str, Any], path: Path) -> None:
-    """Write a discriminator checkpoint; `config` holds its constructor's arguments."""
+    """Write a discriminator checkpoint; `config` holds the arguments of its constructor."""
     save_tensors({"state_dict": model.state_dict(), "config": config, **scores}, path)
 
 
-def load_discriminator(path: str | Path, shape: tuple[int, int, int]) -> LatentDiscriminator:
-    """Frozen discriminator of the checkpoint at `path`; InputError if it was made for other latents."""
+def load_discriminator(path: Location, shape: tuple[int, int, int]) -> LatentDiscriminator:
+    """Frozen discriminator of the checkpoint at `path`; InputError if it is for latents of another `shape`."""
     path = find_checkpoint(path)
     checkpoint = load_checkpoint(path, "discriminator checkpoint")
     sizes = {key: _plain(value) for key, value in checkpoint["config"].items()}
@@ -149,13 +151,13 @@ def load_discriminator(path: str | Path, shape: tuple[int, int, int]) -> LatentD
         section = DiscriminatorSizes.model_validate(sizes)
     except ValidationError as error:
         raise InputError(
-            f"discriminator {path} is of another architecture ({_first(error)}): retrain the discriminator"
+            f"discriminator {path} has another architecture ({_first_problem(error)}): retrain the discriminator"
         ) from None
-    return _built(lambda: LatentDiscriminator(**section.model_dump()), checkpoint["state_dict"], path)
+    return _frozen(lambda: LatentDiscriminator(**section.model_dump()), checkpoint["state_dict"], path)
 
 
-def _built(build: Callable[[], _Model], weights: dict[str, Tensor], path: Path) -> _Model:
-    """The frozen model with these weights; nothing of its sizes is allocated unless the weights have them."""
+def _frozen(build: Callable[[], _Model], weights: dict[str, Tensor], path: Location) -> _Model:
+    """The frozen model with these weights. Its memory is only allocated once the weights are known to fit."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         sketch = build()
     checked = checked_weights(weights, sketch, path)
@@ -164,22 +166,22 @@ def _built(build: Callable[[], _Model], weights: dict[str, Tensor], path: Path) 
     return model.eval().requires_grad_(False)
 
 
-def _plain(value: Any) -> Any:
-    """A scalar of NumPy as a plain number; anything else as it is."""
+def _plain(value: object) -> object:
+    """A NumPy scalar as a plain number; anything else unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _first(error: ValidationError) -> str:
-    """The first thing that is wrong with the sizes of a checkpoint."""
+def _first_problem(error: ValidationError) -> str:
+    """The first problem with the sizes in a checkpoint."""
     problem = error.errors()[0]
     name = ".".join(str(part) for part in problem["loc"])[:40]
     if problem["type"] == "extra_forbidden":
         return f"its config has {name}"
     if problem["type"] == "missing":
-        return f"its config names no {name}"
+        return f"its config does not give {name}"
     return f"{name}: {problem['msg'].lower()}, got {form.kind_of(problem['input'])}"
 
 
 def with_prefix(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those of the weights whose name begins with the prefix, without it."""
+    """The weights whose names begin with `prefix`, by their names without it."""
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

@@ -1,6 +1,6 @@
-"""The noise schedule and the DDIM sampler.
+"""The UNet, the noise schedule and the DDIM sampler.
 
-Notation: `alpha_bar` cumulative signal share, `x0` clean latent, `xt` latent at timestep t, `eps` noise.
+Notation: `x0` clean latent, `xt` latent at timestep t, `eps` noise, `alpha_bar` cumulative share of the signal.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ from core.config.model_sections import SchedulerSection, UNetSection
 from core.runtime.errors import InputError
 from core.runtime.shares import with_share_dropout
 
+# (xt [B, C, h, w], t [B]) -> eps_pred [B, C, h, w].
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 # The cosine schedule is Nichol & Dhariwal (2021) with beta clamped to 0.999; the linear one is Ho et al. (2020).
@@ -21,7 +22,7 @@ _BETA_SCHEDULES = {"CosineScheduler": "squaredcos_cap_v2", "LinearScheduler": "l
 
 
 def build_scheduler(section: SchedulerSection) -> DDIMScheduler:
-    """diffusers' scheduler: eps prediction, no clipping, the last step ends at the clean latent."""
+    """diffusers' scheduler with the configured schedule, without clipping; the last step ends at the clean latent."""
     return DDIMScheduler(
         num_train_timesteps=section.num_steps,
         beta_schedule=_BETA_SCHEDULES[section.type],
@@ -32,7 +33,7 @@ def build_scheduler(section: SchedulerSection) -> DDIMScheduler:
 
 
 def build_unet(section: UNetSection, latent_size: int) -> UNet2DModel:
-    """diffusers' UNet with widths base * 2^level; it halves the map between levels."""
+    """diffusers' UNet of the configured sizes: level i has base_channels * 2^i channels, at 1 / 2^i the resolution."""
     levels = range(section.depth)
     attention = set(section.attention_at)
     down = tuple("AttnDownBlock2D" if level in attention else "DownBlock2D" for level in levels)
@@ -55,11 +56,10 @@ def build_unet(section: UNetSection, latent_size: int) -> UNet2DModel:
 
 
 def denoiser(unet: UNet2DModel | Callable[..., tuple[Tensor]], scheduler: DDIMScheduler) -> Denoiser:
-    """The UNet as a function (xt [B, C, h, w], t [B]) -> eps_pred [B, C, h, w] in fp32, whatever it predicts.
+    """The UNet as a `Denoiser`, which returns eps_pred in fp32 whether the UNet predicts eps or v.
 
-    A UNet that predicts v = sqrt(ab) eps - sqrt(1 - ab) x0 (Salimans & Ho, 2022) gives
-    eps_pred = sqrt(ab) v + sqrt(1 - ab) xt: at high noise its error in x0 stays as small as that in v, where an
-    error in eps would be multiplied by 1 / sqrt(ab).
+    From v = sqrt(ab) eps - sqrt(1 - ab) x0 (Salimans & Ho, 2022) follows eps_pred = sqrt(ab) v + sqrt(1 - ab) xt. At
+    high noise, the error of x0 is then as small as that of v. With a prediction of eps it is 1 / sqrt(ab) times larger.
     """
     if scheduler.config.prediction_type == "epsilon":
         return lambda xt, t: unet(xt, t, return_dict=False)[0].float()
@@ -67,25 +67,26 @@ def denoiser(unet: UNet2DModel | Callable[..., tuple[Tensor]], scheduler: DDIMSc
     def denoise(xt: Tensor, t: Tensor) -> Tensor:
         alpha_bar = scheduler.alphas_cumprod.to(xt.device)[t][:, None, None, None]
         v_pred = unet(xt, t, return_dict=False)[0].float()
-        return alpha_bar.sqrt() * v_pred + (1 - alpha_bar).sqrt() * xt
+        eps_pred: Tensor = alpha_bar.sqrt() * v_pred + (1 - alpha_bar).sqrt() * xt
+        return eps_pred
 
     return denoise
 
 
 def add_noise(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """xt ~ q(xt | x0), equation 4 of Ho et al. (2020); `alpha_bar` [B]."""
+    """xt = sqrt(ab) x0 + sqrt(1 - ab) eps ~ q(xt | x0), equation 4 of Ho et al. (2020); `alpha_bar` [B]."""
     alpha_bar = alpha_bar[:, None, None, None]
     return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
 
 
 def predict_x0(xt: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
-    """Invert `add_noise` for x0; `alpha_bar` [B]."""
+    """x0 from xt and eps, the inverse of `add_noise`; `alpha_bar` [B]."""
     alpha_bar = alpha_bar[:, None, None, None]
     return (xt - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
 
 
 class DDIMState(NamedTuple):
-    """Where a sampling chain stands before its evaluation number `position`: `xt` [B, C, h, w] at timestep `t`."""
+    """State of a sampling chain before evaluation number `position`: `xt` [B, C, h, w] at timestep `t`."""
 
     position: int
     t: int
@@ -93,19 +94,20 @@ class DDIMState(NamedTuple):
 
 
 def ddim_timesteps(scheduler: DDIMScheduler, num_steps: int) -> list[int]:
-    """The `num_steps` timesteps of diffusers' leading spacing, noisiest first; InputError if it has no so many."""
+    """`num_steps` timesteps by diffusers' leading spacing, noisiest first; InputError if the schedule has fewer."""
     if num_steps > len(scheduler.betas):
         raise InputError(
             f"num_steps {num_steps} of the sampler: it must be at most scheduler.num_steps {len(scheduler.betas)}"
         )
     scheduler.set_timesteps(num_steps)
-    return scheduler.timesteps.tolist()
+    timesteps: list[int] = scheduler.timesteps.tolist()
+    return timesteps
 
 
 def ddim_chain(denoise: Denoiser, xt: Tensor, alpha_bars: Tensor, timesteps: list[int]) -> Iterator[DDIMState]:
-    """Every state of the deterministic chain (equation 12 of Song et al., 2021), the clean latent (t = -1) last.
+    """Every state of deterministic DDIM, equation 12 of Song et al. (2021); the clean latent (t = -1) is the last.
 
-    One update is linear in xt and eps, with coefficients in float64: one evaluation, one fused step.
+    An update is linear in xt and eps, so it is one fused operation, with coefficients computed in float64.
     """
     alpha_bars = alpha_bars.double().cpu()
     for position, t in enumerate(timesteps):
@@ -119,6 +121,6 @@ def ddim_chain(denoise: Denoiser, xt: Tensor, alpha_bars: Tensor, timesteps: lis
 
 
 def sample_ddim(denoise: Denoiser, noise: Tensor, alpha_bars: Tensor, timesteps: list[int]) -> Tensor:
-    """Clean latents [B, C, h, w] from `noise`; gradients flow unless the caller turns them off."""
+    """Clean latents [B, C, h, w] from `noise` by DDIM. Gradients flow unless the caller disables them."""
     *_, last = ddim_chain(denoise, noise, alpha_bars, timesteps)
     return last.xt

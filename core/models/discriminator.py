@@ -1,4 +1,4 @@
-"""Latent discriminator: real latents against the model's own bad latents."""
+"""The latent discriminator, which separates real latents from bad (generated) ones, and its loss."""
 
 import itertools
 import math
@@ -11,20 +11,22 @@ from torch.nn import functional as F
 from core.runtime.shares import ShareDropout
 
 ADAM_BETAS = (0.5, 0.99)
-# Approximate R1 penalty (Lin et al., 2025): squared change of the logit under small noise on the latent.
-# A weight of 10 keeps it from learning small faults, of 0.1 lets it learn latents by heart.
+# Approximate R1 penalty (Lin et al., 2025): the squared change of the logit under small noise on the latent. With a
+# weight of 10 the discriminator does not learn small faults, with 0.1 it memorises latents.
 PENALTY_WEIGHT, PENALTY_NOISE = 1.0, 0.05
 
 
 class LatentDiscriminator(nn.Module):
-    """Logit that a latent is real, at a noise level.
+    """Logit that a latent is real, given its noise level.
 
-    A convolution and a residual one at the latent's own resolution and at each half of it down to 4x4; the logit is the
-    sum of what every resolution says of its patches and of what the last says of the whole. Faults of a layout are
-    small, so a first layer that halves the map would blur them. Noise-conditional as in Diffusion-GAN (Wang et al.,
-    2022): the latent is q(x0, s), and its noise level scales and shifts every feature map. The level is given as
-    alpha_bar, so that one discriminator serves any schedule; alpha_bar = 1 scores a clean latent.
-    No normalisation over the batch, so that one latent's logit does not depend on its neighbours.
+    There is one convolution and one residual convolution at the latent's own resolution, and at each half of it down to
+    4x4. The logit is the sum of the mean patch logit of every resolution and of one logit of the last feature map. The
+    first layer keeps the resolution, since halving would blur the small faults of a layout.
+
+    Noise-conditional as in Diffusion-GAN (Wang et al., 2022): the input is a noised latent xt, and its noise level
+    scales and shifts every feature map. The level is given as alpha_bar, so that one discriminator serves any schedule;
+    alpha_bar = 1 is a clean latent. Nothing is normalised over the batch, so the logit of a latent does not depend on
+    the others.
     """
 
     def __init__(self, latent_channels: int, latent_size: int, base_channels: int = 48, dropout: float = 0.1):
@@ -46,12 +48,12 @@ class LatentDiscriminator(nn.Module):
         self.whole = nn.Linear(widths[-1], 1)
 
     def forward(self, latent: Tensor, alpha_bar: Tensor | None = None) -> Tensor:
-        """Logits [B] of latents [B, C, h, w] with signal share `alpha_bar` [B] (clean if left out).
+        """Logits [B], unbounded, of latents [B, C, h, w] at `alpha_bar` [B]; clean latents without it.
 
-        Of several batches joined, at the same noise levels, `alpha_bar` is the first one's.
+        Several batches with the same noise levels may be concatenated; `alpha_bar` is then that of one batch.
         """
         alpha_bar = torch.ones(len(latent), device=latent.device) if alpha_bar is None else alpha_bar
-        # The angle of the noise level, 0 clean to 1000 pure noise: uniform in it is uniform in cosine timesteps.
+        # The noise level as an angle, from 0 (clean) to 1000 (pure noise). It is linear in cosine timesteps.
         angle = torch.acos(alpha_bar.sqrt().clamp(max=1)) / (math.pi / 2) * 1000
         embedding = self.embed(self.level(angle).to(latent.dtype))
         batches = len(latent) // max(1, len(alpha_bar))
@@ -62,12 +64,13 @@ class LatentDiscriminator(nn.Module):
             x = self.activation(enter(x) * (1 + scale) + shift)
             x = x + self.activation(residual(x) * (1 + scale_more) + shift_more)
             mean = x.mean(dim=(2, 3))
-            logits = logits + patch(mean).to(latent.dtype)  # the mean of what is said of every patch
-        return (logits + self.whole(self.dropout(mean)).to(latent.dtype)).squeeze(1)
+            logits = logits + patch(mean).to(latent.dtype)  # linear, so it equals the mean of the patches' logits
+        logit: Tensor = logits + self.whole(self.dropout(mean)).to(latent.dtype)
+        return logit.squeeze(1)
 
 
 def draw_noise_levels(count: int, clean_share: float, rng: torch.Generator) -> Tensor:
-    """alpha_bar [count], where `rng` is: 1 for a `clean_share`, the rest uniform over a cosine schedule's steps."""
+    """alpha_bar [count] on the device of `rng`: 1 with probability `clean_share`, else at a uniform cosine timestep."""
     angle = torch.rand(count, generator=rng, device=rng.device)
     clean = torch.rand(count, generator=rng, device=rng.device) < clean_share
     return torch.where(clean, 1.0, torch.cos(angle * math.pi / 2) ** 2)
@@ -76,18 +79,19 @@ def draw_noise_levels(count: int, clean_share: float, rng: torch.Generator) -> T
 def discriminator_loss(
     model: LatentDiscriminator, noised: Tensor, labels: Tensor, alpha_bar: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy on latents noised to `alpha_bar` [B] plus the approximate R1 penalty, and the logits [B].
+    """Cross entropy plus the approximate R1 penalty, and the logits [B].
 
-    `shift` [B, C, h, w] is the standard normal noise of the penalty.
+    `noised` [B, C, h, w] are latents at `alpha_bar` [B], `labels` [B] are 1 for real ones, and `shift` [B, C, h, w] is
+    the standard normal noise of the penalty.
     """
-    # Both in one evaluation: small maps gain from it.
+    # One evaluation for both, which is faster with small maps.
     logits, moved = model(torch.cat([noised, noised + PENALTY_NOISE * shift]), alpha_bar).chunk(2)
     penalty = PENALTY_WEIGHT * (moved - logits).square().mean()
     return F.binary_cross_entropy_with_logits(logits, labels) + penalty, logits
 
 
 class DiscriminatorLoss(nn.Module):
-    """`discriminator_loss` as the single forward call a step that processes can share."""
+    """`discriminator_loss` as a module with one forward call per step, as DistributedDataParallel needs it."""
 
     def __init__(self, model: LatentDiscriminator):
         super().__init__()

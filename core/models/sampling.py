@@ -1,4 +1,4 @@
-"""Latents generated from seeds, whatever the batch they are computed in."""
+"""Latents generated from seeds, the same in batches of any size."""
 
 import contextlib
 import copy
@@ -15,24 +15,26 @@ from core.runtime.prefetching import prefetch_map
 from core.runtime.progress import counting_bar
 from core.runtime.seeding import sample_noise
 
-# Latents computed together on a CPU: bfloat16 gains more over fp32 at 64 than at 32, and a sample grid is one batch.
+# Latents per batch on a CPU. bfloat16 gains more over fp32 at 64 than at 32, and a sample grid is one batch.
 CPU_BATCH = 64
-# Batches at a time, at most: what a step costs besides its arithmetic is one interpreter's.
+# Most batches that are computed side by side. Their threads share one interpreter, which limits the gain.
 _SIDE_BY_SIDE = 4
 
 
 def sampling_denoiser(unet: UNet2DModel, config: ExperimentConfig) -> Denoiser:
-    """What the UNet computes when it only samples: a copy of it in eval mode, in bfloat16 where that is faster.
+    """A copy of the UNet in eval mode as a `Denoiser`, in bfloat16 where that is faster.
 
-    `training.use_amp: false` keeps fp32. The chain itself, and how eps follows from a predicted v, stay in fp32.
+    `training.use_amp: false` keeps fp32. The chain itself and the conversion of a predicted v to eps stay in fp32.
     """
     device = next(unet.parameters()).device
     dtype = reduced_dtype(device, config.training.use_amp) or torch.float32
     own = copy.deepcopy(unet).eval()
-    nn.Module.to(own, dtype=dtype, memory_format=memory_format(device))  # diffusers' own warns about nothing
+    # Not diffusers' own `to`, which warns without need.
+    nn.Module.to(own, dtype=dtype, memory_format=memory_format(device))  # type: ignore[call-overload]  # torch omits it
 
     def evaluate(xt: Tensor, t: Tensor, return_dict: bool) -> tuple[Tensor]:
-        return own(xt.to(dtype), t, return_dict=return_dict)
+        prediction: tuple[Tensor] = own(xt.to(dtype), t, return_dict=return_dict)
+        return prediction
 
     return denoiser(evaluate, build_scheduler(config.scheduler))
 
@@ -45,11 +47,11 @@ def sample_latents(
     batch_size: int,
     description: str,
 ) -> Tensor:
-    """Latents [len(seeds), C, h, w] on the CPU, one a seed, by DDIM with `num_steps` UNet evaluations.
+    """Latents [len(seeds), C, h, w] on the CPU, one per seed, by DDIM with `num_steps` UNet evaluations.
 
-    On a CPU latent i is the same to the bit whatever `batch_size` and the number of threads are: convolutions of
-    another batch size may round differently, so `CPU_BATCH` latents are always computed together, on as many threads
-    as round alike. Shows a passing bar with `description`.
+    On a CPU, latent i has the same bits for every `batch_size` and number of threads. Convolutions of another batch
+    size may round differently, so a CPU always computes `CPU_BATCH` latents together, on a power of two of threads.
+    Shows a progress bar with `description`.
     """
     device = next(unet.parameters()).device
     scheduler = build_scheduler(config.scheduler)
@@ -70,8 +72,8 @@ def sample_latents(
         latents = sample_ddim(denoise, noise, scheduler.alphas_cumprod, timesteps)
         return latents[: len(wanted)].cpu().contiguous()
 
-    parts = []
-    with counting_bar(len(seeds), description, "latent", leave=False) as shown, _threads_as_before():
+    parts: list[Tensor] = []
+    with counting_bar(len(seeds), description, "latent", leave=False) as shown, _restored_threads():
         for part in prefetch_map(sample, starts, workers):
             parts.append(part)
             shown.update(len(part))
@@ -79,10 +81,10 @@ def sample_latents(
 
 
 def _split_threads(threads: int, batches: int) -> tuple[int, int]:
-    """How many batches are computed side by side, 0 for one in the caller's thread, and on how many threads each.
+    """(batches to compute side by side, threads of each); 0 batches means one at a time in the caller's thread.
 
-    Maps are small: threads of their own serve batches better than sharing one. All counts are powers of two, as 3 or 6
-    threads cut sums elsewhere than 1, 2, 4 and 8 do.
+    Maps are small, so several batches with few threads each are faster than one batch with many. All counts are powers
+    of two, because 3 or 6 threads split sums at other places than 1, 2, 4 and 8 threads do, and so round differently.
     """
     threads = _power_of_two(threads)
     workers = min(threads, _power_of_two(batches), _SIDE_BY_SIDE)
@@ -90,13 +92,13 @@ def _split_threads(threads: int, batches: int) -> tuple[int, int]:
 
 
 def _power_of_two(number: int) -> int:
-    """The largest one up to `number`."""
-    return 2 ** (number.bit_length() - 1)
+    """The largest power of two up to `number`, which is at least 1."""
+    return 1 << (number.bit_length() - 1)
 
 
 @contextlib.contextmanager
-def _threads_as_before() -> Iterator[None]:
-    """Afterwards torch computes on as many threads as before."""
+def _restored_threads() -> Iterator[None]:
+    """Restores torch's number of threads at the end."""
     threads = torch.get_num_threads()
     try:
         yield

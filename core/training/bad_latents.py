@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
@@ -17,8 +16,8 @@ from core.data.layouts import LayoutPictures
 from core.data.manifest import choose_rows, originals, read_manifest, split_by_layout
 from core.inputs.places import Location, is_remote
 from core.inputs.tensor_files import save_tensors
-from core.models.autoencoder import Autoencoder
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
+from core.models.pictures import encode_pictures
 from core.models.sampling import CPU_BATCH, sample_latents
 from core.records.artifacts import RECORD_NAME
 from core.records.latent_parts import LatentParts, Shard
@@ -177,17 +176,6 @@ def _candidates(config: ExperimentConfig, request: BadLatentsRequest, manifest: 
             request.manifest,
         )
     return training
-
-
-@torch.no_grad()
-def encode_pictures(pictures: LayoutPictures, autoencoder: Autoencoder, batch_size: int, description: str) -> Tensor:
-    """Latents [N, C, h, w] on the CPU of every picture."""
-    device = next(autoencoder.parameters()).device
-    batches = torch.arange(len(pictures)).split(batch_size)
-    parts = []
-    for indices in each(batches, description, "batches"):
-        parts.append(autoencoder.encode(pictures.batch(indices.tolist(), device=device).rgb).cpu())
-    return torch.cat(parts)
 
 
 def _write_latents(latents: Tensor, kind: str, folder: Path) -> list[str]:
