@@ -1,1 +1,1 @@
-"""The independent judge: rules, distribution, memorisation. May import training and below."""
+"""The independent audit of layouts: rules, distribution, memorisation. May import training and below."""

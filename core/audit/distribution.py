@@ -1,4 +1,4 @@
-"""Distances between sets of layouts: how far what is generated is from what is real."""
+"""Distances between sets of generated and real layouts."""
 
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ from core.runtime.seeding import derive_seed
 
 
 class Prdc(NamedTuple):
-    """Precision [N] and density [N] of each generated item, recall [M] and coverage [M] of each real one.
+    """Precision [N] and density [N] of each generated item, recall [M] and coverage [M] of each real item.
 
-    The figures are their means.
+    The published figures are the means.
     """
 
     precision: np.ndarray
@@ -34,21 +34,22 @@ def compare_distributions(
     feature_space: FeatureSpace,
     seed: int,
 ) -> dict[str, Interval]:
-    """How generated layouts differ from real ones, each figure with its 95 % interval; maps are uint8 [N, S, S].
+    """Figures of how generated layouts differ from real ones, with 95 % intervals; maps are uint8 [N, S, S].
 
-    The model trains on every rotated and mirrored variant of the training layouts and so draws in all orientations:
-    each comparison is with all variants of the real layouts or does not see orientation. `frechet_distance`,
-    `kernel_distance`, `precision`, `recall`, `density` and `coverage` are against the *held-out* layouts, so that a
-    model that repeats its training set gains nothing. `two_sample_accuracy` is that of a classifier trained on training
-    layouts, of which there are more, and tested on held-out ones. `class_divergence`, nine frequencies that cannot be
-    memorised, is from all real layouts. `nearest_agreement` and `memorised` are against the training layouts,
-    `memorised` on the scale that held-out ones set.
+    The model trains on every variant of the training layouts and generates all orientations. So each figure either
+    compares with all variants of the real layouts or ignores orientation. Real layouts of each figure:
 
-    Intervals are over the generated layouts, with the real ones held fixed: they serve to compare models judged
-    against the same real layouts. Those of recall and coverage are over the real layouts, those of
-    `two_sample_accuracy` and `memorised` over both. The Fréchet distance grows as either set shrinks: compare it at
-    equal numbers only. Ten held-out layouts are enough to run, a few hundred to mean something. Raises ValueError if
-    there are fewer than two layouts in a set.
+    - `frechet_distance`, `kernel_distance`, `precision`, `recall`, `density`, `coverage`: held-out layouts, so that a
+      model that repeats its training set gains nothing.
+    - `two_sample_accuracy`: the classifier trains on training layouts, of which there are more, and is tested on
+      held-out ones.
+    - `class_divergence`: all, since nine frequencies cannot be memorised.
+    - `nearest_agreement`, `memorised`: training layouts; `memorised` uses held-out layouts as its scale.
+
+    Intervals are over the generated layouts with the real ones fixed, for comparing models with the same real layouts.
+    Those of recall and coverage are over the real layouts, those of `two_sample_accuracy` and `memorised` over both.
+    The Fréchet distance grows as either set shrinks: compare it at equal numbers only. Ten held-out layouts are enough
+    to run, a few hundred to be meaningful. Raises ValueError if a set has fewer than two layouts.
     """
     if min(len(fake_maps), len(real_training_maps), len(real_held_out_maps)) < 2:
         raise ValueError(
@@ -81,8 +82,8 @@ def compare_distributions(
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Squared Fréchet distance of Gaussians fitted to features [N, D] and [M, D]; Heusel et al. (2017), equation 6.
 
-    The trace of the root of the product of covariances is the sum of the roots of its eigenvalues, which are those of
-    the symmetric A^1/2 B A^1/2. In units of the features' variance; biased upwards by a term in 1/N.
+    The trace of (AB)^1/2 is the sum of the roots of the eigenvalues of AB, which are those of the symmetric
+    A^1/2 B A^1/2. In units of the features' variance; biased upwards by a term in 1/N.
     """
     mean, covariance = _moments(second)
     return float(_frechet(_moments(first), mean[None], covariance[None])[0])
@@ -104,7 +105,8 @@ def frechet_interval(real: np.ndarray, fake: np.ndarray, rng: np.random.Generato
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Unbiased squared maximum mean discrepancy of features [N, D] and [M, D]; Binkowski et al. (2018), equation 4.
 
-    The kernel is (x.y / D + 1)^3. Near 0, on either side, for one distribution. Takes 8 (N^2 + M^2 + NM) bytes.
+    The kernel is (x.y / D + 1)^3. For equal distributions the value is near 0 and may be negative. Needs
+    8 (N^2 + M^2 + NM) bytes.
     """
     within = [_mean_of_pairs(_cubic_kernel(features, features)) for features in (first, second)]
     return float(sum(within) - 2 * _cubic_kernel(first, second).mean())
@@ -115,8 +117,8 @@ def kernel_interval(
 ) -> Interval:
     """`kernel_distance` with its interval over the generated features.
 
-    A resample may hold an item twice; pairs of an item and itself stay out of it, as they do of the estimate. So do
-    pairs of real items that are `variants` of one layout, which follow each other: they are not drawn independently.
+    Pairs of an item with itself are left out, also where a resample holds an item twice. So are pairs of real items
+    that are `variants` of one layout, which are consecutive: they are not independent.
     """
     within, across = _cubic_kernel(fake, fake), _cubic_kernel(fake, real).mean(1)
     np.fill_diagonal(within, 0)
@@ -131,10 +133,10 @@ def kernel_interval(
 def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5, variants: int = 1) -> Prdc:
     """Precision and recall of Kynkäänniemi et al. (2019), density and coverage of Naeem et al. (2020), per item.
 
-    Features are [M, D] and [N, D]; a set is the union of balls that reach to each item's k-th neighbour (fewer if
-    there are not as many). Real items that are `variants` of one layout, which follow each other, are no neighbours:
-    a layout is often like its own mirror image, and its ball would be too small. More generated than real items would
-    cover anything: coverage is then the expected one of M of them.
+    Features are [M, D] and [N, D]. A set is the union of balls, each from an item to its k-th neighbour, or to the last
+    if there are fewer. Real items that are `variants` of one layout, which are consecutive, do not count as neighbours:
+    a layout is often similar to its mirror image, and its ball would be too small. With more generated than real items,
+    coverage would rise by number alone; it is then the expected coverage by M of them.
     """
     k_real, k_fake = min(k, len(real) - variants), min(k, len(fake) - 1)
     distances = cdist(real, fake, "sqeuclidean")
@@ -151,8 +153,8 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5, variants: int = 1) -> P
 def class_divergence(real_maps: np.ndarray, fake_maps: np.ndarray) -> float:
     """Kullback-Leibler divergence, in nats, of the classes of generated pixels from those of real ones.
 
-    KL(real || generated) over furniture and wall, as ATISS has it for objects (Paschalidou et al., 2021): classes
-    that are generated too rarely weigh most. Maps are [N, H, W]; one pixel is added to every class.
+    KL(real || generated) over furniture and wall, like that of objects in ATISS (Paschalidou et al., 2021). Classes
+    that are generated too rarely count most. Maps are [N, H, W]; one pixel is added to every class.
     """
     return float(_divergence(_class_counts(real_maps).sum(0), _class_counts(fake_maps).sum(0)))
 
@@ -167,38 +169,42 @@ def divergence_interval(
 
 
 def _layout_means(values: np.ndarray) -> np.ndarray:
-    """Mean [M] over the eight variants of each layout, which are no independent items, of values [8 M]."""
-    return values.reshape(-1, COUNT).mean(1)
+    """Mean [M] of `values` [8 M] over the eight variants of each layout, which are not independent."""
+    means: np.ndarray = values.reshape(-1, COUNT).mean(1)
+    return means
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [D] and covariance [D, D] of features [N, D]."""
     features = np.asarray(features, np.float64)
     return features.mean(0), np.cov(features, rowvar=False).reshape(features.shape[1], -1)
 
 
 def _frechet(reference: tuple[np.ndarray, np.ndarray], means: np.ndarray, covariances: np.ndarray) -> np.ndarray:
-    """Distances [R] of Gaussians of `means` [R, D] and `covariances` [R, D, D] from one."""
+    """Squared Fréchet distances [R] of Gaussians with `means` [R, D] and `covariances` [R, D, D] from `reference`."""
     mean, covariance = reference
     variances, axes = np.linalg.eigh(covariance)
     root = (axes * np.sqrt(np.maximum(variances, 0))) @ axes.T
     overlap = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariances @ root), 0)).sum(-1)
     traces = np.trace(covariance) + np.trace(covariances, axis1=1, axis2=2)
-    return np.maximum(np.square(means - mean).sum(-1) + traces - 2 * overlap, 0)
+    distances: np.ndarray = np.maximum(np.square(means - mean).sum(-1) + traces - 2 * overlap, 0)
+    return distances
 
 
 def _cubic_kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    return (first @ second.T / first.shape[1] + 1) ** 3
+    kernel: np.ndarray = (first @ second.T / first.shape[1] + 1) ** 3
+    return kernel
 
 
 def _mean_of_pairs(kernel: np.ndarray, variants: int = 1) -> float:
-    """Mean of a kernel matrix [N, N] over pairs of items that are not among the same `variants`."""
+    """Mean of a kernel matrix [N, N] over the pairs of items that are not `variants` of one layout."""
     own = np.einsum("iaib->", kernel.reshape(len(kernel) // variants, variants, -1, variants))
     return float((kernel.sum() - own) / (len(kernel) * (len(kernel) - variants)))
 
 
 def _squared_radii(features: np.ndarray, k: int, variants: int) -> np.ndarray:
-    """Squared distance [N] of each item to its k-th nearest one that is not among the same `variants`."""
+    """Squared distance [N] of each item to its k-th neighbour that is not a variant of the same layout."""
     distances = cdist(features, features, "sqeuclidean")
     layout = np.arange(len(features)) // variants
     distances[layout[:, None] == layout] = np.inf
@@ -206,9 +212,9 @@ def _squared_radii(features: np.ndarray, k: int, variants: int) -> np.ndarray:
 
 
 def _share_of_draws_that_hit(hits: np.ndarray, count: int, drawn: int) -> np.ndarray:
-    """Probability that among `drawn` of `count` items, without replacement, is one of the `hits` [M]."""
+    """Probability [M] that `drawn` of `count` items, without replacement, include one of `hits` [M] items."""
     misses = count - hits
-    # C(misses, drawn) / C(count, drawn); nothing is missed where there are fewer misses than draws.
+    # The probability of no hit is C(misses, drawn) / C(count, drawn), and 0 with fewer misses than draws.
     log_missed = (
         gammaln(misses + 1)
         - gammaln(np.maximum(misses - drawn, 0) + 1)
@@ -219,11 +225,12 @@ def _share_of_draws_that_hit(hits: np.ndarray, count: int, drawn: int) -> np.nda
 
 
 def _class_counts(maps: np.ndarray) -> np.ndarray:
-    """Pixels of each furniture class and of wall, float64 [N, 9], in each of `maps` [N, H, W]."""
+    """Number of pixels of each furniture class and of wall in each of `maps` [N, H, W]: float64 [N, 9]."""
     return np.stack([(maps == index).sum((1, 2)) for index in range(NUM_CLASSES) if index != BACKGROUND], axis=1) * 1.0
 
 
 def _divergence(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """KL divergence of counts [..., 9]."""
+    """KL divergence of class counts [..., 9], in nats."""
     p, q = ((counts + 1) / (counts + 1).sum(-1, keepdims=True) for counts in (real, fake))
-    return (p * np.log(p / q)).sum(-1)
+    divergence: np.ndarray = (p * np.log(p / q)).sum(-1)
+    return divergence

@@ -1,4 +1,4 @@
-"""Features of layouts for distances between sets of them: a frozen AlexNet's, which no discriminator has."""
+"""Features of layouts for distances between sets, from a frozen AlexNet, which the discriminator does not use."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from core.models.perceptual import Perceptual, build_perceptual
 from core.runtime.errors import InputError
 from core.runtime.seeding import derive_seed
 
-# AlexNet sees walls of one pixel only if they are enlarged.
+# Side of AlexNet's input in pixels; it only sees walls of one pixel if they are enlarged.
 _SIDE = 128
-# Where something is matters, down to the quarter of the layout.
+# Cells a side over which activations are averaged: features know the quarter of the layout.
 _POOLED = 2
 _DIMENSIONS = 64
 _LAYOUTS_FITTED = 2048
@@ -24,9 +24,9 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Principal components of AlexNet's view of real layouts; call it with class maps [N, S, S] for [N, D].
+    """Principal components of AlexNet's features of real layouts: class maps [N, S, S] -> features [N, D].
 
-    One factor scales all components, so that their variance over the fitted layouts is 1 on average.
+    All components have one scale, so that their mean variance over the fitted layouts is 1.
     """
 
     perceptual: Perceptual
@@ -35,16 +35,16 @@ class FeatureSpace:
 
     @property
     def trunk(self) -> str:
-        """Where AlexNet's weights come from: a file, `torchvision`, or `random`."""
+        """The source of AlexNet's weights: a file's name, `torchvision` or `random`."""
         return self.perceptual.trunk
 
     @classmethod
     def fit(cls, real_training_maps: np.ndarray, section: PerceptualLossSection) -> "FeatureSpace":
-        """Space of up to 64 components that real training layouts, class maps [N, S, S], vary in most.
+        """Space of up to 64 components with the greatest variance over real training layouts, class maps [N, S, S].
 
-        Fitted on every rotated and mirrored variant, or 2,048 of them, since layouts are generated in all. AlexNet's
-        weights are those of the perceptual loss; where that has another network, the installed or torchvision's.
-        Raises InputError if the layouts are all the same.
+        It is fitted on all variants, or 2,048 of them, since layouts are generated in every orientation. AlexNet's
+        weights are those of the perceptual loss. If that uses another network, they are the installed or torchvision's.
+        Raises InputError if all layouts are equal.
         """
         perceptual = build_perceptual(
             PerceptualLossSection(backbone=section.backbone if section.net == "alex" else None)
@@ -54,7 +54,7 @@ class FeatureSpace:
         features = alexnet_features(variants[order[:_LAYOUTS_FITTED]], perceptual).astype(np.float64)
         mean = features.mean(0)
         variances, axes = np.linalg.eigh(np.cov(features, rowvar=False))
-        # Ascending; directions beyond the number of layouts have variances of rounding errors.
+        # In ascending order. With few layouts, some directions have only rounding errors as variance.
         kept = np.flatnonzero(variances > 1e-6 * variances[-1])[::-1][: min(_DIMENSIONS, len(features) - 1)]
         if not variances[-1] > 0:
             raise InputError("audit: real training layouts are all the same: give others, or set audit: null")
@@ -63,14 +63,16 @@ class FeatureSpace:
 
     def __call__(self, maps: np.ndarray) -> np.ndarray:
         """Features, float32 [N, D], of class maps, [N, S, S] of 0 to 9."""
-        return (alexnet_features(maps, self.perceptual) - self.mean) @ self.components
+        features: np.ndarray = (alexnet_features(maps, self.perceptual) - self.mean) @ self.components
+        return features
 
 
 @torch.no_grad()
 def alexnet_features(maps: np.ndarray, perceptual: Perceptual) -> np.ndarray:
-    """Fifth convolution's activations, averaged in 2x2 cells, of class maps in palette colours: float32 [N, 1024].
+    """Activations of the fifth convolution for class maps in palette colours, averaged in 2x2 cells: float32 [N, 1024].
 
-    `maps` are uint8 [N, S, S] of 0 to 9, brought to 128x128 (enlarged pixel by pixel, or averaged if larger).
+    `maps` are uint8 [N, S, S] of 0 to 9. They are resized to 128x128, by nearest neighbour if smaller and by averaging
+    if larger.
     """
     if maps.ndim != 3 or (maps.size and maps.max() >= NUM_CLASSES):
         raise ValueError(f"class maps must be [N, S, S] of 0 to {NUM_CLASSES - 1}, got {maps.shape} up to {maps.max()}")

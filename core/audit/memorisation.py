@@ -1,4 +1,4 @@
-"""Whether generated layouts repeat training layouts: the nearest one, in whatever orientation, by pixels."""
+"""Whether generated layouts repeat training layouts, by pixels and in any orientation."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from core.audit.bootstrap import Interval, draw_counts, percentile_interval
 from core.data.palette import NUM_CLASSES
 from core.data.variants import COUNT, variant_of_each
 
-# Of real layouts that were not trained on, the share that is taken for memorised by chance.
+# Share of held-out real layouts that count as memorised by chance.
 CHANCE = 0.01
 
-# Larger maps are compared on a grid of about this many pixels a side; one-hot chunks take this much memory.
+# Larger maps are compared on a grid of about this many pixels a side. A chunk of one-hot maps takes this much memory.
 _GRID = 64
 _CHUNK_BYTES = 100 * 2**20
 
@@ -17,8 +17,8 @@ _CHUNK_BYTES = 100 * 2**20
 def nearest_training(maps: np.ndarray, training_maps: np.ndarray) -> np.ndarray:
     """Share of pixels on which each of `maps` [N, S, S] agrees with its nearest training layout: float64 [N], 0 to 1.
 
-    `training_maps` [M, S, S] are compared in all eight rotations and mirrored forms. Of maps larger than 64x64 every
-    second pixel of a line counts, every third from 192x192 on, and so on.
+    `training_maps` [M, S, S] are compared in all eight variants. Of maps larger than 64x64, every second pixel of a row
+    or column counts; above 128x128 every third, and so on.
     """
     if not len(training_maps) or maps.shape[1:] != training_maps.shape[1:]:
         raise ValueError(f"maps {maps.shape} need training layouts of the same size, got {training_maps.shape}")
@@ -39,10 +39,10 @@ def nearest_training(maps: np.ndarray, training_maps: np.ndarray) -> np.ndarray:
 def memorised_share(
     agreement: np.ndarray, held_out_agreement: np.ndarray, rng: np.random.Generator, resamples: int = 1000
 ) -> Interval:
-    """Share of generated layouts nearer to training than all but 1 % of real layouts that were not trained on.
+    """Share of generated layouts that are closer to the training layouts than 99 % of held-out real layouts are.
 
-    Both are what `nearest_training` says, [N] of generated and [M] of held-out real layouts; 0.01 is chance. The
-    interval draws both again, since with few held-out layouts it is their percentile that is uncertain.
+    `agreement` [N] of generated and `held_out_agreement` [M] of held-out layouts come from `nearest_training`. 0.01 is
+    chance. The interval resamples both, since with few held-out layouts their percentile is uncertain.
     """
     value = (agreement > np.quantile(held_out_agreement, 1 - CHANCE)).mean()
     counts = draw_counts(len(agreement), rng, resamples)
@@ -53,5 +53,6 @@ def memorised_share(
 
 
 def _one_hot(maps: np.ndarray) -> np.ndarray:
-    """float32 [N, pixels * classes]: the product of two rows counts the pixels on which they agree."""
-    return (maps[..., None] == np.arange(NUM_CLASSES, dtype=maps.dtype)).reshape(len(maps), -1).astype(np.float32)
+    """float32 [N, pixels * classes]; the dot product of two rows is the number of pixels on which they agree."""
+    one_hot: np.ndarray = maps[..., None] == np.arange(NUM_CLASSES, dtype=maps.dtype)
+    return one_hot.reshape(len(maps), -1).astype(np.float32)

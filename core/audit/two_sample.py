@@ -1,4 +1,4 @@
-"""Classifier two-sample test (Lopez-Paz & Oquab, 2017): can a network trained afresh tell generated from real?"""
+"""Classifier two-sample test (Lopez-Paz & Oquab, 2017): how well a new network separates generated from real."""
 
 import itertools
 import math
@@ -18,15 +18,16 @@ from core.runtime.seeding import derive_seed, generator
 STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 300, 64, 3e-3, 1e-2
 TEST_SHARE = 0.5
 
-# Larger maps are seen as shares of classes in this many cells a side.
+# Larger maps are reduced to shares of classes in this many cells a side.
 _SIDE = 64
 _WIDTH = 128
 
 
 class LayoutClassifier(nn.Sequential):
-    """Logits [B, 1] that layouts of `size` pixels a side, 16 or more, are real; takes one-hot maps [B, classes, S, S].
+    """Logits [B, 1] that one-hot maps [B, classes, S, S] are real; `size` S is at least 16.
 
-    Halved until 4x4 is left, ever wider: about as fast at any size, and no layer of it is the discriminator's.
+    Each block halves the map, down to 4x4, and doubles the width, so that all sizes take about the same time. It shares
+    no layer with the discriminator.
     """
 
     def __init__(self, size: int):
@@ -41,12 +42,12 @@ class LayoutClassifier(nn.Sequential):
 def two_sample_accuracy(
     real_training: np.ndarray, real_test: np.ndarray, fake: np.ndarray, seed: int, resamples: int = 1000
 ) -> Interval:
-    """Test accuracy of a fresh classifier of real and generated class maps, mean of both classes; 0.5 if alike.
+    """Test accuracy of a new classifier of real and generated maps, mean of both classes; 0.5 if they are alike.
 
-    Maps are uint8 [N, S, S]. Real ones come already divided, so that no layout is on both sides, generated ones are
-    divided in halves by seed. Batches hold as many of either, rotated and mirrored at random; a test layout is judged
-    by its mean logit over all eight variants. The interval is over test layouts, not over trainings. On a CPU the
-    same arguments give the same bits, and torch's global generator is left as it was.
+    Maps are uint8 [N, S, S]. Real ones are given in two sets, so that no layout is in both; generated ones are halved
+    by seed. A batch holds equally many of both, in random variants. A test layout is classified by its mean logit over
+    all eight variants. The interval is over test layouts, not over trainings. On a CPU, equal arguments give the same
+    bits. Torch's global generator is not changed.
     """
     order = np.random.default_rng(derive_seed(seed, "two-sample split")).permutation(len(fake))
     num_test = int(TEST_SHARE * len(fake))
@@ -63,6 +64,7 @@ def two_sample_accuracy(
 
 
 def _train(real: Tensor, fake: Tensor, seed: int) -> LayoutClassifier:
+    """Classifier trained on packed class shares, uint8 [N, classes, S, S]."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "two-sample weights"))
         model = LayoutClassifier(real.shape[-1])
@@ -77,7 +79,8 @@ def _train(real: Tensor, fake: Tensor, seed: int) -> LayoutClassifier:
         turned = pixels[torch.randint(COUNT, (BATCH_SIZE,), generator=rng)]
         logits = model(_unpacked(batch, turned)).squeeze(1)
         optimizer.zero_grad(set_to_none=True)
-        F.binary_cross_entropy_with_logits(logits, labels).backward()
+        loss = F.binary_cross_entropy_with_logits(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
         schedule.step()
     return model.eval()
@@ -89,14 +92,13 @@ def _logits(model: LayoutClassifier, maps: np.ndarray) -> np.ndarray:
     shares = _class_shares(maps)
     sums = torch.zeros(len(shares))
     for pixels in _variant_pixels(shares.shape[-1]):
-        sums += torch.cat([model(_unpacked(part, pixels.expand(len(part), -1))) for part in shares.split(256)]).squeeze(
-            1
-        )
+        logits = [model(_unpacked(part, pixels.expand(len(part), -1))) for part in torch.split(shares, 256)]
+        sums += torch.cat(logits).squeeze(1)
     return (sums / COUNT).numpy()
 
 
 def _class_shares(maps: np.ndarray) -> Tensor:
-    """One-hot class maps, or shares of classes in 64x64 cells if larger: uint8 [N, classes, S, S], 255 for all."""
+    """One-hot class maps, or shares of classes in 64x64 cells if larger: uint8 [N, classes, S, S], where 255 is 1."""
     parts = []
     for start in range(0, len(maps), 16):
         classes = torch.from_numpy(maps[start : start + 16].astype(np.int64))
@@ -108,11 +110,11 @@ def _class_shares(maps: np.ndarray) -> Tensor:
 
 
 def _variant_pixels(side: int) -> Tensor:
-    """Which pixel of a layout lies where in each of its variants: long [8, side * side]."""
+    """For each variant, the pixel of the layout at each of its positions: long [8, side * side]."""
     return torch.from_numpy(all_variants(np.arange(side * side).reshape(1, side, side))).flatten(1)
 
 
 def _unpacked(shares: Tensor, pixels: Tensor) -> Tensor:
-    """Network input of packed shares [B, classes, S, S] with pixels [B, S * S] in place: float [B, classes, S, S]."""
+    """Network input, float [B, classes, S, S]: packed shares [B, classes, S, S] in the order of `pixels` [B, S * S]."""
     index = pixels[:, None].expand(-1, shares.shape[1], -1)
     return shares.flatten(2).gather(2, index).view(shares.shape).float() / 255

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from core.audit import two_sample
-from core.audit.audit import audit_checkpoint, make_reference
+from core.audit.audit import audit_checkpoint
+from core.audit.reference import make_reference
 from core.audit.rules import RULES
 from core.config.loading import config_bytes, load_config
 from core.records.stage_records import create_record, read_record

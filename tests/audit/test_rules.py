@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.audit.rules import RULES, Rules, calibrate
+from core.audit.calibration import calibrate
+from core.audit.rules import RULES, Rules
 from core.data.floor_survey import Scale, find_interior, furniture_in_walls, pixels_per_metre, reachable_shares
 from core.data.palette import BACKGROUND, CLASS_NAMES, WALL
 from core.houses.layout_generator import generate_layout

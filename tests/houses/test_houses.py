@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.audit.audit import read_maps
-from core.audit.rules import calibrate
+from core.audit.calibration import calibrate
+from core.audit.layout_maps import read_maps
 from core.config.loading import load_config
 from core.config.loss_sections import PerceptualLossSection
 from core.data.layout_scale import typical_scale

@@ -1,0 +1,85 @@
+"""The reference of an audit: calibrated rules, real layouts, and a space of features."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.audit.calibration import calibrate
+from core.audit.layout_features import FeatureSpace
+from core.audit.layout_maps import LayoutMaps, decode_maps, read_maps
+from core.audit.rules import VIABLE, Rules
+from core.config.experiment import ExperimentConfig
+from core.config.round_sections import AuditSection
+from core.data.layout_scale import typical_scale
+from core.data.layouts import LayoutPictures
+from core.data.manifest import originals, read_manifest, split_by_layout
+from core.models.checkpoints import load_autoencoder
+from core.models.pictures import encode_pictures
+from core.runtime.device import pick_device
+from core.runtime.errors import InputError
+from core.runtime.files import sha256
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What layouts are compared with: calibrated rules, real layouts of both splits, and a space of features."""
+
+    rules: Rules
+    training: LayoutMaps
+    held_out: LayoutMaps
+    features: FeatureSpace
+
+    def held_out_viable(self) -> float:
+        """Share of the real layouts of the validation split that keep every rule."""
+        return float(self.rules.check(self.held_out.classes, self.held_out.off_palette)[VIABLE].mean())
+
+
+def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Reference:
+    """The reference of the config's layouts, from the manifest and, if given, the autoencoder at `paths`.
+
+    With an autoencoder it is for generated layouts: the bounds of colours come from real layouts that went through the
+    decoder. Without one it is for pictures, with bounds from the real pictures themselves. A process makes it once for
+    the same files and settings. Raises InputError for fewer than two original layouts in a split.
+    """
+    settings = (config.audit, config.dataset, config.autoencoder, config.training.loss.perceptual)
+    training = (config.training.train_split, config.training.split_seed, config.training.device)
+    files = [(name, sha256(path)) for name, path in sorted(paths.items())]
+    return _make_reference(_Provenance(repr((settings, training, files)), config, paths))
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    """What a reference is made from. The `key` decides equality: the settings that count and the files' hashes."""
+
+    key: str
+    config: ExperimentConfig = field(compare=False)
+    paths: Mapping[str, Path] = field(compare=False)
+
+
+# Cached for the whole process: it is slow to make, and a run audits several checkpoints against one reference, each in
+# its own Prefect task. Tasks cannot pass it on, since only small values go through Prefect.
+@functools.cache
+def _make_reference(provenance: _Provenance) -> Reference:
+    config, paths = provenance.config, provenance.paths
+    rows = read_manifest(paths["manifest"], [config.dataset.outputs.rgb], config.dataset)
+    splits = split_by_layout(rows, config.training.train_split, config.training.split_seed)
+    training, held_out = (originals(split) for split in splits)
+    if min(len(training), len(held_out)) < 2:
+        raise InputError(
+            f"audit: {len(training)} original layouts to train on and {len(held_out)} held out, it needs two of each: "
+            "give more layouts, another training.train_split, or audit: null"
+        )
+    section: AuditSection = config.required("audit")
+    real = read_maps(config, training)  # first, since its errors name the row of a bad picture
+    scale = section.pixels_per_metre or typical_scale(training, config.dataset.outputs.rgb, config.dataset.image_size)
+    shown = real
+    if "autoencoder" in paths:
+        # A decoder's colours are not exactly those of the palette.
+        pictures = LayoutPictures(training, config.dataset.outputs.rgb, config.dataset.image_size)
+        autoencoder = load_autoencoder(paths["autoencoder"], config).to(pick_device(config.training.device))
+        latents = encode_pictures(pictures, autoencoder, config.rounds.bad_latents.batch_size, "real layouts")
+        shown = decode_maps(latents, autoencoder.decoder)
+    rules = calibrate(real.classes, shown.off_palette, scale, section.pass_share)
+    features = FeatureSpace.fit(real.classes, config.training.loss.perceptual)
+    return Reference(rules, real, read_maps(config, held_out), features)
