@@ -1,4 +1,4 @@
-"""generate-bad-latents: real latents of original layouts and as many latents of the current model."""
+"""generate-bad-latents: real latents of original layouts, and equally many bad latents that the model generates."""
 
 import logging
 import math
@@ -34,13 +34,13 @@ from core.storage.opening import open_store
 log = logging.getLogger(__name__)
 
 _STAGE = "bad latents"
-# Fewest latents a part: what a crash may cost, and how evenly shards can be.
-_PART = 64
+# Least number of latents in a part. A crash loses at most a part, and shards are cut between parts.
+_LEAST_PART = 64
 
 
 @dataclass(frozen=True)
 class BadLatentsRequest:
-    """The documented inputs and options of the task."""
+    """The inputs and options of the task."""
 
     manifest: Location
     autoencoder_checkpoint: Location
@@ -51,17 +51,17 @@ class BadLatentsRequest:
     num_steps: int = 100
     seed: int = 42
     device: str = "auto"
-    held_out: bool = True  # whether layouts of the validation split may be used where training ones run short
-    real_variants: bool = False  # whether rotated and mirrored layouts are real ones too
+    held_out: bool = True  # use layouts of the validation split if there are too few training layouts
+    real_variants: bool = False  # use rotated and mirrored layouts as real ones too
 
 
 def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -> dict[str, Any]:
     """Stage record after writing the discriminator's dataset to `request.output_dir`.
 
-    `real_latents/`, `real_latents_all.pt`, `bad_latents/`, `bad_latents_all.pt` ([N, C, h, w] float32) and
-    `discriminator_manifest.csv`. Bad latent i comes from seed i alone, by DDIM with `num_steps` evaluations.
+    It consists of `real_latents/`, `real_latents_all.pt`, `bad_latents/`, `bad_latents_all.pt` ([N, C, h, w] float32)
+    and `discriminator_manifest.csv`. Bad latent i depends only on seed i; DDIM takes `num_steps` evaluations.
     """
-    _require_sense(config, request)
+    _check_options(config, request)
     inputs = {
         "manifest": request.manifest,
         "autoencoder": find_checkpoint(request.autoencoder_checkpoint),
@@ -82,12 +82,12 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
 
 
 def find_shards(config: ExperimentConfig, request: BadLatentsRequest, count: int) -> list[Shard]:
-    """At most `count` shards, of about equal size, of the bad latents still to be sampled; none once the stage is done.
+    """At most `count` shards of about equal size of the missing bad latents; [] if the stage is finished.
 
-    Raises InputError as `generate_bad_latents` does for its options, the diffusion checkpoint, and latents that are
-    there already but were made otherwise.
+    Raises InputError, as `generate_bad_latents` does, for wrong options, a wrong diffusion checkpoint, and existing
+    latents with another provenance.
     """
-    _require_sense(config, request)
+    _check_options(config, request)
     if read_record(open_store(request.output_dir, config.artifacts), RECORD_NAME) is not None:
         return []
     missing = _latent_parts(config, request).missing()
@@ -96,9 +96,10 @@ def find_shards(config: ExperimentConfig, request: BadLatentsRequest, count: int
 
 
 def sample_shard(config: ExperimentConfig, request: BadLatentsRequest, shard: Shard) -> None:
-    """Sample what is not there yet of a shard, and keep it where `generate_bad_latents` of the request looks for it.
+    """Sample the missing latents of a shard and store them for `generate_bad_latents` with the same request.
 
-    Needs of the request's inputs the diffusion checkpoint alone, and no lease: whoever samples a latent makes the same.
+    Of the request's inputs it needs only the diffusion checkpoint. It needs no lease, since every process samples the
+    same latent from a seed.
     """
     parts = _latent_parts(config, request)
     if not is_remote(request.output_dir):
@@ -108,7 +109,8 @@ def sample_shard(config: ExperimentConfig, request: BadLatentsRequest, shard: Sh
     _sample(unet, config, request, parts, shard)
 
 
-def _require_sense(config: ExperimentConfig, request: BadLatentsRequest) -> None:
+def _check_options(config: ExperimentConfig, request: BadLatentsRequest) -> None:
+    """InputError for an option out of its range."""
     require_positive(num_samples=request.num_samples, batch_size=request.batch_size, num_steps=request.num_steps)
     if request.num_steps > config.scheduler.num_steps:
         raise InputError(
@@ -136,7 +138,7 @@ def _generate(
 
 
 def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> LatentParts:
-    """The parts of the request's bad latents, in whole batches of every device."""
+    """The parts of the request's bad latents. A part holds a whole number of batches on any device."""
     store = publishing_store(request.output_dir, config.artifacts)
     model = config.fingerprint()
     settings = {"num_steps": request.num_steps, "seed": request.seed, "latent_shape": config.latent_shape}
@@ -144,22 +146,22 @@ def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> Laten
     settings |= {name: model[name] for name in ("unet", "scheduler")}
     provenance = provenance_of(_STAGE, {"diffusion": find_checkpoint(request.diffusion_checkpoint)}, settings)
     batch = math.lcm(CPU_BATCH, request.batch_size)
-    return LatentParts(store, provenance, request.num_samples, -(-_PART // batch) * batch, config.artifacts)
+    return LatentParts(store, provenance, request.num_samples, -(-_LEAST_PART // batch) * batch, config.artifacts)
 
 
 def _sample(
     unet: UNet2DModel, config: ExperimentConfig, request: BadLatentsRequest, parts: LatentParts, shard: Shard
 ) -> None:
-    """Make the parts in the shard that are not there."""
+    """Sample the missing parts of the shard."""
     for part in each([part for part in parts.missing() if part.start in range(*shard)], _STAGE, "parts"):
         seeds = [derive_seed(request.seed, _STAGE, index) for index in part]
         parts.add(part, sample_latents(unet, config, seeds, request.num_steps, request.batch_size, _STAGE))
 
 
 def _candidates(config: ExperimentConfig, request: BadLatentsRequest, manifest: Path) -> pd.DataFrame:
-    """Rows to choose reals from: those of the training split, which later validation never sees.
+    """Rows to choose real layouts from: the training split, which later validations do not use.
 
-    If they are too few and `held_out` allows it, all rows; if even those are too few, all are used.
+    If these are too few and `held_out` allows it, all rows are candidates.
     """
     rows = read_manifest(manifest, [config.dataset.outputs.rgb], config.dataset)
     training, _ = split_by_layout(rows, config.training.train_split, config.training.split_seed)
@@ -179,7 +181,7 @@ def _candidates(config: ExperimentConfig, request: BadLatentsRequest, manifest: 
 
 
 def _write_latents(latents: Tensor, kind: str, folder: Path) -> list[str]:
-    """Write each latent and all of them; returns the relative names of the single files."""
+    """Relative names of the files of single latents, after writing these and a file of all latents."""
     names = [f"{kind}_latents/{kind}_latent_{index:05d}.pt" for index in range(len(latents))]
     for name, latent in zip(bar(names, f"writing {kind} latents"), latents, strict=True):
         save_tensors(latent.clone(), folder / name, on_disk=False)

@@ -1,4 +1,4 @@
-"""Latents of every layout of a manifest, with rotated and mirrored variants if they are wanted."""
+"""Encoding: the latents of every layout of a manifest, and of its variants if wanted."""
 
 import shutil
 from collections.abc import Iterator
@@ -30,24 +30,28 @@ from core.runtime.prefetching import prefetch_map
 from core.runtime.progress import each
 
 LATENTS_NAME = "latents.npy"
+
+# Values of a manifest's column, or one value for all rows.
+_Column = str | np.ndarray | list[str] | list[str | None]
+
 _PARTS = "parts"
-# Layouts encoded together.
+# Layouts per batch of the encoder.
 _BATCH = 16
-# Latents encoded between two chances to keep a state; a whole number of batches in every variant.
+# Latents per part file, after which a state may be kept: a whole number of batches in every variant.
 _PART = _BATCH * COUNT * 2
 
 
 def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, Any]:
-    """Number of latents after writing `latents.npy` ([N, C, h, w] float32) and `manifest.csv` to the workspace.
+    """Numbers of latents and layouts, after writing `latents.npy` ([N, C, h, w] float32) and `manifest.csv`.
 
-    The manifest has the source's columns, `latent_path` and the `latent_row` in it, and the pictures'
-    `pixels_per_metre`, which at the working size can no longer be told, and with `dataset.augment` eight rows an
-    original. Pictures are written to `images/` at the working size, so that the folder stands for itself wherever it
-    lies. Sources that hold variants are encoded as they are. What is in `parts/` already is not encoded again.
-    `training.num_workers` threads read and write pictures ahead of the model.
+    The manifest has the columns of its source, `latent_path`, `latent_row`, and `pixels_per_metre`, which cannot be
+    measured at the working size. With `dataset.augment` it has eight rows per original, unless the source already holds
+    variants. Pictures are written to `images/` at the working size, so that the folder is complete and can be moved.
+    Parts that exist in `parts/` are not encoded again. `training.num_workers` threads read and write pictures ahead of
+    the model.
     """
     rgb = config.dataset.outputs.rgb
-    rows = read_manifest(config.dataset.manifest, [rgb], config.dataset)
+    rows = read_manifest(config.required("dataset.manifest"), [rgb], config.dataset)
     _refuse_equal_names(rows, rgb)
     pictures = LayoutPictures(rows, rgb, config.dataset.image_size)
     if SCALE_COLUMN not in rows.columns:
@@ -56,14 +60,14 @@ def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, 
     augment = config.dataset.augment and not is_augmented(rows).any()
     entries = _entries(rows, augment, config)
     device = pick_device(config.training.device)
-    autoencoder = load_autoencoder(config.autoencoder.checkpoint, config).to(device)
+    autoencoder = load_autoencoder(config.required("autoencoder.checkpoint"), config).to(device)
     parts = _encode(rows, pictures, COUNT if augment else 1, autoencoder, config, workspace)
     workspace.settle()
     with atomic_write(workspace.folder / LATENTS_NAME) as file:
         write_packed((np.load(part) for part in parts), len(entries), config.latent_shape, file)
     shutil.rmtree(workspace.folder / _PARTS)
     with atomic_write(workspace.folder / "manifest.csv") as file:
-        # What is read again here, and what filters compare with.
+        # Columns that later stages read, and those that filters compare.
         filtered = [part for name in config.dataset.filters for part in (name, name.rpartition("__")[0])]
         kept = (*config.dataset.outputs.model_dump().values(), "original_path", *filtered)
         write_csv(entries.drop(columns=["manifest_row", "stem", "group"]), file, kept)
@@ -71,7 +75,7 @@ def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, 
 
 
 def _refuse_equal_names(rows: pd.DataFrame, column: str) -> None:
-    """InputError if two rows name one picture, or a layout and its variant have the same name in different folders."""
+    """InputError if two rows name the same picture, or pictures in different folders with the same name."""
     first: dict[str, int] = {}
     for row, (stem, path) in enumerate(zip(rows["stem"], rows[column], strict=True)):
         before = first.setdefault(stem, row)
@@ -80,11 +84,11 @@ def _refuse_equal_names(rows: pd.DataFrame, column: str) -> None:
         numbers = f"manifest rows {rows['manifest_row'][before] + 1} and {rows['manifest_row'][row] + 1}"
         if path == rows[column][before]:
             raise InputError(f"{numbers} name the same picture {path}: remove one")
-        raise InputError(f"{numbers} are both called {stem}: their files would be the same; rename one")
+        raise InputError(f"{numbers} are both called {stem}: they would share files; rename one")
 
 
 def _entries(rows: pd.DataFrame, augment: bool, config: ExperimentConfig) -> pd.DataFrame:
-    """The new manifest's rows, in the order of the latents: every variant of a batch of layouts, batch after batch."""
+    """The new manifest's rows in the order of the latents: by batch of layouts, then by variant, then by layout."""
     order = [
         (row, index)
         for batch in _batches(range(len(rows)))
@@ -92,9 +96,10 @@ def _entries(rows: pd.DataFrame, augment: bool, config: ExperimentConfig) -> pd.
         for row in batch
     ]
     positions, variants = np.array(order).T
-    entries, outputs = rows.iloc[positions].reset_index(drop=True), config.dataset.outputs
+    entries: pd.DataFrame = rows.iloc[positions].reset_index(drop=True)
+    outputs, columns = config.dataset.outputs, dict[str, _Column]()
     if augment:
-        kinds = {
+        columns = {
             "is_augmented": variants > 0,
             "augmentation_id": variants,
             "augmentation_type": [VARIANTS[index - 1] if index else None for index in variants],
@@ -103,13 +108,15 @@ def _entries(rows: pd.DataFrame, augment: bool, config: ExperimentConfig) -> pd.
             ],
         }
     elif "original_path" in entries.columns:
-        # Of layouts that got longer names than their files', the originals' names are the longer ones too.
-        renamed = [stem != Path(path).stem for stem, path in zip(entries["stem"], entries[outputs.rgb], strict=True)]
-        renamed = renamed & entries["original_path"].notna()
+        # If a layout got a longer name than its file's, so did its original.
+        longer = [stem != Path(path).stem for stem, path in zip(entries["stem"], entries[outputs.rgb], strict=True)]
+        renamed = pd.Series(longer, entries.index, dtype=bool) & entries["original_path"].notna()
         entries["original_path"] = entries["original_path"].where(~renamed, entries["group"] + ".png")
     names = [_picture_name(stem, index) for stem, index in zip(entries["stem"], variants, strict=True)]
-    places = {outputs.latent: LATENTS_NAME, ROW_COLUMN: np.arange(len(entries)), outputs.rgb: names}
-    return entries.assign(**places, **(kinds if augment else {}))
+    places: dict[str, _Column] = {outputs.latent: LATENTS_NAME, ROW_COLUMN: np.arange(len(entries)), outputs.rgb: names}
+    for name, values in (places | columns).items():
+        entries[name] = values
+    return entries
 
 
 def _encode(
@@ -120,7 +127,7 @@ def _encode(
     config: ExperimentConfig,
     workspace: Workspace,
 ) -> list[Path]:
-    """Files [n, C, h, w] of all latents, in order, those that are not there yet now encoded with their pictures."""
+    """Part files [n, C, h, w] of all latents, in order, after encoding the missing ones and writing their pictures."""
     size, device = _PART // variants, next(autoencoder.parameters()).device
     layouts = {
         workspace.folder / _PARTS / f"latents_{start:06d}.npy": range(start, min(start + size, len(rows)))
@@ -129,7 +136,7 @@ def _encode(
     missing = [part for part in layouts if not part.exists()]
 
     def draw(row: int) -> np.ndarray:
-        """Every variant of a layout, uint8 [variants, H, W, 3], after writing its picture."""
+        """Every variant of a layout, uint8 [variants, H, W, 3], after writing their pictures."""
         picture = pictures.read(row)
         views = np.stack([variant(picture, index) for index in range(variants)])
         for index, view in enumerate(views):
@@ -139,7 +146,7 @@ def _encode(
         return views
 
     rows_missing = (row for part in missing for row in layouts[part])
-    # Closed at once on an error, so that nothing is written to a folder that is being removed.
+    # Closed at once on an error, so that no thread writes to a folder that is being removed.
     with closing(prefetch_map(draw, rows_missing, config.training.num_workers)) as drawn:
         for part in each(missing, "encoding layouts", "parts"):
             latents = []
@@ -157,7 +164,7 @@ def _batches(rows: range) -> Iterator[range]:
 
 
 def _original_name(stem: str, path: str) -> str:
-    """The name of an original's picture: that of its file, unless it got a longer one."""
+    """The name of an original's picture: that of its file, unless the layout got a longer name."""
     return Path(path).name if Path(path).stem == stem else f"{stem}.png"
 
 

@@ -1,4 +1,4 @@
-"""What Stage 3 starts from: layouts, autoencoder, latents, Stage 1, Stage 2, each made where the config names none."""
+"""The prerequisites of Stage 3: layouts, autoencoder, latents, Stage 1, Stage 2. Those the config lacks are made."""
 
 import contextlib
 import logging
@@ -27,27 +27,30 @@ from core.training.training_files import checkpoint_name
 
 log = logging.getLogger(__name__)
 
+# Fills a workspace from local paths of the inputs; returns metrics.
+Work = Callable[[Workspace, Mapping[str, Path]], dict[str, Any]]
+
 STAGES = ("layouts", "autoencoder", "latents", "stage1", "stage2")
 
 
 @dataclass(frozen=True)
 class Prerequisite:
-    """One stage: from what it is made, how, and the config key that its `result` file fills.
+    """One stage: its inputs and settings, the work that makes it, and the config `key` that its `result` file fills.
 
-    A config that does not say how it is made has no `work` and can only find it made; then `settings` holds no
-    training, and any training that gave such a model will do.
+    Without a training section in the config there is no `work`, and the stage must be finished already. `settings` then
+    hold no training, so that a model of any training fits.
     """
 
     stage: str
     location: str
     inputs: Mapping[str, str]
     settings: Mapping[str, Any]
-    work: Callable[[Workspace, Mapping[str, Path]], dict[str, Any]] | None
+    work: Work | None
     key: str
     result: str
 
     def finished(self) -> bool:
-        """Whether the stage is there, made from the same; a logged line says where it is not."""
+        """Whether the stage exists with this provenance; logs a warning if it has another."""
         record = read_record(open_store(self.location), RECORD_NAME)
         if record is None:
             return False
@@ -57,13 +60,13 @@ class Prerequisite:
         return found is None
 
     def filled_in(self, config: ExperimentConfig) -> ExperimentConfig:
-        """`config` with the stage's result."""
+        """`config` with the stage's result at `key`."""
         return config.with_values({self.key: join(self.location, self.result)})
 
 
 @contextlib.contextmanager
 def hold_prerequisites(config: ExperimentConfig, wait: bool = False) -> Iterator[None]:
-    """The lease of the prerequisites, which every experiment under the root shares, while one is still to be made."""
+    """Holds the lease of the prerequisites, which all experiments under the root share, if one has to be made."""
     if _all_finished(config):
         yield
         return
@@ -76,10 +79,10 @@ def hold_prerequisites(config: ExperimentConfig, wait: bool = False) -> Iterator
 
 
 def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | None:
-    """Record of a stage, made now or found finished; None where the config provides the result or wants none.
+    """Record of a stage, made now or already finished; None if the config provides the result or does not need it.
 
-    The stages before it must be finished. Raises InputError if the artefact root holds the stage made from
-    something else.
+    The stages before it must be finished. Raises InputError if the artefact root holds the stage with another
+    provenance.
     """
     open_store(config.artifacts.root, config.artifacts)
     for earlier in STAGES[: STAGES.index(stage)]:
@@ -92,14 +95,15 @@ def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | 
         raise InputError(
             f"{plan.key} is missing, and so is prerequisites.{stage} to make it with: set one of them in the config"
         )
-    return run_stage(plan.stage, plan.location, plan.inputs, plan.settings, plan.work, config.artifacts)
+    work = plan.work or _no_work
+    return run_stage(plan.stage, plan.location, plan.inputs, plan.settings, work, config.artifacts)
 
 
 def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
-    """`config` with its empty keys filled by the finished prerequisites under its root, as far as they are there.
+    """`config` with its empty keys filled by the finished prerequisites under its root.
 
-    One that was made from another config does not count; the first that cannot be made from this config, or is
-    not finished, ends the search, since the later ones are made from it. RecordError for a record of another form.
+    The search ends at the first prerequisite that is unfinished, was made from another config, or cannot be made from
+    this one, since the later ones depend on it. Raises RecordError for a record of another form.
     """
     open_store(config.artifacts.root, config.artifacts)
     for stage in STAGES:
@@ -116,7 +120,7 @@ def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def _all_finished(config: ExperimentConfig) -> bool:
-    """Whether the config, filled in with what is finished, needs none of the stages any more."""
+    """Whether the config needs no further stage once the finished ones are filled in."""
     config = with_prerequisites(config)
     with contextlib.suppress(InputError):
         return all(_PLANS[stage](config) is None for stage in STAGES)
@@ -141,6 +145,7 @@ def _layouts(config: ExperimentConfig) -> Prerequisite | None:
 
 
 def _autoencoder(config: ExperimentConfig) -> Prerequisite | None:
+    """The autoencoder, unless the config names its checkpoint."""
     if config.autoencoder.checkpoint is not None:
         return None
     location = _location(config, "autoencoder")
@@ -157,7 +162,7 @@ def _autoencoder(config: ExperimentConfig) -> Prerequisite | None:
 
 
 def _latents(config: ExperimentConfig) -> Prerequisite | None:
-    """Encoded layouts, unless the manifest has latents and they are of an autoencoder that the user named."""
+    """Encoded layouts, unless the manifest has latents, of an autoencoder that the user named."""
     own_autoencoder = join(_location(config, "autoencoder"), BEST_NAME)
     autoencoder = config.required("autoencoder.checkpoint")
     if autoencoder != own_autoencoder and _has_latents(config):
@@ -171,11 +176,12 @@ def _latents(config: ExperimentConfig) -> Prerequisite | None:
 
 
 def _stage1(config: ExperimentConfig) -> Prerequisite | None:
+    """Stage 1, unless the config names a checkpoint of it."""
     return _diffusion_stage(1, config) if config.diffusion.stage1_checkpoint is None else None
 
 
 def _stage2(config: ExperimentConfig) -> Prerequisite | None:
-    """Stage 2, unless the config names one or is for Stage 1 alone."""
+    """Stage 2, unless the config names a checkpoint of it or is for Stage 1 only."""
     wanted = config.diffusion.stage2_checkpoint is None and config.experiment.phase != "diffusion_stage1"
     return _diffusion_stage(2, config) if wanted else None
 
@@ -208,19 +214,22 @@ _PLANS: dict[str, Callable[[ExperimentConfig], Prerequisite | None]] = {
 }
 
 
+def _no_work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
+    """The work of a stage that must be finished already, so that `run_stage` only returns its record."""
+    raise InputError(f"{workspace.folder}: the finished stage was removed meanwhile: run the command again")
+
+
 def _location(config: ExperimentConfig, stage: str) -> str:
     return join(prerequisites_location(config), stage)
 
 
-def _on_local_inputs(
-    train: Callable[[ExperimentConfig, Workspace], dict[str, Any]], config: ExperimentConfig
-) -> Callable[[Workspace, Mapping[str, Path]], dict[str, Any]]:
-    """A stage's work: `train` with the config's inputs replaced by their local paths."""
+def _on_local_inputs(train: Callable[[ExperimentConfig, Workspace], dict[str, Any]], config: ExperimentConfig) -> Work:
+    """The work of a stage: `train`, with the config's inputs replaced by their local paths."""
     return lambda workspace, paths: train(with_inputs(config, paths), workspace)
 
 
 def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """What of the dataset an autoencoder or latent depends on; the manifest counts by content, as an input."""
+    """Settings of the dataset that an autoencoder or latent depends on; the manifest itself is an input."""
     return {
         "dataset": config.dataset.model_dump(mode="json", include={"outputs", "filters", "image_size", "augment"}),
         "split": config.training.model_dump(include={"train_split", "split_seed"}),
@@ -228,7 +237,7 @@ def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _has_latents(config: ExperimentConfig) -> bool:
-    """Whether the manifest names a latent for some layout; an unreadable one is reported by its reader."""
+    """Whether the manifest names a latent for any layout. False if it is unreadable, which its reader reports later."""
     path = local_path(config.required("dataset.manifest"))
     try:
         rows = read_rows(path, config.dataset)

@@ -1,4 +1,4 @@
-"""The autoencoder: layouts to standardised latents and back, trained once and then frozen."""
+"""Training of the autoencoder, which all later stages use frozen."""
 
 import math
 from dataclasses import dataclass
@@ -32,14 +32,17 @@ BEST_NAME, LATEST_NAME = "autoencoder_checkpoint_best.pt", "autoencoder_checkpoi
 
 @dataclass
 class _Run:
+    """A training and its state."""
+
     model: Autoencoder
     optimizer: AdamW
     config: ExperimentConfig
+    settings: AutoencoderTrainingSection
     device: torch.device
     history: list[dict[str, float]]
 
     def checkpoint(self) -> dict[str, Any]:
-        """What the best checkpoint holds."""
+        """The content of the best checkpoint."""
         sizes = self.config.autoencoder.model_dump(exclude={"checkpoint", "frozen"})
         return {
             "state_dict": self.model.state_dict(),
@@ -47,7 +50,7 @@ class _Run:
         }
 
     def state(self) -> dict[str, Any]:
-        """The same with what a resumed run needs."""
+        """The content of the latest checkpoint, from which a run resumes."""
         return self.checkpoint() | {
             "optimizer_state": self.optimizer.state_dict(),
             "training_history": self.history,
@@ -57,18 +60,18 @@ class _Run:
 def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[str, float]:
     """Metrics of the best epoch after writing the checkpoints and `autoencoder_metrics.csv` to the workspace.
 
-    `pixel_agreement` is the share of labelled validation pixels whose class the segmentation head gets right at
-    the working size, `object_agreement` the same over pixels that are not background. Goes on from
-    `autoencoder_checkpoint_latest.pt` if it is there.
+    `pixel_agreement` is the share of labelled validation pixels whose class the segmentation head predicts, at the
+    working size. `object_agreement` is the same over pixels that are not background. Resumes from
+    `autoencoder_checkpoint_latest.pt` if it exists.
     """
-    settings = config.prerequisites.autoencoder
-    layouts = read_manifest(config.dataset.manifest, [config.dataset.outputs.rgb], config.dataset)
+    layouts = read_manifest(config.required("dataset.manifest"), [config.dataset.outputs.rgb], config.dataset)
     splits = split_by_layout(layouts, config.training.train_split, config.training.split_seed)
     training, validation = (
         LayoutPictures(split, config.dataset.outputs.rgb, config.dataset.image_size) for split in splits
     )
     folder = workspace.folder
     run = _start(config, folder)
+    settings = run.settings
     batch_size = min(settings.batch_size, len(training))
     steps = len(training) // batch_size
     with EpochProgress("autoencoder", settings.epochs, steps, len(run.history)) as progress:
@@ -89,27 +92,29 @@ def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[st
 
 
 def _start(config: ExperimentConfig, folder: Path) -> _Run:
-    settings = config.prerequisites.autoencoder
+    """A new training, or the one of the latest checkpoint in `folder`."""
+    settings: AutoencoderTrainingSection = config.required("prerequisites.autoencoder")
     device = pick_device(config.training.device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.prerequisites.seed, "autoencoder weights"))
-        model = build_autoencoder(config.autoencoder).to(device, memory_format=torch.channels_last)
+        torch.manual_seed(derive_seed(config.required("prerequisites.seed"), "autoencoder weights"))
+        model = build_autoencoder(config.autoencoder)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits memory_format
     optimizer = AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     history: list[dict[str, float]] = []
     latest = folder / LATEST_NAME
     if latest.exists():
         history = _resume(model, optimizer, latest, settings.epochs)
-    return _Run(model, optimizer, config, device, history)
+    return _Run(model, optimizer, config, settings, device, history)
 
 
 def _resume(model: Autoencoder, optimizer: AdamW, path: Path, epochs: int) -> list[dict[str, float]]:
-    """History of the state at `path`, with its weights and moments taken over; InputError if it is of another form."""
+    """History of the state at `path`, after loading its weights and moments; InputError if it has another form."""
     source = Source("autoencoder checkpoint", path, "put back an unaltered copy of it")
     checkpoint = load_checkpoint(path, "autoencoder checkpoint")
     state = mapping(checkpoint, ("optimizer_state", "training_history"), "the file", source)
     history = rows(state["training_history"], None, "training_history", source)
     if not 1 <= len(history) <= epochs or any("val_loss" not in row for row in history):
-        raise source.error("training_history", f"is not of 1 to {epochs} epochs, each with its val_loss")
+        raise source.error("training_history", f"does not have 1 to {epochs} epochs with a val_loss each")
     weights = checked_weights(checkpoint["state_dict"], model, path)
     moments = checked_optimizer(state["optimizer_state"], optimizer, model, len(history), "optimizer_state", source)
     model.load_state_dict(weights)
@@ -120,18 +125,19 @@ def _resume(model: Autoencoder, optimizer: AdamW, path: Path, epochs: int) -> li
 def _train_epoch(
     run: _Run, pictures: LayoutPictures, epoch: int, batch_size: int, steps: int, progress: EpochProgress
 ) -> float:
-    config, settings = run.config, run.config.prerequisites.autoencoder
-    rng = generator(config.prerequisites.seed, "autoencoder epoch", epoch)
+    """Mean loss of the epoch's `steps` updates."""
+    settings = run.settings
+    rng = generator(run.config.required("prerequisites.seed"), "autoencoder epoch", epoch)
     order = torch.randperm(len(pictures), generator=rng)
     variants = torch.zeros(len(pictures), dtype=torch.long)
-    if config.dataset.augment:
+    if run.config.dataset.augment:
         variants = torch.randint(len(VARIANTS) + 1, (len(pictures),), generator=rng)
     total = torch.zeros((), device=run.device)
     run.model.train()
-    for indices in order[: steps * batch_size].split(batch_size):
+    for indices in torch.split(order[: steps * batch_size], batch_size):
         inputs = pictures.batch(indices.tolist(), variants[indices].tolist(), run.device)
         latent = run.model.encoder(inputs.rgb.to(memory_format=torch.channels_last))
-        # Noise on the latent makes the decoder tolerate the small errors of a generated latent.
+        # Noise on the latent makes the decoder robust to the small errors of generated latents.
         latent = latent + settings.latent_noise * torch.randn(latent.shape, generator=rng).to(run.device)
         loss = _loss(run, latent, inputs)
         if not torch.isfinite(loss):
@@ -139,39 +145,45 @@ def _train_epoch(
                 f"autoencoder: the loss is {loss.item()} in epoch {epoch}; nothing was updated: lower "
                 "prerequisites.autoencoder.learning_rate"
             )
-        for group in run.optimizer.param_groups:
-            group["lr"] = _learning_rate(settings, progress.done, settings.epochs * steps)
-        run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-        run.optimizer.step()
+        _update(run, loss, _learning_rate(settings, progress.done, settings.epochs * steps))
         total += loss.detach()
         progress.step()
     return (total / steps).item()
 
 
+def _update(run: _Run, loss: Tensor, learning_rate: float) -> None:
+    """One step of the optimizer along the clipped gradient of `loss`."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    run.optimizer.step()
+
+
 def _learning_rate(settings: AutoencoderTrainingSection, step: int, steps: int) -> float:
-    """A short linear warm-up, then a cosine to 0: a constant rate leaves torn walls."""
+    """The rate at `step` of `steps`: 50 steps of linear warm-up and a cosine to 0. A constant rate breaks walls."""
     return settings.learning_rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _loss(run: _Run, latent: Tensor, pictures: Pictures) -> Tensor:
     mse, cross_entropy = autoencoder_loss(run.model.decoder(latent), pictures.rgb, pictures.classes)
-    return mse + run.config.prerequisites.autoencoder.segmentation_weight * cross_entropy
+    return mse + run.settings.segmentation_weight * cross_entropy
 
 
 @torch.no_grad()
 def _validate(run: _Run, pictures: LayoutPictures, batch_size: int) -> dict[str, float]:
+    """Loss and agreements over all validation pictures."""
     run.model.eval()
     loss, right, labelled, right_objects, objects = 0.0, 0, 0, 0, 0
-    for indices in torch.arange(len(pictures)).split(batch_size):
+    for indices in torch.split(torch.arange(len(pictures)), batch_size):
         inputs = pictures.batch(indices.tolist(), device=run.device)
         latent = run.model.encode(inputs.rgb)
         loss += _loss(run, latent, inputs).item() * len(indices) / len(pictures)
         agree = run.model.decoder(latent).logits.argmax(1) == inputs.classes
         known, object_ = inputs.classes != UNLABELLED, inputs.classes < BACKGROUND
-        right, labelled = right + (agree & known).sum().item(), labelled + known.sum().item()
-        right_objects, objects = right_objects + (agree & object_).sum().item(), objects + object_.sum().item()
+        right, labelled = right + int((agree & known).sum()), labelled + int(known.sum())
+        right_objects, objects = right_objects + int((agree & object_).sum()), objects + int(object_.sum())
     return {
         "val_loss": loss,
         "pixel_agreement": right / max(1, labelled),
