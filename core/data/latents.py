@@ -119,10 +119,10 @@ class Latents:
         there = (numbers >= 0) & (numbers < len(latents)) & (numbers == np.floor(numbers))
         if not there.all():
             cell = self._cells[positions][~there][0]
-            said = "is not given" if is_empty_cell(cell) else f"is {cell if isinstance(cell, str) else f'{cell:g}'}"
+            problem = "is not given" if is_empty_cell(cell) else f"is {cell if isinstance(cell, str) else f'{cell:g}'}"
             hold = f"have rows 0 to {len(latents) - 1}" if len(latents) else "hold none"
             raise InputError(
-                f"manifest row {self._manifest_rows[positions][~there][0] + 1}: {ROW_COLUMN} {said} and latents "
+                f"manifest row {self._manifest_rows[positions][~there][0] + 1}: {ROW_COLUMN} {problem} and latents "
                 f"{latents.path} {hold}: correct the manifest or encode the layouts again"
             )
 

@@ -87,9 +87,9 @@ def _meanings(cells: pd.Series, numbers: pd.Series, row_called: str) -> pd.Serie
     meaning = {cell: flag(cell) for cell in cells.unique()}
     for cell, row in zip(cells, numbers, strict=True):
         if meaning.get(cell) is None:
-            said = "is empty" if is_empty_cell(cell) else f"is {str(cell)!r}"
+            problem = "is empty" if is_empty_cell(cell) else f"is {str(cell)!r}"
             raise InputError(
-                f"{row_called} {row + 1}: {cells.name} {said}, which is neither yes nor no: write true or false"
+                f"{row_called} {row + 1}: {cells.name} {problem}, which is neither yes nor no: write true or false"
             )
     return cells.map(meaning).astype(bool)
 

@@ -37,8 +37,8 @@ STAGES = ("layouts", "autoencoder", "latents", "stage1", "stage2")
 class Prerequisite:
     """One stage: its inputs and settings, the work that makes it, and the config `key` that its `result` file fills.
 
-    Without a training section in the config there is no `work`, and the stage must be finished already. `settings` then
-    hold no training, so that a model of any training fits.
+    If the config has no training section for it, `work` is None and the stage must be finished already. `settings` are
+    then without a training, so that a model of any training fits.
     """
 
     stage: str

@@ -1,4 +1,4 @@
-"""The audit as a command and as a part of a round: what it writes, what it says, what follows from it."""
+"""The audit as a command and in a round: its files, its output, its effect on the run."""
 
 import json
 import subprocess
@@ -45,23 +45,23 @@ def stage2(audited):
 def test_the_command_prints_one_json_object_last(audited, stage2):
     command = [sys.executable, "-m", "tasks.audit", "--config", str(audited), "--checkpoint", stage2]
     done = subprocess.run([*command, "--num_samples", "10", "--json"], capture_output=True, text=True, check=True)
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert said["layouts"] == 10 and 0 <= said["viable"] <= 1
-    figures = said["intervals"].keys()
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["layouts"] == 10 and 0 <= printed["viable"] <= 1
+    figures = printed["intervals"].keys()
     assert figures >= {"viable", *RULES, "frechet_distance", "two_sample_accuracy", "memorised"}
-    assert said.keys() >= figures
-    assert set(said["rules"]) == {"scale", "pieces", "bounds"}
+    assert printed.keys() >= figures
+    assert set(printed["rules"]) == {"scale", "pieces", "bounds"}
 
 
 def test_layouts_in_files_are_audited_too(audited, manifest):
-    said = json.loads(audit_now(audited, layouts=manifest, json=True))
-    assert said["layouts"] == 12 and said["viable"] >= 0.5 and said["on_palette"] == 1.0
+    printed = json.loads(audit_now(audited, layouts=manifest, json=True))
+    assert printed["layouts"] == 12 and printed["viable"] >= 0.5 and printed["on_palette"] == 1.0
     assert "viable" in audit_now(audited, layouts=manifest)
 
 
 @pytest.fixture
 def without_models(tmp_path):
-    """A config that names no model, no artefacts and no manifest."""
+    """A config without models, artefacts and manifest."""
     path = tmp_path / "bare.yaml"
     path.write_text(
         "experiment: {name: bare}\ndataset: {}\naudit: {pass_share: 0.5}\n"
@@ -71,15 +71,15 @@ def without_models(tmp_path):
 
 
 def test_layouts_in_files_need_no_model(without_models, manifest):
-    said = json.loads(audit_now(without_models, layouts=manifest, real=manifest, image_size=32, json=True))
-    assert said["layouts"] == 12 and said["viable"] >= 0.5
-    assert said["rules"]["bounds"]["off_palette"] == [None, 0.0]  # of the pictures themselves
+    printed = json.loads(audit_now(without_models, layouts=manifest, real=manifest, image_size=32, json=True))
+    assert printed["layouts"] == 12 and printed["viable"] >= 0.5
+    assert printed["rules"]["bounds"]["off_palette"] == [None, 0.0]  # of the pictures themselves
     own = [f"dataset.manifest={manifest}"]
-    assert json.loads(audit_now(without_models, layouts=manifest, image_size=32, json=True, overrides=own)) == said
+    assert json.loads(audit_now(without_models, layouts=manifest, image_size=32, json=True, overrides=own)) == printed
     assert not (without_models.parent / "none").exists()
 
 
-def test_what_layouts_are_judged_against_is_asked_for(without_models, manifest):
+def test_real_layouts_are_required(without_models, manifest):
     with pytest.raises(InputError, match=r"dataset\.manifest is missing"):
         audit_now(without_models, layouts=manifest)
     with pytest.raises(InputError, match="--image_size 5: it must be from 16"):
@@ -99,7 +99,7 @@ def test_the_same_seed_draws_the_same_layouts_and_another_others(audited, stage2
 
 
 @pytest.mark.parametrize("arguments", [[], ["--checkpoint", "a.pt", "--layouts", "m.csv"]])
-def test_one_thing_is_audited_at_a_time(audited, arguments):
+def test_a_checkpoint_and_layouts_exclude_each_other(audited, arguments):
     command = [sys.executable, "-m", "tasks.audit", "--config", str(audited), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
@@ -147,15 +147,15 @@ def close_with(config, number, before, after, **changes):
 
 
 @pytest.fixture
-def judged(prepared, tmp_path):
+def with_audit(prepared, tmp_path):
     def config(*overrides):
         return load_config(own_copy(prepared, tmp_path), ["audit={}", *overrides])
 
     return config
 
 
-def test_a_worse_round_is_in_its_record_and_the_log(judged, caplog):
-    config = judged()
+def test_a_worse_round_is_in_its_record_and_the_log(with_audit, caplog):
+    config = with_audit()
     record = close_with(config, 1, 0.5, 0.3)
     assert record["metrics"]["viable_before"] == 0.5 and record["metrics"]["viable"] == 0.3
     assert any("viable layouts fell from 0.500 to 0.300" in alarm for alarm in record["alarms"])
@@ -163,22 +163,22 @@ def test_a_worse_round_is_in_its_record_and_the_log(judged, caplog):
     assert stop_reason(config, 1) is None and next_round(config) == 2
 
 
-def test_the_run_stops_after_a_worse_round_if_it_is_to(judged):
-    config = judged("rounds.on_regression=stop")
+def test_the_run_stops_after_a_worse_round_if_configured(with_audit):
+    config = with_audit("rounds.on_regression=stop")
     close_with(config, 1, 0.5, 0.3)
     assert stop_reason(config, 1).startswith("stopped after round 1 (rounds.on_regression): ")
 
 
-def test_a_worse_round_halves_the_weight_of_the_next(judged):
-    config = judged("rounds.on_regression=halve_weight", "rounds.count=3")
+def test_a_worse_round_halves_the_weight_of_the_next(with_audit):
+    config = with_audit("rounds.on_regression=halve_weight", "rounds.count=3")
     close_with(config, 1, 0.5, 0.3)
     following = open_round(config, 2).config.discriminator
     assert (following.weight, following.balance) == (0.05, 0.25)
     assert close_with(config, 2, None, 0.4)["metrics"]["viable_before"] == 0.3
 
 
-def test_the_best_round_is_gone_on_from(judged):
-    config = judged("rounds.on_regression=keep_best", "rounds.count=4")
+def test_the_next_round_continues_from_the_best(with_audit):
+    config = with_audit("rounds.on_regression=keep_best", "rounds.count=4")
     close_with(config, 1, 0.4, 0.5)
     close_with(config, 2, None, 0.3)
     third = open_round(config, 3)
@@ -213,3 +213,4 @@ def test_the_reference_is_made_of_training_and_held_out_originals(audited):
     reference = make_reference(config, paths)
     assert (len(reference.training), len(reference.held_out)) == (9, 3)
     assert make_reference(config, paths) is reference
+    assert make_reference(config.with_values({"audit.pass_share": 0.6}), paths) is not reference

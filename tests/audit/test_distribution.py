@@ -153,7 +153,7 @@ def test_coverage_does_not_rise_with_the_number_of_generated_items():
     assert few == pytest.approx(many, abs=0.02) and few < 0.99
 
 
-def test_variants_of_a_layout_are_no_neighbours_of_each_other():
+def test_variants_of_a_layout_are_not_neighbours_of_each_other():
     layouts = gaussian(0, 50)
     real = np.repeat(layouts, 8, axis=0) + 1e-6 * gaussian(1)
     fake = gaussian(2, 400)
@@ -174,7 +174,7 @@ def test_class_divergence_is_that_of_the_frequencies():
     assert class_divergence(real, real) == 0
     truth = 0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)
     assert class_divergence(real, fake) == pytest.approx(truth, abs=0.05)
-    # Background does not count, and a class that is missing is no infinity.
+    # Background does not count, and a missing class does not give infinity.
     framed = [np.pad(maps, ((0, 0), (1, 1), (3, 3)), constant_values=BACKGROUND) for maps in (real, fake)]
     assert class_divergence(*framed) == class_divergence(real, fake)
     assert 1 < class_divergence(real, np.full_like(real, 0)) < 10
@@ -219,7 +219,7 @@ def test_held_out_layouts_are_memorised_about_as_often_as_chance(houses):
     assert 0.4 < copied.low < copied.value < copied.high < 0.62
 
 
-def test_two_samples_of_houses_are_told_apart_only_if_one_is_broken(houses):
+def test_a_classifier_separates_houses_only_from_broken_ones(houses):
     training, test, fake = houses[:160], houses[160:220], houses[220:]
     alike, broken = (two_sample_accuracy(training, test, maps, seed=1) for maps in (fake, torn(fake)))
     assert alike.low < 0.5 < alike.high

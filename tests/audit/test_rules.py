@@ -121,7 +121,7 @@ def test_layouts_broken_in_any_way_fail(broken, rule, rules, held_out):
     assert kept["viable"].mean() < 0.2
 
 
-def test_colours_of_no_palette_fail(rules, held_out):
+def test_colours_outside_the_palette_fail(rules, held_out):
     kept = rules.check(held_out, np.full(len(held_out), 0.3))
     assert not kept["on_palette"].any() and not kept["viable"].any()
     assert kept["enclosed"].mean() > 0.9
@@ -135,7 +135,7 @@ def test_viable_is_all_rules_together(rules, held_out):
 
 
 @pytest.mark.parametrize("enclosed", [0, 1])
-def test_layouts_without_walls_are_nothing_to_calibrate_on(training, enclosed):
+def test_layouts_without_walls_cannot_calibrate_rules(training, enclosed):
     open_ones = np.where(training == WALL, BACKGROUND, training)[:20]
     maps = np.concatenate([training[:enclosed], open_ones])
     with pytest.raises(InputError, match=rf"in {enclosed} of {20 + enclosed} real .*dataset.image_size.*audit: null"):
@@ -156,7 +156,7 @@ def test_a_verdict_does_not_depend_on_the_orientation(rules, seed, turns, mirror
     assert rules.check(turned, clean(maps)).equals(rules.check(maps, clean(maps)))
 
 
-def test_a_layout_is_judged_alone(rules, held_out):
+def test_a_layout_is_checked_independently_of_others(rules, held_out):
     together = rules.check(held_out[:6], clean(held_out[:6]))
     alone = [rules.check(held_out[i : i + 1], clean(held_out[:1])).iloc[0] for i in range(6)]
     assert all((together.iloc[i] == alone[i]).all() for i in range(6))
@@ -197,7 +197,7 @@ def test_furniture_in_a_doorway_or_across_a_wall_is_counted_and_beside_one_is_no
     assert furniture_in_walls(room, scale)[0] == 3
 
 
-def test_the_scale_is_told_by_the_walls():
+def test_walls_give_the_scale():
     classes = generate_layout(np.random.default_rng(3), 2)
     thickness = pixels_per_metre(classes) * 0.17
     assert thickness == round(thickness) and 4 <= thickness <= 16

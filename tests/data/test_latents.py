@@ -160,7 +160,7 @@ def test_a_packed_file_is_what_numpy_writes(tmp_path, values):
 
 @given(content=st.binary(max_size=300), keep=st.integers(0, 128))
 @settings(max_examples=200)
-def test_no_bytes_are_taken_for_latents_that_are_none(tmp_path_factory, content, keep):
+def test_arbitrary_bytes_are_not_taken_for_latents(tmp_path_factory, content, keep):
     path = tmp_path_factory.mktemp("bytes") / "packed.npy"
     np.save(path, np.zeros((2, *SHAPE), np.float32))
     whole = path.read_bytes()
@@ -237,7 +237,7 @@ def test_a_picture_is_kept_without_loss(rgb):
     variants=st.none() | st.integers(0, COUNT - 1),
     room=st.sampled_from([0, 64, 300, 10**6]),
 )
-def test_batches_are_made_of_what_is_kept_as_of_the_pictures_themselves(tmp_path_factory, rgbs, variants, room):
+def test_batches_of_cached_pictures_equal_those_of_the_pictures(tmp_path_factory, rgbs, variants, room):
     folder = tmp_path_factory.mktemp("pictures")
     for number, rgb in enumerate(rgbs):
         Image.fromarray(rgb).save(folder / f"{number}.png")
@@ -355,7 +355,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("number", [0, 2])
-def test_a_killed_encoding_goes_on_without_encoding_anything_again(encoding, tmp_path, monkeypatch, number):
+def test_a_killed_encoding_continues_without_encoding_anything_again(encoding, tmp_path, monkeypatch, number):
     config = encoding.with_values({"training.num_workers": number})
     inputs, calls, die_at = {"manifest": config.dataset.manifest}, [], 20
     real_encode = Autoencoder.encode
@@ -397,7 +397,7 @@ def test_a_bad_picture_ends_an_encoding_with_workers_in_one_line(encoding, manif
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 5])
-def test_work_ahead_keeps_the_order_and_raises_where_it_happens(num_workers):
+def test_prefetch_map_keeps_the_order_and_raises_where_it_happens(num_workers):
     assert list(prefetch_map(lambda item: item * item, range(50), num_workers)) == [item * item for item in range(50)]
     results = prefetch_map(lambda item: 1 / (item - 3), range(50), num_workers)
     assert [next(results) for _ in range(3)] == [1 / -3, 1 / -2, -1]
@@ -413,7 +413,7 @@ def test_work_is_not_done_much_further_ahead_than_it_is_taken():
     assert len(begun) <= 5
 
 
-def test_the_row_of_a_latent_may_be_text_and_its_absence_is_said(tmp_path, values):
+def test_the_row_of_a_latent_may_be_text_and_its_absence_is_reported(tmp_path, values):
     path = tmp_path / "all's.NPY"
     with path.open("wb") as file:
         np.save(file, values.numpy())
@@ -426,7 +426,7 @@ def test_the_row_of_a_latent_may_be_text_and_its_absence_is_said(tmp_path, value
         PackedLatents(path, (4, 8, 9))
 
 
-def test_a_pool_is_refused_before_it_is_read_if_it_is_none_or_larger_than_memory(tmp_path, monkeypatch):
+def test_a_file_that_is_not_a_pool_or_exceeds_memory_is_refused_unread(tmp_path, monkeypatch):
     np.save(tmp_path / "scalar.npy", np.float32(1))
     with pytest.raises(InputError, match=r"scalar\.npy have shape \[\]"):
         read_pool(tmp_path / "scalar.npy")

@@ -1,4 +1,4 @@
-"""Manifests: which rows count, where their files are, which belong together."""
+"""Manifests: the rows that count, the paths of their files, the groups of variants."""
 
 import unicodedata
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_every_published_way_to_write_a_path(folder, text):
     assert resolved(text, manifest, remap).exists()
 
 
-def test_no_layout_straddles_the_split(folder):
+def test_no_layout_is_in_both_splits(folder):
     training, validation = split_by_layout(read(folder / "augmented" / "manifest.csv"), 0.8, 42)
     assert not set(training["group"]) & set(validation["group"])
     assert (len(training), len(validation)) == (64, 16)
@@ -177,7 +177,7 @@ def test_pictures_are_read_once(folder):
     word=st.sampled_from(["true", "YES", " on ", "1", "1.0", "Wahr", "VRAI", "Prawda", "ИСТИНА"]),
     other=st.text(max_size=6),
 )
-def test_a_flag_is_what_it_surely_means(word, other):
+def test_a_flag_has_one_meaning(word, other):
     assert flag(word) is True and flag(True) is True and flag(0.0) is False and flag("Falsch") is False
     meaning = flag(other)
     assert meaning is flag(other.upper().strip()) or meaning is None or not other.isascii()
@@ -185,7 +185,7 @@ def test_a_flag_is_what_it_surely_means(word, other):
 
 
 @pytest.mark.parametrize("cell", ["maybe", "", "2", "x"])
-def test_a_cell_that_is_no_flag_is_named(folder, cell):
+def test_an_ambiguous_flag_is_named(folder, cell):
     manifest = folder / "augmented" / "manifest.csv"
     rows = pd.read_csv(manifest, dtype=str)
     rows.loc[4, "is_augmented"] = cell
@@ -206,7 +206,7 @@ _NAMES = st.from_regex(r"[a-c]{1,2}", fullmatch=True)
     variants=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(VARIANTS), st.sampled_from("abc")), max_size=8),
     prefix=st.sampled_from(["", "/data/set/", "D:\\\\data\\\\"]),
 )
-def test_a_house_is_never_on_both_sides_whatever_its_files_are_called(tmp_path_factory, houses, variants, prefix):
+def test_a_house_is_never_in_both_splits_however_its_files_are_named(tmp_path_factory, houses, variants, prefix):
     houses = sorted(houses)
     rows = [{"layout_path": f"{prefix}{scene}/{name}.png", "is_augmented": "no"} for scene, name in houses]
     owners = list(range(len(houses)))
@@ -300,7 +300,7 @@ def test_a_path_is_understood_as_other_systems_write_it(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("kinds", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_accents_may_be_composed_otherwise(tmp_path, kinds):
+def test_accents_may_be_in_another_normal_form(tmp_path, kinds):
     there, written = (unicodedata.normalize(kind, "Häuser/ü.png") for kind in kinds)
     (tmp_path / there).parent.mkdir()
     (tmp_path / there).touch()
@@ -313,7 +313,7 @@ def test_an_address_in_a_cell_is_refused_without_its_password(tmp_path):
     assert resolved("s3://b/a.png", tmp_path / "m.csv", {"s3://b": "/data"}) == Path("/data/a.png")
 
 
-def test_blank_rows_and_sums_of_a_spreadsheet_are_no_layouts(folder):
+def test_blank_rows_and_sums_of_a_spreadsheet_are_dropped(folder):
     path = folder / "augmented" / "manifest.csv"
     path.write_text(path.read_text() + ",,,\r\n" * 3 + " ,,80,\n")
     assert len(read(path, filters={"is_empty": [False]})) == 80
@@ -322,7 +322,7 @@ def test_blank_rows_and_sums_of_a_spreadsheet_are_no_layouts(folder):
         read(path)
 
 
-def test_names_of_columns_may_be_written_otherwise(folder):
+def test_names_of_columns_may_differ_in_case_and_separators(folder):
     path = folder / "m.csv"
     path.write_text("Layout Path;IS-EMPTY;Is_Augmented\na.png;no;no\nb.png;yes;yes\n")
     assert read(path, filters={"is_empty": [False]})["layout_path"].tolist() == [str(folder / "a.png")]
@@ -347,7 +347,7 @@ def test_numbers_with_a_comma_are_compared_and_words_are_named(folder):
 
 
 @pytest.mark.parametrize("start", ["sep=;\r\n", '"sep=;"\r\n', "SEP=;;\r", "\ufeffsep=;\n"])
-def test_the_separator_may_be_said_first(folder, start):
+def test_the_first_line_may_give_the_separator(folder, start):
     path = folder / "m.csv"
     path.write_bytes(f"{start}layout_path;is_empty\r\na.png;no\r\n".encode())
     assert len(read(path)) == 1
@@ -360,7 +360,7 @@ def test_text_in_utf_16_needs_no_mark_and_cells_may_be_long(folder):
         assert len(read(path)["note"][0]) == 200_000
 
 
-def test_a_column_of_ours_in_the_table_is_not_taken_for_ours(folder):
+def test_our_own_columns_in_a_table_are_ignored(folder):
     path = folder / "m.csv"
     path.write_text("layout_path,manifest_row,stem,group\na.png,7,x,y\nb.png,8,x,y\n")
     rows = read(path)
@@ -368,20 +368,20 @@ def test_a_column_of_ours_in_the_table_is_not_taken_for_ours(folder):
 
 
 @pytest.mark.parametrize("word", ["nan", "None", "NULL", "N/A", "-"])
-def test_a_word_for_no_original_names_none(folder, word):
+def test_a_word_for_none_is_not_an_original(folder, word):
     rows = [f"h{n}.png,false,{word}" for n in range(6)] + [f"x{n}.png,true,h{n}.png" for n in range(6)]
     (folder / "m.csv").write_text("\n".join(["layout_path,is_augmented,original_path", *rows]))
     assert read(folder / "m.csv")["group"].tolist() == [f"h{n}" for n in range(6)] * 2
 
 
-def test_variants_of_variants_and_of_what_names_its_own_source_are_in_one_group(folder):
+def test_variants_of_variants_and_of_pictures_with_a_source_are_in_one_group(folder):
     rows = [f"h{n}.png,false,raw/{n}.obj" for n in range(4)] + [f"x{n}.png,true,h{n}.png" for n in range(4)]
     rows += [f"y{n}.png,true,x{n}.png" for n in range(4)] + [f"h{n}_rot90.png,true," for n in range(4)]
     (folder / "m.csv").write_text("\n".join(["layout_path,is_augmented,original_path", *rows]))
     assert read(folder / "m.csv")["group"].tolist() == [str(n) for n in range(4)] * 4
 
 
-def test_what_cannot_be_a_picture_is_named_before_any_is_read(folder):
+def test_a_path_that_is_not_a_picture_is_named_before_any_is_read(folder):
     image = str(folder / "augmented" / "images" / "scene00_scene_layout.png")
     for cell, word in [(str(folder), "is a folder"), ("x" * 300, "File name too long"), ("no.png", "path_remap")]:
         rows = pd.DataFrame({"layout_path": [image] * 50 + [cell], "manifest_row": range(51)})

@@ -1,4 +1,4 @@
-"""Pictures: which files are read, what their pixels mean, and when their colours are no layout's."""
+"""Pictures: the files that are read, the meaning of their pixels, and the colours that are refused."""
 
 import io
 
@@ -67,7 +67,7 @@ def test_any_other_palette_is_found(layouts, colours):
         assert fault(changed) is not None
 
 
-def test_what_pictures_seem_to_be_is_said(layouts):
+def test_the_reason_says_what_pictures_seem_to_be(layouts):
     maps = [classes_from_rgb(rgb) for rgb in layouts]
     words = {
         "class indices (0 to 9)": [np.dstack([m] * 3) for m in maps],
@@ -78,8 +78,8 @@ def test_what_pictures_seem_to_be_is_said(layouts):
                                                   for m, r in zip(maps, layouts, strict=True)],
     }  # fmt: skip
     for word, pictures in words.items():
-        said = fault(pictures)
-        assert said is not None and word in said and "%" in said, said
+        reason = fault(pictures)
+        assert reason is not None and word in reason and "%" in reason, reason
 
 
 def test_one_odd_picture_among_many_is_named(layouts, tmp_path):
@@ -126,9 +126,9 @@ def test_a_turned_photograph_is_turned(tmp_path):
 def test_walls_in_a_colour_of_structure_are_found_even_where_they_are_few(layouts):
     painted = [np.where((rgb == 200).all(-1, keepdims=True), 0, rgb).astype(np.uint8) for rgb in layouts]
     wide = [np.pad(rgb, ((0, 64), (0, 64), (0, 0)), constant_values=240) for rgb in painted]
-    said = fault(wide)
-    assert said is not None and "(0, 0, 0)" in said
-    # Beside walls of their own colour they are floors and ceilings, which are no class.
+    reason = fault(wide)
+    assert reason is not None and "(0, 0, 0)" in reason
+    # Beside walls of their own colour they are floors and ceilings, which have no class.
     assert fault([*wide[:2], *layouts[2:]]) is None
 
 

@@ -1,4 +1,4 @@
-"""What every generated layout keeps: determined by its seed, enclosed, walkable, tidily furnished."""
+"""Properties of every generated layout: determined by its seed, enclosed, walkable, without overlaps."""
 
 import csv
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ few = settings(max_examples=20, deadline=None)
 
 @dataclass
 class Survey:
-    """What a picture alone tells: pixels a metre, free floor, the rooms, the door gaps along each axis."""
+    """Measured on a picture alone: pixels per metre, free floor, the rooms, the door gaps along each axis."""
 
     metre: float
     free: np.ndarray

@@ -26,7 +26,7 @@ def nothing_at_hand(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
 
 
-def test_a_random_trunk_is_said_in_one_line_and_in_the_record(nothing_at_hand, caplog):
+def test_a_random_trunk_is_reported_in_one_line_and_in_the_record(nothing_at_hand, caplog):
     model = build_perceptual(PerceptualLossSection())
     assert model.trunk == "random"
     (line,) = [record.getMessage() for record in caplog.records if "RANDOM" in record.getMessage()]
