@@ -50,7 +50,7 @@ Statistics = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class PieceRange:
-    """By furniture class: cells below which a piece is small, cells of a large piece, and pieces in a full layout."""
+    """By furniture class: cells below which a piece is small, cells of the largest pieces, most pieces in a layout."""
 
     small: list[float]
     large: list[float]
@@ -120,7 +120,7 @@ def floor_statistics(classes: np.ndarray, off_palette: np.ndarray, scale: Scale)
 
 
 def _enclosed(classes: np.ndarray, interior: Mask, scale: Scale) -> Statistics:
-    """Enclosed: walls and closed doors surround an interior, through few openings, and no walls stand elsewhere."""
+    """Rule `enclosed`: with doors closed, walls surround an interior; few openings lead out; few walls stand apart."""
     return {
         "interior_share": interior.mean(axis=(1, 2)),
         "open_share": open_share(interior, classes),
@@ -130,13 +130,13 @@ def _enclosed(classes: np.ndarray, interior: Mask, scale: Scale) -> Statistics:
 
 
 def _reachable(classes: np.ndarray, interior: Mask, scale: Scale) -> Statistics:
-    """Reachable: a body can walk from outside to where it can stand inside, and between those places."""
+    """Rule `reachable`: a body can walk from outside to the places inside where it can stand, and between them."""
     reached, connected = reachable_shares(interior, classes, scale.body)
     return {"reached_share": reached, "connected_share": connected}
 
 
 def _furnished(classes: np.ndarray, interior: Mask) -> Statistics:
-    """Furnished, as far as pieces do not count: the furniture's share of the interior, and how much lies outside."""
+    """Rule `furnished`, without pieces: furniture's share of the interior, and the share of furniture outside it."""
     furniture = classes < WALL
     cells = np.maximum(1, furniture.sum(axis=(1, 2)))
     return {
@@ -146,7 +146,7 @@ def _furnished(classes: np.ndarray, interior: Mask) -> Statistics:
 
 
 def piece_statistics(pieces: Pieces, count: int, ranges: PieceRange) -> Statistics:
-    """The statistics of the pieces of furniture in `count` layouts, for no_fragments and furnished."""
+    """Rules `no_fragments` and `furnished`: the statistics of the pieces of furniture in `count` layouts."""
     limits = np.array([ranges.small, ranges.large, ranges.many])[:, pieces.kind]
     of_a_kind = np.zeros((count, WALL))
     np.add.at(of_a_kind, (pieces.layout, pieces.kind), 1)
