@@ -7,7 +7,7 @@ from core.inputs.places import Location
 from core.records.artifacts import stage3_location
 from core.rounds.stage_result import StageResult
 from core.training.prerequisites import with_prerequisites
-from core.training.stages import continue_stage3 as train
+from core.training.stage3 import continue_stage3 as train
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task
 

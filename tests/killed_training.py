@@ -1,12 +1,12 @@
-"""A tiny training of three rounds, killed again and again, that must end as if nothing had happened.
+"""A tiny training of three rounds that is killed many times and must end with the same files as an undisturbed one.
 
     python -m tests.killed_training --kills 100                    in a local folder
     python -m tests.killed_training --kills 100 --radosgw FOLDER   in a bucket of a Ceph gateway kept in FOLDER
 
-Each start is killed with SIGKILL, the whole process tree, at an instant drawn uniformly from the time an undisturbed
-training takes; then the same command is given again. A training that finishes is compared, file by file, with the
-undisturbed one, and the next begins in an empty root, until so many kills have hit a training at work: on a busy
-machine most hit one that is still starting.
+SIGKILL ends the process group of each start after a random time, uniform over the time that an undisturbed training
+takes; then the same command is started again. A finished training is compared with the undisturbed one, file by file.
+Then the next training begins in an empty root. Only kills of a training that was at work count towards `--kills`: on a
+busy machine most hit one that is still starting.
 """
 
 import argparse
@@ -41,7 +41,7 @@ ROUNDS = 3
 
 
 def ready_config(prepared: Path, folder: Path, root: str, endpoint_url: str | None = None, **values: object) -> Path:
-    """Config file in `folder` of three rounds at `root`, its prerequisites those of the `prepared` config."""
+    """Config file in `folder` of three rounds at `root`, with the prerequisites of the `prepared` config."""
     config = with_prerequisites(load_config(prepared))
     settings = {
         "prerequisites": None,
@@ -59,7 +59,7 @@ def ready_config(prepared: Path, folder: Path, root: str, endpoint_url: str | No
 
 @contextlib.contextmanager
 def prefect_server() -> Iterator[None]:
-    """A Prefect server for all that is started inside, which saves each training starting its own."""
+    """A Prefect server for the trainings inside, so that none starts its own."""
     with prefect_test_harness(server_startup_timeout=120):
         os.environ["PREFECT_API_URL"] = PREFECT_API_URL.value()
         try:
@@ -69,7 +69,7 @@ def prefect_server() -> Iterator[None]:
 
 
 def start_training(config: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The documented command, at the head of a process group of its own."""
+    """Start the documented command in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "flows.adversarial_training", str(config), *arguments],
         stdout=subprocess.PIPE,
@@ -81,7 +81,7 @@ def start_training(config: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finished_digests(config: Path) -> dict[str, str]:
-    """sha256 of every file that the records of a finished training name."""
+    """sha256 of every file in the records of a finished training."""
     experiment = load_config(config)
     digests = {}
     for number in range(1, ROUNDS + 1):
@@ -95,7 +95,7 @@ def finished_digests(config: Path) -> dict[str, str]:
 
 
 def train_undisturbed(config: Path) -> float:
-    """Seconds that the training takes when nothing happens."""
+    """Seconds that the training takes when nobody kills it."""
     started = time.monotonic()
     process = start_training(config)
     _, errors = process.communicate()
@@ -105,7 +105,7 @@ def train_undisturbed(config: Path) -> float:
 
 
 def train_killed(config: Path, kills: int, seconds: float, rng: random.Random) -> int:
-    """Kills spent, at most `kills`, until the training was finished."""
+    """Number of kills, at most `kills`, until the training finished."""
     spent = 0
     while True:
         process = start_training(config)
@@ -122,7 +122,7 @@ def train_killed(config: Path, kills: int, seconds: float, rng: random.Random) -
 
 
 def kills_at_work(config: Path) -> int:
-    """How many starts of a finished training were killed once they held its lease: all but one that took it."""
+    """How many starts of a finished training were killed while they held its lease: all that took it but the last."""
     experiment = load_config(config)
     lease = open_store(run_location(experiment), experiment.artifacts).read(LEASE_NAME)
     assert lease is not None
@@ -130,7 +130,7 @@ def kills_at_work(config: Path) -> int:
 
 
 def differences(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
-    """Names of files that one training has and the other has not, or has otherwise."""
+    """Names of files that differ between two trainings, or that only one of them has."""
     return sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
 
 
@@ -156,7 +156,7 @@ def _main() -> None:
 
 
 def _prepare(folder: Path) -> Path:
-    """Config of the suite's tiny experiment, its prerequisites made in `folder`."""
+    """Config of the tiny experiment of the tests, with its prerequisites made in `folder`."""
     import torch
     from torchvision.models import alexnet
 
@@ -184,7 +184,9 @@ def _kill_again_and_again(options: argparse.Namespace, prepared: Path, root: str
         began = time.monotonic()
         killed = train_killed(config, options.kills - at_work, seconds, rng)
         if killed == 0:
-            seconds = min(seconds, time.monotonic() - began)  # the first was slow: instants after the end hit nothing
+            seconds = min(
+                seconds, time.monotonic() - began
+            )  # the first one was slow; a kill after the end hits nothing
         spent, at_work = spent + killed, at_work + kills_at_work(config)
         wrong = differences(expected, finished_digests(config))
         if wrong:

@@ -1,71 +1,40 @@
-"""What the adversarial term judges, and by what: every form is a function of the UNet, but for the published one."""
+"""The adversarial term: a form draws for a batch what it scores, and computes logits from the UNet's predictions.
 
-from collections.abc import Callable
+`losses.adversarial_loss` of the logits is the term. Every form trains the UNet, except for the published one.
+"""
+
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from core.config.discriminator_sections import DiscriminatorSection
+from core.models.adversarial_draws import AdversarialDraws, BatchDraws, PairDraws, TrajectoryDraws
 from core.models.diffusion import Denoiser, add_noise, predict_x0
 from core.models.discriminator import LatentDiscriminator
-from core.runtime.shares import Rows, Share
+from core.models.trajectories import Trajectories
+from core.runtime.shares import whole_batch_dropout
 
-# Latents have unit variance; beyond four deviations a one-step estimate is an artefact of high noise.
+# Latents have unit variance; a one-step estimate beyond four deviations is an artefact of high noise.
 LATENT_RANGE = 4.0
+# x0_prediction scores latents up to this share of the timesteps.
+_MAX_T_SHARE = 0.4
 
-
-class AdversarialDraws(NamedTuple):
-    """States of the model's own trajectories and what is drawn for them.
-
-    `xt` [A, C, h, w] at timesteps `t` [A]; `x0` [A, C, h, w] where their trajectories end; `s` [A] timesteps and
-    `eps` [A, C, h, w] noise of the re-noising. `positions` [P] of the batch's own latents that a form may judge, and
-    `weights` [P] of what is judged, with their sum `total`. `rows` says which of more draws these are, if they are a
-    part; `total` is then the sum of all, over the number of parts.
-    """
-
-    xt: Tensor
-    t: Tensor
-    x0: Tensor
-    s: Tensor
-    eps: Tensor
-    positions: Tensor
-    weights: Tensor
-    total: Tensor
-    rows: Rows | None = None
-
-    def to(self, device: torch.device) -> "AdversarialDraws":
-        """The same draws on `device`."""
-        return AdversarialDraws(*(value.to(device) if isinstance(value, Tensor) else value for value in self))
-
-    def part(self, share: Share) -> "AdversarialDraws":
-        """The share of these draws, with those of the positions that lie in the share of the batch.
-
-        A share of none is one row of weight 0, so that every model is given something.
-        """
-        rows = share.rows(len(self.t))
-        if not len(rows.positions):
-            rows = rows._replace(positions=torch.zeros(1, dtype=torch.long))
-        mine, positions = share.find(self.positions)
-        weights = self.weights[mine]
-        if not len(mine):
-            positions, weights = positions.new_zeros(1), weights.new_zeros(1)
-        drawn = (value[rows.positions] for value in (self.xt, self.t, self.x0, self.s, self.eps))
-        return AdversarialDraws(*drawn, positions, weights, self.total / share.count, rows)
+Draws = TypeVar("Draws", bound=AdversarialDraws)
 
 
 class NoisePass(NamedTuple):
-    """The noise term's own evaluation: `latent`, its noise `eps` and `x0_pred` [B, C, h, w] at timesteps `t` [B]."""
+    """The evaluation of the noise term: `x0`, its noise `eps` and `x0_pred` [B, C, h, w] at timesteps `t` [B]."""
 
-    latent: Tensor
+    x0: Tensor
     eps: Tensor
     t: Tensor
     x0_pred: Tensor
 
 
 class WeightedLogits(NamedTuple):
-    """Logits [P] of what is judged, the weight of each in the loss, and what the weights are divided by."""
+    """Logits [P], the weight [P] of each in the loss, and what the loss divides by."""
 
     logits: Tensor
     weights: Tensor
@@ -73,56 +42,55 @@ class WeightedLogits(NamedTuple):
 
 
 class NoisedSamples(NamedTuple):
-    """Latents [P, C, h, w] that the model made, with noise of the level `alpha_bar` [P]."""
+    """Samples [P, C, h, w] of the model with noise of the level `alpha_bar` [P]."""
 
     latent: Tensor
     alpha_bar: Tensor
 
 
-AdversarialForm = Callable[[Denoiser, AdversarialDraws, NoisePass], WeightedLogits]
+class AdversarialForm(Protocol[Draws]):
+    """One form of the adversarial term."""
+
+    def draw(self, t: Tensor, count: int, held_out: bool, rng: torch.Generator) -> Draws:
+        """Everything random about `count` logits of a batch at timesteps `t` [B]; `held_out` for validation."""
+        ...
+
+    def __call__(self, denoise: Denoiser, draws: Draws, noise_pass: NoisePass) -> WeightedLogits:
+        """The logits that the term pushes up."""
+        ...
+
+
+# A form and its draws belong together: only the form that drew them is called with them.
+AnyForm = AdversarialForm[Any]
+
+
+class SampleFn(Protocol):
+    """How the model makes samples from states of its own trajectories, with gradient."""
+
+    def __call__(self, denoise: Denoiser, draws: TrajectoryDraws) -> NoisedSamples:
+        """The samples, one for each state."""
+        ...
 
 
 @dataclass(frozen=True)
 class Renoise:
-    """Make q(x0_pred, s) of the one-step x0_pred of a trajectory state, at noise level s >= t / 2.
+    """q(x0_pred, s): the one-step x0_pred of a trajectory state, noised to a level s >= t / 2.
 
-    Noise at a level comparable to t hides the detail a one-step estimate cannot have, so the discriminator
+    Noise at a level comparable to t hides the detail that a one-step estimate cannot have, so the discriminator
     sees what it was trained on (DMD2, Yin et al., 2024; Diffusion-GAN, Wang et al., 2022).
     """
 
     alpha_bars: Tensor
 
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass | None) -> NoisedSamples:
-        own = predict_x0(draws.xt, denoise(draws.xt, draws.t), self.alpha_bars[draws.t])
-        own = own.clamp(-LATENT_RANGE, LATENT_RANGE)
-        level = self.alpha_bars[draws.s]
-        return NoisedSamples(add_noise(own, draws.eps, level), level)
-
-
-@dataclass(frozen=True)
-class X0Prediction:
-    """Make the clean x0_pred of noised training latents, those with t below `max_t`; weight alpha_bar.
-
-    No extra UNet evaluation: it reuses the noise term's forward pass.
-    """
-
-    alpha_bars: Tensor
-    max_t: int
-
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass | None) -> NoisedSamples:
-        own = noise_pass.x0_pred[draws.positions].clamp(-LATENT_RANGE, LATENT_RANGE)
-        return NoisedSamples(own, torch.ones_like(draws.weights))
-
-    def chosen(self, draws: AdversarialDraws, t: Tensor) -> AdversarialDraws:
-        """`draws` that take, of a whole batch at timesteps `t` [B], as many latents as they are, of the lowest t."""
-        lowest = t.argsort(stable=True)[: len(draws.t)]
-        weights = self.alpha_bars.cpu()[t[lowest]] * (t[lowest] <= self.max_t)
-        return draws._replace(positions=lowest, weights=weights, total=weights.sum())
+    def __call__(self, denoise: Denoiser, draws: TrajectoryDraws) -> NoisedSamples:
+        x0_pred = predict_x0(draws.xt, denoise(draws.xt, draws.t), self.alpha_bars[draws.t])
+        alpha_bar = self.alpha_bars[draws.s]
+        return NoisedSamples(add_noise(x0_pred.clamp(-LATENT_RANGE, LATENT_RANGE), draws.eps, alpha_bar), alpha_bar)
 
 
 @dataclass(frozen=True)
 class DraftK:
-    """Make the clean latent reached from a trajectory state in K DDIM steps that carry gradient.
+    """The clean latent that K DDIM steps with gradient reach from a trajectory state.
 
     DRaFT-K (Clark et al., 2024) from a random start: the K steps stride from the state's t down to 0.
     """
@@ -130,94 +98,136 @@ class DraftK:
     alpha_bars: Tensor
     steps: int
 
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass | None) -> NoisedSamples:
-        own, now = draws.xt, draws.t
+    def __call__(self, denoise: Denoiser, draws: TrajectoryDraws) -> NoisedSamples:
+        x, t = draws.xt, draws.t
         for remaining in reversed(range(self.steps)):
-            eps_pred = denoise(own, now)
-            own = predict_x0(own, eps_pred, self.alpha_bars[now])
+            eps_pred = denoise(x, t)
+            x = predict_x0(x, eps_pred, self.alpha_bars[t])
             if remaining:
-                now = draws.t * remaining // self.steps
-                own = add_noise(own, eps_pred, self.alpha_bars[now])
-        return NoisedSamples(own.clamp(-LATENT_RANGE, LATENT_RANGE), torch.ones_like(self.alpha_bars[now]))
-
-
-SampleFn = Callable[[Denoiser, AdversarialDraws, NoisePass | None], NoisedSamples]
+                t = draws.t * remaining // self.steps
+                x = add_noise(x, eps_pred, self.alpha_bars[t])
+        return NoisedSamples(x.clamp(-LATENT_RANGE, LATENT_RANGE), torch.ones_like(self.alpha_bars[t]))
 
 
 @dataclass(frozen=True)
-class JudgedByDiscriminator:
-    """The discriminator's logits of what the model makes."""
+class ScoredSamples:
+    """The discriminator's logits of samples that the model makes from its own trajectories: renoise and draft_k."""
 
     discriminator: LatentDiscriminator
-    make: SampleFn
+    sample_fn: SampleFn
+    trajectories: Trajectories
+    num_timesteps: int
 
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> WeightedLogits:
-        made = self.make(denoise, draws, noise_pass)
-        return WeightedLogits(self.discriminator(made.latent, made.alpha_bar), draws.weights, draws.total)
+    def draw(self, t: Tensor, count: int, held_out: bool, rng: torch.Generator) -> TrajectoryDraws:
+        """`count` random states, all of weight 1."""
+        return self.draw_states(count, held_out, rng)
+
+    def draw_states(self, count: int, held_out: bool, rng: torch.Generator) -> TrajectoryDraws:
+        """The same: the states do not depend on the batch."""
+        states, weights = self.trajectories.draw(count, self.num_timesteps, held_out, rng), torch.ones(count)
+        return TrajectoryDraws(states.xt, states.t, states.s, states.eps, weights, weights.sum())
+
+    def __call__(self, denoise: Denoiser, draws: TrajectoryDraws, noise_pass: NoisePass | None) -> WeightedLogits:
+        with whole_batch_dropout(draws.rows):
+            samples = self.sample_fn(denoise, draws)
+        return WeightedLogits(self.discriminator(samples.latent, samples.alpha_bar), draws.weights, draws.total)
+
+
+@dataclass(frozen=True)
+class X0Prediction:
+    """The discriminator's logits of the clean x0_pred of training latents with t up to `max_t`; weight alpha_bar.
+
+    No extra UNet evaluation: it uses that of the noise term.
+    """
+
+    discriminator: LatentDiscriminator
+    alpha_bars: Tensor
+    max_t: int
+
+    def draw(self, t: Tensor, count: int, held_out: bool, rng: torch.Generator) -> BatchDraws:
+        """The `count` latents of the lowest timesteps; nothing is random."""
+        lowest = t.argsort(stable=True)[:count]
+        weights = self.alpha_bars.cpu()[t[lowest]] * (t[lowest] <= self.max_t)
+        return BatchDraws(lowest, weights, weights.sum())
+
+    def __call__(self, denoise: Denoiser, draws: BatchDraws, noise_pass: NoisePass) -> WeightedLogits:
+        x0_pred = noise_pass.x0_pred[draws.positions].clamp(-LATENT_RANGE, LATENT_RANGE)
+        logits = self.discriminator(x0_pred, torch.ones_like(draws.weights))
+        return WeightedLogits(logits, draws.weights, draws.total)
 
 
 @dataclass(frozen=True)
 class DirectDiscriminative:
     """Direct discriminative optimisation (Zheng et al., 2025): the model's likelihood against that of `reference`.
 
-    The logit of a latent is beta (|eps_ref - eps|^2 - |eps_pred - eps|^2), squares summed, at one shared (t, eps);
-    training latents are to have a high one, the model's own samples, with weight `alpha`, a low one. No
+    The logit of a latent is beta (|eps_ref - eps|^2 - |eps_pred - eps|^2), squares summed, at one shared (t, eps).
+    The term pushes it up for training latents and, with weight `alpha`, down for the model's own samples. There is no
     discriminator and no chain.
     """
 
     reference: Denoiser
+    trajectories: Trajectories
     alpha_bars: Tensor
     beta: float
     alpha: float
 
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> WeightedLogits:
-        taken = draws.positions
-        x0 = torch.cat([noise_pass.latent[taken], draws.x0])
-        eps = torch.cat([noise_pass.eps[taken], draws.eps])
-        t = torch.cat([noise_pass.t[taken], draws.s])
+    def draw(self, t: Tensor, count: int, held_out: bool, rng: torch.Generator) -> PairDraws:
+        """The first `count` latents of the batch and as many random samples, all of weight 1."""
+        states, weights = self.trajectories.draw(count, len(self.alpha_bars), held_out, rng), torch.ones(count)
+        return PairDraws(torch.arange(count), states.x0, states.s, states.eps, weights, weights.sum())
+
+    def __call__(self, denoise: Denoiser, draws: PairDraws, noise_pass: NoisePass) -> WeightedLogits:
+        real = draws.positions
+        x0 = torch.cat([noise_pass.x0[real], draws.x0])
+        eps = torch.cat([noise_pass.eps[real], draws.eps])
+        t = torch.cat([noise_pass.t[real], draws.s])
         xt = add_noise(x0, eps, self.alpha_bars[t])
-        with torch.no_grad():
-            expected = (self.reference(xt, t) - eps).square().sum(dim=(1, 2, 3))
-        error = (denoise(xt, t) - eps).square().sum(dim=(1, 2, 3))
-        margin = self.beta * (expected - error)
-        real, own = margin.split([len(taken), len(draws.x0)])
+        with whole_batch_dropout(draws.rows):
+            with torch.no_grad():
+                reference_error = (self.reference(xt, t) - eps).square().sum(dim=(1, 2, 3))
+            error = (denoise(xt, t) - eps).square().sum(dim=(1, 2, 3))
+        real_logits, sample_logits = torch.split(self.beta * (reference_error - error), [len(real), len(draws.x0)])
         weights = torch.cat([draws.weights, self.alpha * draws.weights])
-        return WeightedLogits(torch.cat([real, -own]), weights, draws.total * (1 + self.alpha))
+        return WeightedLogits(torch.cat([real_logits, -sample_logits]), weights, draws.total * (1 + self.alpha))
 
 
 @dataclass(frozen=True)
 class Published:
-    """The public code's formulation, for comparison only: the discriminator on the training latents themselves.
+    """The form of the public code, for comparison only: the discriminator's logits of the training latents themselves.
 
     They do not depend on the UNet, so the term is a constant and its gradient is zero.
     """
 
     discriminator: LatentDiscriminator
 
-    def __call__(self, denoise: Denoiser, draws: AdversarialDraws, noise_pass: NoisePass) -> WeightedLogits:
-        logits = self.discriminator(noise_pass.latent[draws.positions])
+    def draw(self, t: Tensor, count: int, held_out: bool, rng: torch.Generator) -> BatchDraws:
+        """The first `count` latents of the batch, all of weight 1; nothing is random."""
+        weights = torch.ones(count)
+        return BatchDraws(torch.arange(count), weights, weights.sum())
+
+    def __call__(self, denoise: Denoiser, draws: BatchDraws, noise_pass: NoisePass) -> WeightedLogits:
+        logits = self.discriminator(noise_pass.x0[draws.positions])
         return WeightedLogits(logits, draws.weights, draws.total)
 
 
-def build_sample_fn(section: DiscriminatorSection, alpha_bars: Tensor) -> SampleFn | None:
-    """How the latents that a discriminator judges are made; None for a form that makes none."""
+def build_adversarial_form(
+    section: DiscriminatorSection,
+    discriminator: LatentDiscriminator,
+    trajectories: Trajectories,
+    reference: Denoiser | None,
+    alpha_bars: Tensor,
+) -> AnyForm:
+    """The form that `discriminator.form` names. `reference` is the model that Stage 3 began with; only ddo needs it."""
     match section.form:
         case "renoise":
-            return Renoise(alpha_bars)
-        case "x0_prediction":
-            return X0Prediction(alpha_bars, max_t=int(0.4 * len(alpha_bars)))
+            return ScoredSamples(discriminator, Renoise(alpha_bars), trajectories, len(alpha_bars))
         case "draft_k":
-            return DraftK(alpha_bars, section.draft_steps)
-    return None
-
-
-def build_adversarial_form(
-    section: DiscriminatorSection, discriminator: LatentDiscriminator, reference: Denoiser | None, alpha_bars: Tensor
-) -> AdversarialForm:
-    """The form that `discriminator.form` names; `reference`, what the model was when Stage 3 began, is for ddo."""
-    maker = build_sample_fn(section, alpha_bars)
-    if maker is not None:
-        return JudgedByDiscriminator(discriminator, maker)
-    if section.form == "ddo":
-        return DirectDiscriminative(reference, alpha_bars, section.ddo_beta, section.ddo_alpha)
-    return Published(discriminator)
+            return ScoredSamples(discriminator, DraftK(alpha_bars, section.draft_steps), trajectories, len(alpha_bars))
+        case "x0_prediction":
+            return X0Prediction(discriminator, alpha_bars, max_t=int(_MAX_T_SHARE * len(alpha_bars)))
+        case "ddo":
+            if reference is None:
+                raise ValueError("form ddo needs a reference model")
+            return DirectDiscriminative(reference, trajectories, alpha_bars, section.ddo_beta, section.ddo_alpha)
+        case "published":
+            return Published(discriminator)

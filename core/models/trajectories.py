@@ -1,8 +1,9 @@
-"""States of the model's own sampling trajectories, kept for the adversarial term."""
+"""States of the model's own sampling trajectories, which the adversarial term trains on."""
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from diffusers import UNet2DModel
@@ -11,7 +12,6 @@ from torch import Tensor
 from core.config.experiment import ExperimentConfig
 from core.inputs.state_form import Source, is_plain, kind_of, mapping
 from core.inputs.tensor_files import load_tensors, save_tensors
-from core.models.adversarial import AdversarialDraws
 from core.models.diffusion import build_scheduler, ddim_chain, ddim_timesteps
 from core.models.sampling import sampling_denoiser
 from core.runtime import distributed
@@ -25,6 +25,19 @@ log = logging.getLogger(__name__)
 _HELD_OUT_SHARE = 8
 
 
+class TrajectoryStates(NamedTuple):
+    """States `xt` [A, C, h, w] at timesteps `t` [A], and the ends `x0` [A, C, h, w] of their trajectories.
+
+    `s` [A] are timesteps, uniform over [t / 2, T), and `eps` [A, C, h, w] is noise.
+    """
+
+    xt: Tensor
+    t: Tensor
+    x0: Tensor
+    s: Tensor
+    eps: Tensor
+
+
 @dataclass(frozen=True)
 class Trajectories:
     """K states of each of N trajectories: `xt` [N, K, C, h, w] at timesteps `t` [N, K]; `x0` [N, C, h, w] the ends."""
@@ -33,32 +46,27 @@ class Trajectories:
     t: Tensor
     x0: Tensor
 
-    def draw(self, count: int, num_timesteps: int, held_out: bool, rng: torch.Generator) -> AdversarialDraws:
-        """`count` random states, with a re-noising level s uniform over [t / 2, T) and its noise.
-
-        They are weighed alike, and the latents that go with them are the first of a batch.
-        """
+    def draw(self, count: int, num_timesteps: int, held_out: bool, rng: torch.Generator) -> TrajectoryStates:
+        """`count` random states, with a timestep and noise to noise them again; `held_out` for validation."""
         boundary = len(self.xt) - max(1, len(self.xt) // _HELD_OUT_SHARE)
         first, last = (boundary, len(self.xt)) if held_out else (0, max(1, boundary))
-        which = torch.randint(first, last, (count,), generator=rng)
+        trajectory = torch.randint(first, last, (count,), generator=rng)
         state = torch.randint(self.xt.shape[1], (count,), generator=rng)
-        xt, t = self.xt[which, state].float(), self.t[which, state]
+        xt, t = self.xt[trajectory, state].float(), self.t[trajectory, state]
         low = t // 2
         s = low + (torch.rand(count, generator=rng) * (num_timesteps - low)).long()
-        weights = torch.ones(count)
-        eps = torch.randn(xt.shape, generator=rng)
-        return AdversarialDraws(xt, t, self.x0[which], s, eps, torch.arange(count), weights, weights.sum())
+        return TrajectoryStates(xt, t, self.x0[trajectory], s, torch.randn(xt.shape, generator=rng))
 
 
 @torch.no_grad()
 def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -> Trajectories:
-    """Random states of fresh trajectories of `unet`, seeded by the epoch they are made at."""
+    """Random states of new trajectories of `unet`, seeded by the epoch they are made at."""
     section, seed = config.discriminator.trajectories, config.training.seed
     device = next(unet.parameters()).device
     scheduler = build_scheduler(config.scheduler)
     timesteps = ddim_timesteps(scheduler, section.num_steps)
-    span = config.scheduler.num_steps
-    allowed = [i for i, t in enumerate(timesteps) if section.t_min * span <= t <= section.t_max * span]
+    kept_timesteps = set(_kept_timesteps(config))
+    allowed = [position for position, t in enumerate(timesteps) if t in kept_timesteps]
     rng = generator(seed, "trajectory states", epoch)
     order = torch.rand(section.num_samples, len(allowed), generator=rng).argsort(dim=1)
     kept = torch.tensor(allowed)[order[:, : section.states]]
@@ -77,35 +85,34 @@ def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -
     return Trajectories(xt, torch.tensor(timesteps)[kept], x0)
 
 
-def kept_trajectories(
-    path: Path, unet: UNet2DModel, config: ExperimentConfig, epoch: int, afresh: bool = False
+def saved_trajectories(
+    path: Path, unet: UNet2DModel, config: ExperimentConfig, epoch: int, replace: bool = False
 ) -> Trajectories:
-    """The trajectories saved at `path`: a resumed round keeps its states.
+    """The trajectories saved at `path`, so that a resumed round keeps its states.
 
-    They are made and saved first if there are none, if those that are there are of other settings, or `afresh`. Of
-    several processes the first makes them, and the others wait. InputError if the file is of another form.
+    They are made and saved first if there is no file, if it was made with other settings, or to `replace` it. The first
+    process makes them and the others wait. InputError if the file is of another form.
     """
-    there = None
+    saved = None
     if distributed.is_first():
-        there = None if afresh or not path.exists() else _read(path, config)
-        if there is None:
-            there = make_trajectories(unet, config, epoch)
-            save_tensors(vars(there), path)
+        saved = None if replace or not path.exists() else _read(path, config)
+        if saved is None:
+            saved = make_trajectories(unet, config, epoch)
+            save_tensors(vars(saved), path)
     distributed.from_first(None)
-    return there or _read(path, config)
+    saved = saved or _read(path, config)
+    assert saved is not None, "the first process has just saved or read them"
+    return saved
 
 
 def _read(path: Path, config: ExperimentConfig) -> Trajectories | None:
-    """The trajectories at `path`; None if they are of other settings than the config's."""
-    source = Source("trajectories", path, "move the file away, and they are made anew")
-    saved, shape = (
-        mapping(load_tensors(path, "trajectories"), ("xt", "t", "x0"), "the file", source),
-        config.latent_shape,
-    )
+    """The trajectories at `path`; None if they were made with other settings than the config's."""
+    source = Source("trajectories", path, "move the file away, and new ones are made")
+    saved = mapping(load_tensors(path, "trajectories"), ("xt", "t", "x0"), "the file", source)
     xt, t, x0 = (saved[name] for name in ("xt", "t", "x0"))
     for name, value in (("xt", xt), ("x0", x0)):
-        if not isinstance(value, Tensor) or not is_plain(value) or value.shape[-3:] != shape:
-            raise source.error(name, f"is {kind_of(value)}, not latents {list(shape)}")
+        if not isinstance(value, Tensor) or not is_plain(value) or value.shape[-3:] != config.latent_shape:
+            raise source.error(name, f"is {kind_of(value)}, not latents {list(config.latent_shape)}")
         if not torch.isfinite(value).all():
             raise source.error(name, "holds NaN or infinite numbers")
     if not isinstance(t, Tensor) or not is_plain(t, (torch.long,)):
@@ -113,9 +120,9 @@ def _read(path: Path, config: ExperimentConfig) -> Trajectories | None:
     if xt.shape[:-3] != t.shape or t.dim() != 2 or x0.shape[:-3] != t.shape[:1] or t.numel() == 0:
         raise source.error("t", f"is {kind_of(t)} beside states {list(xt.shape)} and ends {list(x0.shape)}")
     section, allowed = config.discriminator.trajectories, torch.tensor(_kept_timesteps(config))
-    as_wanted = t.shape == (section.num_samples, min(section.states, len(allowed))) and torch.isin(t, allowed).all()
-    if not as_wanted:
-        log.warning("%s: discriminator.trajectories was changed; they are made anew", path)
+    expected = (section.num_samples, min(section.states, len(allowed)))
+    if t.shape != expected or not torch.isin(t, allowed).all():
+        log.warning("%s: discriminator.trajectories was changed; new trajectories are made", path)
         return None
     return Trajectories(xt.detach(), t, x0.detach())
 

@@ -22,7 +22,7 @@ from core.runtime.errors import InputError, one_line
 from core.runtime.escaping import markdown_code, markdown_text
 from core.storage.opening import open_store
 from core.storage.store import Store, join, replace
-from core.training.training_files import extremes_name, metrics_name, real_layouts_name, samples_name
+from core.training.file_names import extremes_name, metrics_name, real_layouts_name, samples_name
 
 # A picture file above this size is shrunk to the width, because Prefect keeps pictures in its database.
 _PICTURE_BYTES = 200_000

@@ -34,8 +34,8 @@ from core.runtime.errors import InputError
 from core.runtime.seeding import derive_seed
 from core.storage.store import Store, join, replace, split_location
 from core.training.bad_latents import BadLatentsRequest
+from core.training.file_names import checkpoint_name
 from core.training.prerequisites import with_prerequisites
-from core.training.training_files import checkpoint_name
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from core.runtime.errors import InputError
 from core.storage.foreign_files import foreign_file_error, matches
 from core.storage.opening import open_store
 from core.storage.store import Store, join, replace, split_location
+from core.training.file_names import stage3_files
 from core.training.prerequisites import with_prerequisites
-from core.training.training_files import stage3_files
 
 _ROUND_CONFIG = re.compile(rf"{ROUND_FOLDER.pattern}/{re.escape(CONFIG_NAME)}")
 
@@ -109,7 +109,7 @@ def _require_own_folder(config: ExperimentConfig) -> None:
     # Earlier versions kept no record of a Stage 3 outside rounds, nor of a run whose rounds were started one by one.
     require_only_own(
         store,
-        lambda file: owner.of(file) or _is_of_lone_stage3(file, name) or _is_round_config(store, file, name),
+        lambda file: owner.find(file) or _is_of_lone_stage3(file, name) or _is_round_config(store, file, name),
         setting,
     )
 

@@ -1,8 +1,9 @@
-"""Equal parts of a batch, one for each process and accumulation step, that together train as the whole does."""
+"""Equal parts of a batch, one for each process and accumulation step, that together train as the whole batch does."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -12,59 +13,67 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Rows(NamedTuple):
-    """Which rows of a whole of `total` rows a tensor holds: their `positions` [n] there."""
+    """Rows of a larger tensor: their `positions` [n] among its `total` rows."""
 
     positions: Tensor
     total: int
 
 
-class Share(NamedTuple):
-    """Part `number` of `count`: rows `number`, `number + count`, ... of every whole."""
+@dataclass(frozen=True)
+class Share:
+    """Part `number` of `count` equal parts: rows `number`, `number + count`, `number + 2 * count` and so on."""
 
     number: int = 0
     count: int = 1
 
     def rows(self, total: int) -> Rows:
-        """This share's rows of a whole of `total` rows; of one with fewer rows than shares perhaps none."""
+        """The rows of this share in a tensor of `total` rows; none if there are too few rows for all shares."""
         return Rows(torch.arange(min(self.number, total), total, self.count), total)
 
     def find(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of the `positions` in a whole this share holds, and where those lie in the share."""
-        mine = (positions % self.count == self.number).nonzero().squeeze(1)
-        return mine, positions[mine] // self.count
+        """Indices [m] of those `positions` [n] of the whole that are in this share, and their positions [m] in it."""
+        found = (positions % self.count == self.number).nonzero().squeeze(1)
+        return found, positions[found] // self.count
 
 
-_forwarded: ContextVar[Rows | None] = ContextVar("rows", default=None)
+# Layers of diffusers' UNet pass each other tensors only, so the rows reach dropout through this variable.
+_rows: ContextVar[Rows | None] = ContextVar("rows", default=None)
 
 
 @contextlib.contextmanager
-def forwarding(rows: Rows | None) -> Iterator[None]:
-    """Inside, models are given these rows of a whole, or several such wholes joined; None: everything."""
-    token = _forwarded.set(rows)
+def whole_batch_dropout(rows: Rows | None) -> Iterator[None]:
+    """Inside, a `ShareDropout` drops the same values of these `rows` as if the model were given the whole batch.
+
+    A model may be given several batches joined, of each these rows. None: it is given whole batches.
+    """
+    token = _rows.set(rows)
     try:
         yield
     finally:
-        _forwarded.reset(token)
+        _rows.reset(token)
 
 
 class ShareDropout(nn.Dropout):
-    """Dropout that drops of a row what it would drop if the whole batch were there, at the cost of its mask."""
+    """Dropout with the mask of the whole batch, of which it uses the rows that `whole_batch_dropout` names.
+
+    It draws the mask of the whole batch each time.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = _forwarded.get()
+        rows = _rows.get()
         if rows is None or not self.training or self.p == 0:
             return super().forward(x)
         positions, total = rows
-        copies = len(x) // len(positions)
-        everywhere = torch.cat([positions + copy * total for copy in range(copies)]).to(x.device)
-        # Of the same layout in memory as the whole batch's would be: masks are drawn in the order of memory.
+        batches = len(x) // len(positions)
+        in_whole = torch.cat([positions + batch * total for batch in range(batches)]).to(x.device)
+        # The mask is drawn in the order of memory, so it has the memory layout that the whole batch would have.
         strides = (x[0].numel(), *x.stride()[1:])
-        ones = torch.empty_strided((copies * total, *x.shape[1:]), strides, dtype=x.dtype, device=x.device).fill_(1)
-        return x * F.dropout(ones, self.p)[everywhere]
+        ones = torch.empty_strided((batches * total, *x.shape[1:]), strides, dtype=x.dtype, device=x.device).fill_(1)
+        return x * F.dropout(ones, self.p)[in_whole]
 
 
 def with_share_dropout(module: nn.Module) -> nn.Module:
-    """`module` with every dropout in it replaced by a `ShareDropout`."""
+    """`module` with a `ShareDropout` in place of every dropout layer."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
@@ -73,12 +82,12 @@ def with_share_dropout(module: nn.Module) -> nn.Module:
 
 
 def checkpointed(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Result of `function`, whose inner values are not kept for the backward pass but computed again in it."""
-    rows = _forwarded.get()
+    """The result of `function`; the backward pass computes its inner values again instead of keeping them."""
+    rows = _rows.get()
 
     def with_rows(*inner: Any) -> Any:
-        # The backward pass runs outside of the forward's context, on a GPU even in another thread.
-        with forwarding(rows):
+        # The backward pass runs outside the context of the forward pass, on a GPU even in another thread.
+        with whole_batch_dropout(rows):
             return function(*inner)
 
     return checkpoint(with_rows, *arguments, use_reentrant=False)

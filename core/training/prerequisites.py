@@ -20,10 +20,10 @@ from core.records.workspace import Workspace
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
 from core.storage.store import join
+from core.training.diffusion_stage import train_prerequisite_stage, with_inputs
 from core.training.encode_layouts import encode_layouts
-from core.training.stages import train_prerequisite_stage, with_inputs
+from core.training.file_names import checkpoint_name
 from core.training.train_autoencoder import BEST_NAME, train_autoencoder
-from core.training.training_files import checkpoint_name
 
 log = logging.getLogger(__name__)
 

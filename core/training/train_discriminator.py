@@ -1,4 +1,4 @@
-"""retrain-discriminator: real latents against bad ones."""
+"""retrain-discriminator: trains the latent discriminator on real latents against bad ones."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,18 +38,21 @@ from core.runtime.errors import InputError, require_positive
 from core.runtime.files import atomic_write
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed, generator
-from core.runtime.shares import Share, forwarding
+from core.runtime.shares import Share, whole_batch_dropout
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection, join
+from core.training.metrics import MetricsRow
 
-# Of files of latents.
+# Endings of the files that hold latents.
 _SUFFIXES = (".pt", PACKED_SUFFIX)
+# Latents that are scored at a time.
+_SCORED = 512
 _LATEST_NAME = "discriminator_latest.pt"
 _STATE = ("state_dict", "optimizer_state", "training_history", "best")
 
-# Share of latents, drawn by seed, that the discriminator never trains on.
+# Share of the latents, drawn by seed, that the discriminator does not train on.
 VALIDATION_SHARE = 0.2
-# Share of training latents judged clean; the others are noised, so that every noise level is learnt.
+# Share of the training latents that it sees clean. The others are noised, so that it learns every noise level.
 CLEAN_SHARE = 0.5
 
 
@@ -80,24 +83,27 @@ def train_discriminator(request: DiscriminatorRequest, artifacts: ArtifactsSecti
 
 def _train_recorded(request: DiscriminatorRequest, artifacts: ArtifactsSection | None) -> dict[str, Any]:
     distributed.require_divisible(
-        _rows_a_class(request) * 2, "--batch_size", f"give a multiple of {math.lcm(2, distributed.size())}"
+        _class_batch_size(request) * 2, "--batch_size", f"give a multiple of {math.lcm(2, distributed.size())}"
     )
     inputs = _input_files("real", request.real_latents) | _input_files("fake", request.fake_latents)
     settings = {name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed", "use_amp")}
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
-        pools = [
+        real, fake = (
             read_latent_pool([path for name, path in paths.items() if name.startswith(kind)], source)
             for kind, source in (("real", request.real_latents), ("fake", request.fake_latents))
-        ]
-        return _train(request, *pools, workspace)
+        )
+        return _train(request, real, fake, workspace)
 
     return run_stage("discriminator", request.output_dir, inputs, settings, work, artifacts)
 
 
 def read_latent_pool(files: Sequence[Path], path: Location) -> Tensor:
-    """Latents [N, C, h, w] of the files found at `path`, each with one or more."""
-    parts, conversions = [], ConversionLog()
+    """Latents [N, C, h, w] of the `files` found at `path`, each of one or more latents.
+
+    InputError if their shapes differ or are not square, or if there are fewer than two latents.
+    """
+    parts, conversions = list[Tensor](), ConversionLog()
     for file in files:
         parts.append(read_pool(file, conversions))
         if parts[-1].shape[1:] != parts[0].shape[1:]:
@@ -108,8 +114,8 @@ def read_latent_pool(files: Sequence[Path], path: Location) -> Tensor:
     height, width = parts[0].shape[2:]
     if height != width or height < 2:
         raise InputError(
-            f"latents {path} have shape {list(parts[0].shape[1:])}, the discriminator takes square ones from 2x2 on: "
-            "give other latents"
+            f"latents {path} have shape {list(parts[0].shape[1:])}, the discriminator takes square ones of at least "
+            "2x2: give other latents"
         )
     pool = torch.cat(parts)
     if len(pool) < 2:
@@ -118,7 +124,7 @@ def read_latent_pool(files: Sequence[Path], path: Location) -> Tensor:
 
 
 def _input_files(kind: str, location: Location) -> dict[str, Location]:
-    """Inputs of the stage: the `.pt` or `.npy` file at `location`, or each of those in the folder there."""
+    """Inputs of the stage: the `.pt` or `.npy` file at `location`, or every such file in the folder at `location`."""
     if not is_remote(location) and not Path(location).exists():
         raise InputError(f"latents {location} do not exist: give a .pt or .npy file, or a folder of them")
     if _holds_latents(str(location)):
@@ -133,11 +139,12 @@ def _input_files(kind: str, location: Location) -> dict[str, Location]:
 
 
 def _holds_latents(name: str) -> bool:
-    """Whether a file's name says so; macOS puts a `._NAME` beside each file that it copies to other file systems."""
+    """Whether a file of this name holds latents; the `._NAME` files that macOS adds to copied files do not."""
     return name.lower().endswith(_SUFFIXES) and not Path(name).name.startswith("._")
 
 
 def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace: Workspace) -> dict[str, Any]:
+    """Metrics of the best epoch, after the files are written."""
     device = distributed.own_device(request.device)
     if real.shape[1:] != fake.shape[1:]:
         raise InputError(
@@ -146,27 +153,22 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
         )
     real, real_validation = _split(real, request.seed, "real split")
     fake, fake_validation = _split(fake, request.seed, "fake split")
-    model_config = {"latent_channels": real.shape[1], "latent_size": real.shape[2]}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(request.seed, "discriminator weights"))
-        model = LatentDiscriminator(**model_config).to(device)
     training = [pool.to(device) for pool in (real, fake)]
     validation = [pool.to(device) for pool in (real_validation, fake_validation)]
+    sizes = {"latent_channels": real.shape[1], "latent_size": real.shape[2]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(request.seed, "discriminator weights"))
+        model = LatentDiscriminator(**sizes).to(device)
     optimizer = Adam(model.parameters(), lr=request.learning_rate, betas=ADAM_BETAS, fused=True)
-    history: list[dict[str, float]] = []
-    best: dict[str, float] = {}
-    latest = workspace.folder / _LATEST_NAME
-    if latest.exists():
-        history, best = _resume(model, optimizer, latest, request.epochs)
-        distributed.from_first(None)  # all have read it
-        if workspace.writes:
-            latest.unlink()  # not among the outputs
-    # An epoch is one pass over the larger class; the smaller is seen as often, so that classes are balanced.
-    steps = max(1, -(-max(len(real), len(fake)) // _rows_a_class(request)))
+    history, best = _resume(model, optimizer, workspace, request.epochs)
+
+    # An epoch is one pass over the larger class. The smaller class is seen as often, so the classes are balanced.
+    steps = max(1, -(-max(len(real), len(fake)) // _class_batch_size(request)))
     losses = distributed.replicated(DiscriminatorLoss(model))
     with EpochProgress("discriminator", request.epochs, steps, len(history)) as progress:
         for epoch in range(len(history) + 1, request.epochs + 1):
-            row = {"epoch": epoch, **_train_epoch(losses, optimizer, training, request, epoch, steps, progress)}
+            row: MetricsRow = {"epoch": epoch}
+            row |= _train_epoch(losses, optimizer, training, request, epoch, steps, progress)
             row |= _validate(model, validation)
             if not math.isfinite(row["val_loss"]):
                 raise InputError(
@@ -178,7 +180,7 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
                 best = row
                 scores = {name: row[name] for name in ("epoch", "val_loss", "val_acc")}
                 if workspace.writes:
-                    save_discriminator(model, model_config, scores, workspace.folder / "discriminator_best.pt")
+                    save_discriminator(model, sizes, scores, workspace.folder / "discriminator_best.pt")
             workspace.keep(_LATEST_NAME, partial(_state, model, optimizer, history, best), f"epoch {epoch}")
             progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
     if workspace.writes:
@@ -188,9 +190,15 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
 
 
 def _resume(
-    model: LatentDiscriminator, optimizer: Adam, path: Path, epochs: int
-) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """History and best row of the state at `path`, its weights and moments taken over; InputError if it is none."""
+    model: LatentDiscriminator, optimizer: Adam, workspace: Workspace, epochs: int
+) -> tuple[list[MetricsRow], MetricsRow]:
+    """History and best row of the state in the workspace, after it is loaded; both empty if there is no state.
+
+    InputError if the file is of another form.
+    """
+    path = workspace.folder / _LATEST_NAME
+    if not path.exists():
+        return [], {}
     source = Source("discriminator state", path, "put back an unaltered copy of it")
     state = mapping(load_tensors(path, "discriminator state"), _STATE, "the file", source)
     if not are_weights(state["state_dict"]):
@@ -202,12 +210,13 @@ def _resume(
     moments = checked_optimizer(state["optimizer_state"], optimizer, model, len(history), "optimizer_state", source)
     model.load_state_dict(weights)
     optimizer.load_state_dict(moments)
+    distributed.from_first(None)  # every process has read it
+    if workspace.writes:
+        path.unlink()  # it is not an output of the stage
     return history, history[history.index(state["best"])]
 
 
-def _state(
-    model: LatentDiscriminator, optimizer: Adam, history: list[dict[str, float]], best: dict[str, float]
-) -> dict[str, Any]:
+def _state(model: LatentDiscriminator, optimizer: Adam, history: list[MetricsRow], best: MetricsRow) -> dict[str, Any]:
     return {
         "state_dict": model.state_dict(),
         "optimizer_state": optimizer.state_dict(),
@@ -216,7 +225,7 @@ def _state(
     }
 
 
-def _rows_a_class(request: DiscriminatorRequest) -> int:
+def _class_batch_size(request: DiscriminatorRequest) -> int:
     """Latents of each class in a batch."""
     return request.batch_size // 2 or 1
 
@@ -235,12 +244,13 @@ def _train_epoch(
     epoch: int,
     steps: int,
     progress: EpochProgress,
-) -> dict[str, float]:
-    half, device = _rows_a_class(request), pools[0].device
+) -> MetricsRow:
+    """Training loss and accuracy of the epoch."""
+    half, device = _class_batch_size(request), pools[0].device
     dtype = reduced_dtype(device, request.use_amp)
     mine = Share(distributed.rank(), distributed.size()).rows(2 * half)
     positions = mine.positions.to(device)
-    # Everything is drawn where it is used: nothing in the loop waits for the device.
+    # Everything is drawn on the device, so the loop never waits for it.
     rng = generator(request.seed, "discriminator epoch", epoch, device=device)
     orders = [_endless_order(len(pool), steps * half, rng) for pool in pools]
     labels = torch.cat([torch.ones(half, device=device), torch.zeros(half, device=device)])
@@ -255,15 +265,14 @@ def _train_epoch(
             alpha_bar = draw_noise_levels(len(latents), CLEAN_SHARE, rng)
             eps, shift = (torch.randn(latents.shape, generator=rng, device=device) for _ in range(2))
             drawn = (add_noise(latents, eps, alpha_bar), labels, alpha_bar, shift)
-            with forwarding(mine), autocast(device, dtype):
+            with whole_batch_dropout(mine), autocast(device, dtype):
                 part, logits = losses(*(value[positions] for value in drawn))
             hits = ((logits > 0) == (own_labels > 0.5)).float().mean()
             loss, hits = distributed.averaged([part, hits])
             optimizer.zero_grad(set_to_none=True)
             part.backward()
             optimizer.step()
-            loss_sum += loss.detach()
-            correct += hits
+            loss_sum, correct = loss_sum + loss.detach(), correct + hits
             progress.step()
     if not torch.isfinite(loss_sum):
         raise InputError(
@@ -274,18 +283,18 @@ def _train_epoch(
 
 
 def _endless_order(size: int, length: int, rng: torch.Generator) -> Tensor:
-    """`length` indices below `size`: permutation after permutation."""
-    rounds = -(-length // size)
-    return torch.cat([torch.randperm(size, generator=rng, device=rng.device) for _ in range(rounds)])[:length]
+    """Indices [length] below `size`: one random permutation after another."""
+    passes = -(-length // size)
+    return torch.cat([torch.randperm(size, generator=rng, device=rng.device) for _ in range(passes)])[:length]
 
 
 @torch.no_grad()
-def _validate(model: LatentDiscriminator, pools: list[Tensor]) -> dict[str, float]:
+def _validate(model: LatentDiscriminator, pools: list[Tensor]) -> MetricsRow:
     """Loss and accuracy on clean held-out latents, the mean of the two classes."""
     model.eval()
     loss, accuracy = 0.0, 0.0
     for pool, label in zip(pools, (1.0, 0.0), strict=True):
-        logits = torch.cat([model(part) for part in pool.split(512)])
+        logits = torch.cat([model(part) for part in torch.split(pool, _SCORED)])
         loss += F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label)).item() / 2
         accuracy += ((logits > 0) == (label > 0.5)).float().mean().item() / 2
     return {"val_loss": loss, "val_acc": accuracy}

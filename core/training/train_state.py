@@ -1,11 +1,11 @@
-"""A diffusion model in training, and the checkpoint that it goes on from."""
+"""The state of a diffusion model in training, and the checkpoint from which the training resumes."""
 
 import copy
 import logging
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from diffusers import UNet2DModel
@@ -21,11 +21,12 @@ from core.models.checkpoints import load_checkpoint, refuse_other_schedule, with
 from core.records.stage_records import KEYS_OF_THE_USER
 from core.runtime.device import memory_format
 from core.runtime.errors import InputError
+from core.training.metrics import MetricsRow
 from core.training.online_discriminator import OnlineDiscriminator
 
 log = logging.getLogger(__name__)
 
-# What a checkpoint that can be gone on from holds besides the weights.
+# What a resumable checkpoint holds besides the weights.
 _PROGRESS = ("optimizer_state", "epoch", "step", "best_val_loss", "adversarial_weight", "start", "training_history")
 _START = ("epoch", "viability_score", "noise_loss")
 _REMEDY = (
@@ -34,12 +35,20 @@ _REMEDY = (
 )
 
 
+class StartFigures(TypedDict):
+    """The figures of a Stage 3 before its first epoch, and the epoch it started at."""
+
+    epoch: int
+    viability_score: float
+    noise_loss: float
+
+
 @dataclass(frozen=True)
 class SavedState:
-    """What a checkpoint holds, every part of it in the form that a training takes over.
+    """The parts of a checkpoint, each checked and ready to be restored.
 
-    `discriminator` is the sha256 of the weights of the one that it was trained against, None where the checkpoint does
-    not say; `config` are the settings that it was made with, as far as the checkpoint tells them.
+    `discriminator` is the sha256 of the weights of the discriminator that the model was trained against, None where the
+    checkpoint does not name it. `config` are the settings of the training, as far as the checkpoint holds them.
     """
 
     path: Path
@@ -50,26 +59,26 @@ class SavedState:
     step: int
     best_val_loss: float | None
     adversarial_weight: float | None
-    start: dict[str, float]
-    history: list[dict[str, Any]]
+    start: StartFigures | None
+    history: list[MetricsRow]
     online: dict[str, Any] | None
     discriminator: str | None
     config: dict[str, Any]
 
-    def measured_anew(self) -> "SavedState":
-        """The same without the figures it is compared with: they are measured when the training goes on."""
-        return replace(self, start={}, best_val_loss=None)
+    def without_figures(self) -> "SavedState":
+        """This state without the figures that later ones are compared with: the resumed training measures them."""
+        return replace(self, start=None, best_val_loss=None)
 
-    def judged_anew(self) -> "SavedState":
-        """The same without anything that the discriminator of the time had a part in but the model itself."""
-        return replace(self.measured_anew(), adversarial_weight=None, online=None)
+    def without_discriminator(self) -> "SavedState":
+        """This state for another discriminator: the model alone, without what depends on the earlier one."""
+        return replace(self.without_figures(), adversarial_weight=None, online=None)
 
 
 @dataclass
 class TrainState:
-    """A diffusion model in training: everything a resumed run needs, and progress in epochs and steps.
+    """A diffusion model in training: everything that a resumed training needs.
 
-    `discriminator` is the sha256 of the weights of the one that it is trained against, if it is.
+    `discriminator` is the sha256 of the weights of the discriminator that it is trained against, if there is one.
     """
 
     unet: UNet2DModel
@@ -79,27 +88,27 @@ class TrainState:
     step: int = 0
     best_val_loss: float | None = None
     adversarial_weight: float | None = None
-    start: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    start: StartFigures | None = None
+    history: list[MetricsRow] = field(default_factory=list)
     online: OnlineDiscriminator | None = None
     discriminator: str | None = None
 
     def save(self, path: Path, config: ExperimentConfig, resumable: bool = True) -> None:
-        """Write the checkpoint, with the optimizer if it is to be resumed from."""
+        """Write the checkpoint to `path`, with the optimizer if it is to be resumable."""
         save_tensors(self.checkpoint(config, resumable), path)
 
     def checkpoint(self, config: ExperimentConfig, resumable: bool = True) -> dict[str, Any]:
-        """What the checkpoint holds, sharing its tensors with the training."""
+        """The content of the checkpoint; its tensors are those of the training, not copies."""
         weights = {f"unet.{key}": value for key, value in self.unet.state_dict().items()}
         weights |= {f"unet_ema.{key}": value for key, value in self.ema.state_dict().items()}
-        checkpoint = {
+        checkpoint: dict[str, Any] = {
             "state_dict": weights,
             "config": config.fingerprint(),
             "epoch": self.epoch,
             "step": self.step,
             "best_val_loss": self.best_val_loss,
             "adversarial_weight": self.adversarial_weight,
-            "start": self.start,
+            "start": self.start or {},
             "training_history": self.history,
             "discriminator": self.discriminator,
         }
@@ -110,14 +119,14 @@ class TrainState:
         return checkpoint
 
     def read(self, path: Path, config: ExperimentConfig) -> SavedState:
-        """The checkpoint at `path`, all of it looked at and nothing taken over yet; InputError if it does not fit.
+        """The checkpoint at `path`, all of it checked and nothing restored yet; InputError if it does not fit.
 
-        The state of the online discriminator is read if this training has one and is judged by the same discriminator.
+        The state of the online discriminator is read if this training has one and the discriminator is the same.
         """
         checkpoint = load_checkpoint(path, "checkpoint")
         missing = next((name for name in _PROGRESS if name not in checkpoint), None)
         if missing is not None:
-            raise InputError(f"checkpoint {path} holds no {missing} to go on from: give the _latest.pt file")
+            raise InputError(f"checkpoint {path} holds no {missing} to resume from: give the _latest.pt file")
         source = Source("checkpoint", path, _REMEDY)
         refuse_other_schedule(checkpoint["config"], config, path)
         epoch, step = (form.count(checkpoint[name], name, source) for name in ("epoch", "step"))
@@ -150,11 +159,14 @@ class TrainState:
         section = checkpoint["config"].get("discriminator")
         if isinstance(section, dict) and section.get("update") == "online":
             raise source.error("online_discriminator", "is missing")
-        log.warning("%s: discriminator.update was frozen until now; a copy of the discriminator begins", source.path)
+        log.warning(
+            "%s: discriminator.update was frozen until now; online training starts with a copy of the discriminator",
+            source.path,
+        )
         return None
 
-    def take_over(self, saved: SavedState) -> None:
-        """Go on from what `read` gave."""
+    def restore(self, saved: SavedState) -> None:
+        """Continue from the state that `read` returned."""
         self.unet.load_state_dict(saved.unet)
         self.ema.load_state_dict(saved.ema)
         self.optimizer.load_state_dict(saved.optimizer)
@@ -165,7 +177,7 @@ class TrainState:
             self.online.load_state_dict(saved.online)
 
 
-# What the figures of a checkpoint depend on besides its weights: what they are measured on, with, and how.
+# Settings that the figures of a checkpoint depend on, besides its weights.
 _MEASURES = (
     "autoencoder",
     "dataset",
@@ -183,13 +195,13 @@ _MEASURES = (
 )
 
 
-def measured_otherwise(made_with: dict[str, Any], config: ExperimentConfig) -> str | None:
-    """The first setting in which the figures of a checkpoint with these settings do not compare with the config's."""
+def changed_measure(saved_settings: dict[str, Any], config: ExperimentConfig) -> str | None:
+    """The first setting that makes figures of a checkpoint with `saved_settings` incomparable with the config's."""
     now = config.fingerprint()
-    return next((key for key in _MEASURES if not _agree(key, _at(made_with, key), _at(now, key))), None)
+    return next((key for key in _MEASURES if not _agree(key, _at(saved_settings, key), _at(now, key))), None)
 
 
-# Stands for a setting that is not named: an older checkpoint has fewer, and a setting without effect is left out.
+# Stands for a setting without a value: an older checkpoint has fewer, and settings without effect are left out.
 _UNNAMED = object()
 
 
@@ -200,7 +212,7 @@ def _at(settings: Any, key: str) -> Any:
 
 
 def _agree(key: str, before: Any, now: Any) -> bool:
-    """Whether two settings are equal, as far as both checkpoint and config name them."""
+    """Whether two settings are equal, as far as both the checkpoint and the config have them."""
     if isinstance(before, dict) and isinstance(now, dict) and key not in KEYS_OF_THE_USER:
         return all(_agree(f"{key}.{part}", before[part], now[part]) for part in now.keys() & before.keys())
     return before is _UNNAMED or now is _UNNAMED or before == now
@@ -210,10 +222,10 @@ def _optional(value: Any, name: str, source: Source, least: float = -math.inf) -
     return None if value is None else form.number(value, name, source, least)
 
 
-def _checked_start(value: Any, epoch: int, source: Source) -> dict[str, float]:
-    """The figures that a training began with, {} where they were not measured."""
+def _checked_start(value: Any, epoch: int, source: Source) -> StartFigures | None:
+    """The figures that a training started with; None where the checkpoint has none."""
     if isinstance(value, dict) and not value:
-        return {}
+        return None
     start = form.mapping(value, _START, "start", source)
     return {
         "epoch": form.count(start["epoch"], "start.epoch", source, most=epoch),
@@ -223,7 +235,7 @@ def _checked_start(value: Any, epoch: int, source: Source) -> dict[str, float]:
 
 
 def new_train_state(unet: UNet2DModel, section: OptimizationSection, device: torch.device) -> TrainState:
-    """State before the first step: EMA equal to the UNet, a fresh optimizer."""
+    """State before the first step: the EMA equals the UNet, and the optimizer is new."""
     unet = unet.to(device, memory_format=memory_format(device))
     ema = copy.deepcopy(unet).eval().requires_grad_(False)
     optimizer = AdamW(

@@ -31,8 +31,8 @@ from core.inputs.tensor_files import save_tensors
 from core.models.autoencoder import Autoencoder
 from core.models.checkpoints import build_autoencoder
 from core.records.workspace import Workspace
+from core.training.diffusion_stage import load_splits
 from core.training.encode_layouts import encode_layouts
-from core.training.stages import load_splits
 from tests.benchmarks.results import machine, write_results
 
 CSV = Path(__file__).with_suffix(".csv")

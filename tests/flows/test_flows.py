@@ -26,7 +26,8 @@ import tasks.stage_task as stage_task_module
 from core.models.checkpoints import load_checkpoint
 from core.rounds.round_table import round_table
 from core.runtime.errors import InputError, LeaseError, UnavailableError
-from core.training import train_diffusion
+from core.training import training_loop
+from core.training.evaluation import Evaluation
 from flows.adversarial_round import adversarial_round
 from flows.adversarial_training import adversarial_training
 from flows.gpu_slot import gpu_slot
@@ -203,14 +204,14 @@ def test_an_interrupted_round_equals_an_undisturbed_one(finished, experiment, mo
     _, undisturbed, _ = finished
     folder = experiment.parent / "artifacts" / "tiny" / "round-01"
     with monkeypatch.context() as patch:
-        step = train_diffusion.DiffusionTraining._step
+        step = training_loop.DiffusionTraining._step
 
         def dies(self, *given):
             if self.name == "tiny" and self.state.step == 2:
                 raise RuntimeError("the machine died")
             return step(self, *given)
 
-        patch.setattr(train_diffusion.DiffusionTraining, "_step", dies)
+        patch.setattr(training_loop.DiffusionTraining, "_step", dies)
         with pytest.raises(RuntimeError, match="the machine died"):
             adversarial_round(experiment, 1)
     assert (folder / "discriminator" / "stage.json").exists() and not (folder / "round.json").exists()
@@ -342,10 +343,10 @@ def test_viability_that_stays_high_is_told(finished, told, viability, events):
 def test_the_lowest_of_the_last_three_evaluations_counts(experiment, told, monkeypatch):
     scores = iter([0.1, 0.2, 0.9, 0.85, 0.9, 0.95])  # before the first epoch, after each of four, at the end
 
-    def judged(_):
+    def generate_and_score(_):
         return torch.zeros(4, 4, 8, 8), torch.full((4,), next(scores))
 
-    monkeypatch.setattr(train_diffusion.DiffusionTraining, "judged", judged)
+    monkeypatch.setattr(Evaluation, "generate_and_score", generate_and_score)
     record = adversarial_round(experiment, 1, ["rounds.epochs_per_round=4", "training.eval_interval=1"])
     assert record["metrics"]["viability_floor"] == pytest.approx(0.85)
     assert [event for event, _ in told] == [ROUND_COMPLETED, VIABILITY_SATURATED]

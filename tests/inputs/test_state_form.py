@@ -95,7 +95,7 @@ def test_a_changed_state_is_refused_by_name_or_works(small, saved, tmp_path, dat
         assert str(tmp_path / "latest.pt") in str(refused)
         assert weights_digest(state.unet) == before and not state.optimizer.state
         return
-    state.take_over(read)
+    state.restore(read)
     step(state)
     assert all(weight.isfinite().all() for weight in state.unet.state_dict().values())
     assert state.epoch == len(state.history) == 1

@@ -130,7 +130,7 @@ def test_a_training_without_its_latest_checkpoint_is_not_restarted_unasked(train
     before = content(*files_below(folder))
     with pytest.raises(SystemExit):
         train(folder)
-    said = "tiny_checkpoint_best.pt is of epoch 2, and there is no tiny_checkpoint_latest.pt beside it to go on from"
+    said = "tiny_checkpoint_best.pt is of epoch 2, and there is no tiny_checkpoint_latest.pt beside it to resume from"
     assert said in capsys.readouterr().err
     assert content(*files_below(folder)) == before
     train(folder, "--no-resume")
@@ -144,7 +144,7 @@ def test_a_restart_removes_no_input_of_the_training(train, tmp_path, capsys):
     before = content(*files_below(folder))
     with pytest.raises(SystemExit):
         train(folder, "--no-resume", **{"diffusion.stage2_checkpoint": best})
-    said = f"diffusion.stage2_checkpoint {best} is a file that beginning anew removes: move it, or choose another "
+    said = f"diffusion.stage2_checkpoint {best} is a file that a new start removes: move it, or choose another "
     assert said in capsys.readouterr().err
     assert content(*files_below(folder)) == before
 

@@ -18,7 +18,7 @@ from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3
 from tasks.retrain_discriminator import retrain_discriminator
 
-# On a CPU in fp32: sums of other parts round otherwise.
+# On a CPU in fp32: sums in another order round differently.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-6}
 LATEST = Path("checkpoints") / "tiny_checkpoint_latest.pt"
 
@@ -44,18 +44,18 @@ def in_two(module: str, *arguments: object) -> str:
 def options(shared_experiment, tmp_path_factory):
     """Command line of continue-stage-3 on the tiny experiment, into a folder, with settings."""
     torch.manual_seed(1)
-    judge = tmp_path_factory.mktemp("judge") / "discriminator_best.pt"
+    discriminator = tmp_path_factory.mktemp("discriminator") / "discriminator_best.pt"
     made = with_prerequisites(load_config(shared_experiment))
-    # Named, since those are made in the precision of the machine.
+    # Given by name: other settings would ask for other prerequisites.
     given = {
         "dataset.manifest": made.dataset.manifest,
         "autoencoder.checkpoint": made.autoencoder.checkpoint,
         "diffusion.stage2_checkpoint": made.diffusion.stage2_checkpoint,
-        "discriminator.checkpoint": judge,
+        "discriminator.checkpoint": discriminator,
         "training.use_amp": False,
     }
     sizes = {"latent_channels": 4, "latent_size": 8}
-    save_tensors({"state_dict": LatentDiscriminator(**sizes).state_dict(), "config": sizes}, judge)
+    save_tensors({"state_dict": LatentDiscriminator(**sizes).state_dict(), "config": sizes}, discriminator)
 
     def line(folder, **settings):
         values = given | {"experiment.save_path": folder, "training.epochs": 2, **settings}
@@ -66,7 +66,7 @@ def options(shared_experiment, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one(options, tmp_path_factory):
-    """Folders of trainings by one process, made when first asked for."""
+    """Folder of a training by one process; each is made once."""
     made = {}
 
     def train(**settings):
@@ -101,7 +101,7 @@ def test_two_processes_train_as_one_stopped_or_not(options, one, tmp_path):
     assert sha256(tmp_path / "pieces" / LATEST) == sha256(tmp_path / "whole" / LATEST)
 
 
-# Five adversarial draws and two pictures a batch: the parts hold unequal numbers of them, and some hold none.
+# Five adversarial draws and two pictures in a batch: the parts get unequal numbers of them, and some get none.
 UNEQUAL = {"discriminator__batch_fraction": 0.3, "training__epochs": 1, "training__eval_interval": 1}
 
 
@@ -118,7 +118,7 @@ def test_parts_of_a_batch_train_as_the_whole(form, options, one, tmp_path):
     assert_same_training(tmp_path / "parts", one(**settings))
 
 
-def test_values_computed_again_are_the_same_to_the_bit(options, one, tmp_path):
+def test_gradient_checkpointing_changes_no_bit(options, one, tmp_path):
     settings = UNEQUAL | {"discriminator__form": "ddo"}
     again = options(tmp_path / "again", unet__gradient_checkpointing=True, training__accumulation_steps=8, **settings)
     run_command(continue_stage3.fn, again)
@@ -147,7 +147,7 @@ def test_a_batch_that_does_not_divide_is_refused_in_one_line(options, tmp_path):
     assert not list((tmp_path / "out").rglob("*.pt"))
 
 
-def test_what_the_first_process_refuses_is_said_by_it_alone(options, tmp_path):
+def test_only_the_first_process_reports_what_it_refuses(options, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")
     done = torchrun("tasks.continue_stage3", *options(tmp_path / "out"))

@@ -13,7 +13,7 @@ from core.rounds.runs import begin_run, hold_run
 from core.storage.download_cache import DownloadCache
 from core.storage.store import ArtifactsSection
 from core.training.prerequisites import hold_prerequisites
-from core.training.stages import continue_stage3
+from core.training.stage3 import continue_stage3
 from tests.sweep.ground import Ground, Row
 
 TITLE = "Files of the user's where we would write"

@@ -16,7 +16,7 @@ from core.inputs.tensor_files import load_tensors
 from core.models.checkpoints import build_autoencoder, load_autoencoder, load_discriminator, load_unet
 from core.models.diffusion import build_unet
 from core.models.discriminator import ADAM_BETAS, LatentDiscriminator
-from core.models.trajectories import kept_trajectories
+from core.models.trajectories import saved_trajectories
 from core.records.latent_parts import LatentParts
 from core.records.stage_records import provenance_of, record_bytes
 from core.records.workspace import Workspace
@@ -96,10 +96,10 @@ def _read(change: Change, online: bool = False) -> Callable[[Ground], TrainState
         try:
             saved = state.read(_changed("checkpoint", _trained, ground, change), ground.config)
         finally:
-            # Nothing is taken over while it is looked at.
+            # Nothing is restored while it is checked.
             assert all(torch.equal(value, before[key]) for key, value in state.unet.state_dict().items())
             assert not state.optimizer.state and state.epoch == 0
-        state.take_over(saved)
+        state.restore(saved)
         return state
 
     return give
@@ -332,7 +332,7 @@ def _trajectories(change: Change) -> Callable[[Ground], Any]:
 
     def give(ground: Ground) -> Any:
         path = _changed("trajectories", make, ground, change)
-        return kept_trajectories(path, _fresh(ground.config).ema.eval(), ground.config, 0)
+        return saved_trajectories(path, _fresh(ground.config).ema.eval(), ground.config, 0)
 
     return give
 

@@ -84,7 +84,7 @@ def test_other_stage3_settings_keep_the_prerequisites(train):
     assert metrics["train_semantic_loss"] == pytest.approx(expected)
 
 
-def test_no_resume_starts_anew(train):
+def test_no_resume_starts_again(train):
     first = digests(train(training__epochs=2))
     assert digests(train("out", "--no-resume", training__epochs=2)) == first
 
@@ -98,10 +98,10 @@ def test_a_finished_training_does_nothing_more(train):
 
 def test_only_the_unet_moves(train, experiment, discriminator):
     config = with_prerequisites(load_config(experiment))
-    judges = [config.autoencoder.checkpoint, discriminator]
-    before = [sha256(Path(path)) for path in judges]
+    frozen = [config.autoencoder.checkpoint, discriminator]
+    before = [sha256(Path(path)) for path in frozen]
     folder = train(training__epochs=1)
-    assert [sha256(Path(path)) for path in judges] == before
+    assert [sha256(Path(path)) for path in frozen] == before
     weights = load_checkpoint(folder / "checkpoints" / "tiny_checkpoint_latest.pt", "checkpoint")["state_dict"]
     start = load_checkpoint(config.diffusion.stage2_checkpoint, "checkpoint")["state_dict"]
     assert weights.keys() == start.keys()
@@ -109,13 +109,13 @@ def test_only_the_unet_moves(train, experiment, discriminator):
 
 
 def test_frozen_models_are_identical_after_training(train, monkeypatch):
-    from core.training import train_diffusion
+    from core.training import training_loop
 
     seen = []
-    run = train_diffusion.DiffusionTraining.run
+    run = training_loop.DiffusionTraining.run
 
     def watched(self, *arguments):
-        frozen = [self.frozen.decoder, self.frozen.perceptual, self.discriminator]
+        frozen = [self.loss_models.decoder, self.loss_models.perceptual, self.discriminator]
         before = [{k: v.clone() for k, v in model.state_dict().items()} for model in frozen]
         run(self, *arguments)
         for model, old in zip(frozen, before, strict=True):
@@ -125,7 +125,7 @@ def test_frozen_models_are_identical_after_training(train, monkeypatch):
         assert not trained & {id(p) for model in frozen for p in model.parameters()}
         seen.append(self)
 
-    monkeypatch.setattr(train_diffusion.DiffusionTraining, "run", watched)
+    monkeypatch.setattr(training_loop.DiffusionTraining, "run", watched)
     train(training__epochs=1)
     assert seen
 
@@ -162,7 +162,7 @@ def test_a_round_ends_early_once_viability_stays_high(train):
     assert len(pd.read_csv(folder / "tiny_metrics.csv")) == 2
 
 
-def test_going_on_from_a_round_keeps_epoch_and_optimizer(train):
+def test_continuing_a_round_keeps_epoch_and_optimizer(train):
     first = train("first", training__epochs=1)
     latest = first / "checkpoints" / "tiny_checkpoint_latest.pt"
     second = train("second", training__epochs=2, diffusion__stage3_checkpoint=latest)
@@ -185,7 +185,7 @@ def another_discriminator(tmp_path):
     return path
 
 
-def test_rate_and_decay_are_the_config_s_after_a_resume(train):
+def test_a_resume_takes_rate_and_decay_from_the_config(train):
     train(training__epochs=1)
     folder = train(training__epochs=2, training__weight_decay=0.0, training__learning_rate=2e-5)
     (group,) = latest(folder)["optimizer_state"]["param_groups"]
@@ -193,7 +193,7 @@ def test_rate_and_decay_are_the_config_s_after_a_resume(train):
     assert latest(folder)["optimizer_state"]["state"][0]["step"] == latest(folder)["step"]
 
 
-def test_another_discriminator_on_resume_is_measured_anew(train, tmp_path, caplog):
+def test_figures_are_measured_again_for_another_discriminator(train, tmp_path, caplog):
     settings = {"training__eval_interval": 5, "discriminator__update": "online"}
     folder = train(training__epochs=1, **settings)
     first, states = latest(folder), torch.load(folder / "checkpoints" / "trajectories.pt")
@@ -214,10 +214,10 @@ def test_the_same_discriminator_on_resume_is_not_measured_again(train, caplog):
     folder = train(training__epochs=1)
     start = latest(folder)["start"]
     train(training__epochs=2)
-    assert latest(folder)["start"] == start and "anew" not in caplog.text
+    assert latest(folder)["start"] == start and "again" not in caplog.text
 
 
-def test_a_checkpoint_of_before_that_names_no_discriminator_is_gone_on_from(train, caplog):
+def test_an_old_checkpoint_that_names_no_discriminator_is_resumed(train, caplog):
     folder = train(training__epochs=1)
     path = folder / "checkpoints" / "tiny_checkpoint_latest.pt"
     checkpoint = latest(folder)
@@ -228,16 +228,16 @@ def test_a_checkpoint_of_before_that_names_no_discriminator_is_gone_on_from(trai
     assert "does not say which discriminator it was trained against" in caplog.text
 
 
-def test_figures_of_other_settings_are_measured_anew(train, caplog):
+def test_figures_are_measured_again_after_a_change_of_settings(train, caplog):
     folder = train(training__epochs=2)
     before = latest(folder)
     train(training__epochs=3, rounds__viability_samples=5)
-    assert "rounds.viability_samples was changed" in caplog.text
+    assert "rounds.viability_samples was changed; the earlier figures are measured again" in caplog.text
     assert latest(folder)["start"]["epoch"] == 2 and latest(folder)["adversarial_weight"] is not None
     assert before["best_val_loss"] is not None and latest(folder)["best_val_loss"] is None
 
 
-def test_an_online_discriminator_is_gone_on_from_or_its_absence_is_told(train, caplog):
+def test_an_online_discriminator_is_resumed_or_a_warning_says_that_it_is_new(train, caplog):
     folder = train(training__epochs=1)
     train(training__epochs=2, discriminator__update="online")
     assert "discriminator.update was frozen until now" in caplog.text

@@ -32,7 +32,7 @@ def unet(config):
 
 
 @pytest.fixture(scope="module")
-def judge(config):
+def discriminator(config):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return LatentDiscriminator(config.autoencoder.latent_channels, config.latent_size).eval()
@@ -49,14 +49,14 @@ def test_sampling_equals_the_loop_of_diffusers(unet, config):
 
 
 @torch.no_grad()
-def test_sampling_in_bfloat16_draws_what_fp32_draws(unet, config, judge):
+def test_sampling_in_bfloat16_draws_what_fp32_draws(unet, config, discriminator):
     fast, exact = sampled(unet, config), sampled(unet, plain(config))
     assert (fast - exact).square().mean().sqrt() < 0.02 * exact.std()
     for statistic in (torch.mean, torch.std):
         there = statistic(exact, dim=(0, 2, 3))
         torch.testing.assert_close(statistic(fast, dim=(0, 2, 3)), there, rtol=0.01, atol=0.01 * exact.std().item())
-    verdicts = judge(fast).sigmoid(), judge(exact).sigmoid()
-    assert (verdicts[0] - verdicts[1]).abs().max() < 0.02
+    scores = discriminator(fast).sigmoid(), discriminator(exact).sigmoid()
+    assert (scores[0] - scores[1]).abs().max() < 0.02
 
 
 def test_sampling_leaves_the_model_as_it_was(unet, config):
@@ -68,7 +68,7 @@ def test_sampling_leaves_the_model_as_it_was(unet, config):
     assert all(torch.equal(before[name], value) for name, value in unet.state_dict().items())
 
 
-def test_gradients_in_bfloat16_point_where_those_in_fp32_do(config, judge):
+def test_gradients_in_bfloat16_point_where_those_in_fp32_do(config, discriminator):
     scheduler = build_scheduler(config.scheduler)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -79,7 +79,7 @@ def test_gradients_in_bfloat16_point_where_those_in_fp32_do(config, judge):
         unet.zero_grad()
         with autocast(torch.device("cpu"), dtype):
             eps_pred = denoiser(unet, scheduler)(noise, t)
-            loss = F.mse_loss(eps_pred, noise) + F.softplus(-judge(noise - eps_pred)).mean()
+            loss = F.mse_loss(eps_pred, noise) + F.softplus(-discriminator(noise - eps_pred)).mean()
         loss.backward()
         return torch.cat([parameter.grad.flatten() for parameter in unet.parameters()])
 
@@ -88,13 +88,13 @@ def test_gradients_in_bfloat16_point_where_those_in_fp32_do(config, judge):
     assert fast.norm() == pytest.approx(exact.norm().item(), rel=0.03)
 
 
-def test_both_evaluations_of_the_discriminator_at_once_are_those_one_by_one(judge, config):
+def test_both_evaluations_of_the_discriminator_at_once_are_those_one_by_one(discriminator, config):
     noised = sample_noise(SEEDS[:8], config.latent_shape)
     shift = torch.randn(noised.shape, generator=torch.Generator().manual_seed(5))
     labels, level = torch.arange(8).float() % 2, torch.linspace(0.1, 1, 8)
-    loss, logits = discriminator_loss(judge, noised, labels, level, shift)
-    moved = judge(noised + 0.05 * shift, level)
-    torch.testing.assert_close(logits, judge(noised, level))
+    loss, logits = discriminator_loss(discriminator, noised, labels, level, shift)
+    moved = discriminator(noised + 0.05 * shift, level)
+    torch.testing.assert_close(logits, discriminator(noised, level))
     wanted = F.binary_cross_entropy_with_logits(logits, labels) + (moved - logits).square().mean()
     torch.testing.assert_close(loss, wanted)
 

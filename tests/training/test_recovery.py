@@ -1,4 +1,4 @@
-"""Runs whose processes, servers and files do not behave: nothing is lost, done twice, or taken for what it is not."""
+"""Killed processes, failing servers and altered files: nothing is lost, done twice, or mistaken for something else."""
 
 import contextlib
 import fcntl
@@ -46,7 +46,7 @@ def server():
 
 
 def run_round(config, number):
-    """The flow of one round, without Prefect."""
+    """Run the stages of one round as its flow does, without Prefect."""
     this = open_round(config, number)
     if this.record is not None:
         return this.record
@@ -63,7 +63,7 @@ def place(request):
 
 @pytest.fixture
 def config(prepared, tmp_path, place):
-    """The tiny experiment at `place`, begun."""
+    """The tiny experiment at `place`, after its run began."""
     path = ready_config(prepared, tmp_path, place.uri, place.artifacts.endpoint_url)
     config = load_config(path).with_values({"rounds.epochs_per_round": 1, "rounds.count": 2})
     open_store(place.uri, config.artifacts)
@@ -71,7 +71,7 @@ def config(prepared, tmp_path, place):
     return config
 
 
-# --- processes that are killed, raced, stopped
+# --- killed, racing and stopped processes
 
 
 @pytest.mark.timeout(900)
@@ -90,7 +90,7 @@ def test_killed_again_and_again_ends_with_the_same_bytes(request, server, prepar
 
 
 @pytest.mark.timeout(600)
-def test_of_eight_processes_one_trains_and_seven_say_who_does(server, prepared, tmp_path):
+def test_one_of_eight_processes_trains_and_seven_name_it(server, prepared, tmp_path):
     config = ready_config(prepared, tmp_path, str(tmp_path / "artifacts"))
     racing = [start_training(config) for _ in range(8)]
     ended = {process.pid: (*process.communicate(timeout=500), process.returncode) for process in racing}
@@ -105,7 +105,7 @@ def test_of_eight_processes_one_trains_and_seven_say_who_does(server, prepared, 
 
 
 def wait_for_lease(run, token):
-    """Content of the lease once it was taken for the `token`th time."""
+    """Content of the lease after it is taken for the `token`th time."""
     for _ in range(600):
         with contextlib.suppress(OSError, ValueError):
             lease = json.loads((run / "lease.json").read_text())
@@ -145,7 +145,7 @@ def test_a_stopped_holder_publishes_nothing_once_another_has_taken_over(server, 
 
 
 def stop_between_changes(process, run):
-    """SIGSTOP when it holds no lock of a folder, for which every other process would have to wait."""
+    """Stop the process while it holds no lock of a folder, because every other process would wait for the lock."""
     while True:
         os.killpg(process.pid, signal.SIGSTOP)
         if not any(is_locked(path) for path in run.rglob(".lock")):
@@ -168,7 +168,7 @@ def published(run):
     return {str(path): path.stat().st_mtime_ns for path in files if path.name != ".lock"}
 
 
-def test_a_held_run_is_refused_and_waited_for(config):
+def test_a_holder_may_hold_its_run_again(config):
     run = run_location(config)
     lease = json.loads(open_store(run).read("lease.json").data) if open_store(run).read("lease.json") else None
     assert lease is None
@@ -180,7 +180,7 @@ def test_a_held_run_is_refused_and_waited_for(config):
         assert held.token == token + 1
 
 
-def test_a_holder_that_lost_its_lease_is_told_and_changes_nothing(config):
+def test_a_holder_that_lost_its_lease_gets_an_error_and_changes_nothing(config):
     run = run_location(config)
     with hold(run, config.artifacts.model_copy(update={"lease_seconds": 1})) as held:
         store = open_store(run).with_write_check(held.write_check)
@@ -209,7 +209,7 @@ def test_a_training_outlives_an_outage_of_its_server(server, radosgw, radosgw_pl
     assert not find_problems(radosgw_place.uri)
 
 
-# --- files that are not what their records say
+# --- altered files
 
 
 def flip(data):
@@ -239,7 +239,7 @@ def test_tampered_files_are_found_and_not_read(config, place, tmp_path, name, ho
     assert any(name in line for line in problems), problems
     kind = "missing" if how == "deleted" else "altered"
     with pytest.raises(InputError, match=rf"{name} is {kind}|{re.escape(name)}.* is damaged"):
-        # On another machine: this one still has a whole copy of what it fetched.
+        # As on another machine: the cache of this one still has an unaltered copy.
         run_round(config.with_values({"artifacts.cache": str(tmp_path / "elsewhere")}), 2)
     assert open_store(round_location(config, 2)).read("round.json") is None
 
@@ -247,7 +247,7 @@ def test_tampered_files_are_found_and_not_read(config, place, tmp_path, name, ho
 def test_a_tampered_input_of_a_stage_is_refused(config, place):
     this = open_round(config, 1)
     generate_bad_latents.fn(**this.bad_latents_options())
-    # Not the bad ones: as the only part they are in the cache already, and that copy would be used.
+    # The real latents, because the bad ones are in the cache already and that copy would be used.
     place.overwrite("tiny/round-01/bad_latents/real_latents_all.pt", b"not those latents")
     with pytest.raises(InputError, match=r"real_latents_all.pt is altered: recorded with"):
         retrain_discriminator.fn(**this.discriminator_options())
@@ -257,13 +257,13 @@ def test_a_tampered_input_of_a_stage_is_refused(config, place):
 
 
 def test_a_stage_resumed_from_its_state_under_another_config_is_refused(config, monkeypatch):
-    from core.training import train_diffusion
+    from core.training import training_loop
 
     this = open_round(config.with_values({"rounds.epochs_per_round": 4}), 1)
     generate_bad_latents.fn(**this.bad_latents_options())
     retrain_discriminator.fn(**this.discriminator_options())
     with monkeypatch.context() as patch:
-        step = train_diffusion.DiffusionTraining._step
+        step = training_loop.DiffusionTraining._step
 
         def dies(self, *given):
             if self.state.epoch == 2:
@@ -271,7 +271,7 @@ def test_a_stage_resumed_from_its_state_under_another_config_is_refused(config, 
                 raise RuntimeError("the machine died")
             return step(self, *given)
 
-        patch.setattr(train_diffusion.DiffusionTraining, "_step", dies)
+        patch.setattr(training_loop.DiffusionTraining, "_step", dies)
         with pytest.raises(RuntimeError, match="the machine died"):
             continue_stage3.fn(this.config_path, recorded=True)
     assert re.search(r"round-01 continues from stage3: epoch [12]$", status_text(config.artifacts.root))
@@ -283,18 +283,18 @@ def test_a_stage_resumed_from_its_state_under_another_config_is_refused(config, 
     assert read_record(stage, RECORD_NAME)["metrics"]["epoch"] == 4
 
 
-def test_a_run_forked_from_a_round_goes_on_from_its_model(config):
+def test_a_run_forked_from_a_round_starts_from_its_model(config):
     run_round(config, 1)
     fork = config.with_values({"experiment.name": "fork", "discriminator.weight": 0.05})
     parent = round_location(config, 1)
     begin_run(fork, parent)
-    begin_run(fork)  # a later start need not say it again
+    begin_run(fork)  # a later start need not name the parent again
     record = run_round(fork, 1)
     assert record["inputs"]["parent"]["path"] == f"{parent}/round.json"
     assert record["inputs"]["parent"]["sha256"] == open_store(parent).measure("round.json")["sha256"]
     assert record["metrics"]["epoch"] == 2
-    made_by = read_record(open_store(round_location(fork, 1)).below("bad_latents"), RECORD_NAME)["inputs"]
-    assert made_by["diffusion"]["path"].startswith(f"{parent}/stage3/")
+    bad_latents_inputs = read_record(open_store(round_location(fork, 1)).below("bad_latents"), RECORD_NAME)["inputs"]
+    assert bad_latents_inputs["diffusion"]["path"].startswith(f"{parent}/stage3/")
     assert f"forked from: {parent}/round.json" in status_text(run_location(fork))
     with pytest.raises(InputError, match=r"was forked from no other round, not from .*give it another experiment.name"):
         begin_run(config, round_location(fork, 1))
@@ -314,7 +314,7 @@ def test_status_shows_rounds_holder_and_what_is_next(config, place):
         status_text(f"{place.uri}/nothing")
 
 
-def test_garbage_is_what_we_left_and_nothing_needs(config, place):
+def test_garbage_is_our_own_files_that_nothing_needs(config, place):
     run_round(config, 1)
     run = open_store(run_location(config))
     left = {
@@ -340,7 +340,7 @@ def test_garbage_is_what_we_left_and_nothing_needs(config, place):
         assert [garbage.busy for garbage in find_garbage(place.uri, 0)] == [True]
 
 
-def test_stage3_of_a_finished_round_is_not_touched_by_hand(config, place):
+def test_stage3_of_a_finished_round_cannot_be_trained_outside_of_the_round(config, place):
     run_round(config, 1)
     this, stage = open_round(config, 1), open_store(f"{run_location(config)}/round-01/stage3")
     before = {file.name: stage.measure(file.name) for file in stage.files()}
@@ -355,7 +355,7 @@ def test_stage3_of_a_finished_round_is_not_touched_by_hand(config, place):
     assert not find_problems(place.uri)
 
 
-def test_stage3_by_hand_in_an_unfinished_round_makes_the_rounds_stage(config, place):
+def test_stage3_outside_of_the_flow_makes_the_stage_of_an_unfinished_round(config, place):
     this = open_round(config, 1)
     generate_bad_latents.fn(**this.bad_latents_options())
     retrain_discriminator.fn(**this.discriminator_options())
@@ -366,7 +366,7 @@ def test_stage3_by_hand_in_an_unfinished_round_makes_the_rounds_stage(config, pl
     assert not find_problems(place.uri)
 
 
-def test_what_a_stage_publishes_is_no_garbage(config, place):
+def test_files_that_a_stage_is_publishing_are_not_garbage(config, place):
     stage = open_store(f"{run_location(config)}/round-01/stage3")
     stage.create("state/publishing.json", b'{"outputs": ["model.pt", "of-an-earlier-try.pt"]}')
     for name in ("model.pt", "of-an-earlier-try.pt"):
@@ -380,15 +380,15 @@ def test_what_a_stage_publishes_is_no_garbage(config, place):
     assert sorted(file.name for file in stage.files()) == ["model.pt", "stage.json"]
 
 
-def test_what_was_trained_by_hand_beside_the_rounds_is_no_garbage(local_place, prepared, tmp_path):
+def test_a_training_beside_the_rounds_is_not_garbage(local_place, prepared, tmp_path):
     config = load_config(ready_config(prepared, tmp_path, local_place.uri))
     begin_run(config)
-    by_hand = open_store(stage3_location(config))
-    by_hand.create("checkpoints/tiny_checkpoint_latest.pt", b"hours of work")
+    training = open_store(stage3_location(config))
+    training.create("checkpoints/tiny_checkpoint_latest.pt", b"hours of work")
     assert [file.name for garbage in find_garbage(local_place.uri, 0) for file in garbage.files] == []
 
 
-def test_commands_say_what_they_found(config, place, capsys):
+def test_commands_print_what_they_found(config, place, capsys):
     from flows.collect_garbage import collect_garbage
     from flows.status import status
 

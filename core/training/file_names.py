@@ -9,27 +9,27 @@ def checkpoint_name(stage: str, kind: str) -> str:
 
 
 def samples_name(stage: str, epoch: int | str) -> str:
-    """What the model drew after an epoch."""
+    """The picture of layouts that the EMA weights generate after an epoch."""
     return f"samples/{stage}_epoch_{epoch:>03}_samples.png"
 
 
 def real_layouts_name(stage: str) -> str:
-    """A picture of real layouts that the model was not trained on."""
+    """The picture of real layouts of the validation split."""
     return f"samples/{stage}_real.png"
 
 
 def extremes_name(stage: str) -> str:
-    """The generated layouts that the discriminator scored best, then worst."""
+    """The picture of the generated layouts with the best scores of the discriminator, then of those with the worst."""
     return f"samples/{stage}_best_and_worst.png"
 
 
 def metrics_name(stage: str) -> str:
-    """Losses and scores, a row an epoch."""
+    """The table of losses and scores, with a row for each epoch."""
     return f"{stage}_metrics.csv"
 
 
 def stage3_files(name: str) -> list[str]:
-    """Everything that continue-stage-3 of the experiment `name` writes; `*` stands for digits."""
+    """Every file that continue-stage-3 of the experiment `name` writes; `*` stands for digits."""
     return [
         *(checkpoint_name(name, kind) for kind in ("best", "latest", "epoch_*")),
         TRAJECTORIES_NAME,

@@ -1,0 +1,94 @@
+"""What the forms of the adversarial term draw for a batch: a type for each kind of form, with its shares.
+
+Every type has the `weights` [P] of its P logits in the loss, and `total`, what the loss divides by: the sum of the
+weights, for a share of the draws the sum over all shares divided by their number. A share that would be empty is one
+row of weight 0, so that every model is called.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from core.runtime.shares import Rows, Share
+
+
+class AdversarialDraws(Protocol):
+    """The draws of a form for a whole batch, on the CPU."""
+
+    def part(self, share: Share, device: torch.device) -> Self:
+        """One share of the draws, on `device`."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrajectoryDraws:
+    """States `xt` [A, C, h, w] of the model's own trajectories at timesteps `t` [A]: for renoise and draft_k.
+
+    Renoise adds the noise `eps` [A, C, h, w] at timesteps `s` [A]. `rows` are the rows of the whole that a share holds.
+    """
+
+    xt: Tensor
+    t: Tensor
+    s: Tensor
+    eps: Tensor
+    weights: Tensor
+    total: Tensor
+    rows: Rows | None = None
+
+    def part(self, share: Share, device: torch.device) -> Self:
+        """One share of the draws, on `device`."""
+        rows, weights = _rows_and_weights(share, self.weights)
+        xt, t, s, eps = (value[rows.positions].to(device) for value in (self.xt, self.t, self.s, self.eps))
+        return type(self)(xt, t, s, eps, weights.to(device), (self.total / share.count).to(device), rows)
+
+
+@dataclass(frozen=True)
+class BatchDraws:
+    """`positions` [P] in the batch of the latents that the discriminator scores: for x0_prediction and published."""
+
+    positions: Tensor
+    weights: Tensor
+    total: Tensor
+
+    def part(self, share: Share, device: torch.device) -> Self:
+        """One share of the draws, on `device`; its positions are those in the same share of the batch."""
+        found, positions = share.find(self.positions)
+        weights = self.weights[found]
+        if not len(found):
+            positions, weights = positions.new_zeros(1), weights.new_zeros(1)
+        return type(self)(positions.to(device), weights.to(device), (self.total / share.count).to(device))
+
+
+@dataclass(frozen=True)
+class PairDraws:
+    """The first latents of the batch, as many samples `x0` [A, C, h, w] of the model, and one noising of both: for ddo.
+
+    `positions` [A] of the latents in the batch. The samples are noised with `eps` [A, C, h, w] at timesteps `s` [A].
+    `rows` are the rows of the whole that a share holds.
+    """
+
+    positions: Tensor
+    x0: Tensor
+    s: Tensor
+    eps: Tensor
+    weights: Tensor
+    total: Tensor
+    rows: Rows | None = None
+
+    def part(self, share: Share, device: torch.device) -> Self:
+        """One share of the draws, on `device`; its positions are those in the same share of the batch."""
+        rows, weights = _rows_and_weights(share, self.weights)
+        positions = rows.positions // share.count
+        x0, s, eps = (value[rows.positions].to(device) for value in (self.x0, self.s, self.eps))
+        total = (self.total / share.count).to(device)
+        return type(self)(positions.to(device), x0, s, eps, weights.to(device), total, rows)
+
+
+def _rows_and_weights(share: Share, weights: Tensor) -> tuple[Rows, Tensor]:
+    """The rows of a share of the draws with these `weights` [A], and the weights of its rows."""
+    rows = share.rows(len(weights))
+    if len(rows.positions):
+        return rows, weights[rows.positions]
+    return rows._replace(positions=torch.zeros(1, dtype=torch.long)), weights.new_zeros(1)

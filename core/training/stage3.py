@@ -1,0 +1,262 @@
+"""Stage 3 of a config: where it trains, what it starts from, its discriminator, and the metrics at its end."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.config.experiment import ExperimentConfig
+from core.inputs.places import Location, is_remote
+from core.inputs.state_form import weights_digest
+from core.models.adversarial import build_adversarial_form
+from core.models.checkpoints import find_checkpoint, load_discriminator, load_unet
+from core.models.diffusion import Denoiser, denoiser
+from core.models.discriminator import LatentDiscriminator
+from core.models.pictures import GRID_SAMPLES, save_grid, save_sample_grid
+from core.models.trajectories import saved_trajectories
+from core.records.artifacts import CONFIG_NAME, RECORD_NAME, is_stage_folder, stage3_location
+from core.records.created_files import CreatedFiles
+from core.records.ownership import OwnFiles
+from core.records.stage_records import local_path, read_record, run_stage
+from core.records.workspace import Workspace
+from core.runtime import distributed
+from core.runtime.device import memory_format
+from core.runtime.errors import InputError
+from core.storage.opening import open_store
+from core.storage.store import join
+from core.training.diffusion_stage import build_training, final_metrics, with_inputs
+from core.training.file_names import TRAJECTORIES_NAME, checkpoint_name, extremes_name, real_layouts_name
+from core.training.metrics import EarlyStop, viability_scores
+from core.training.online_discriminator import OnlineDiscriminator
+from core.training.stage3_folder import own_folder, resumes
+from core.training.train_state import SavedState, StartFigures, changed_measure
+from core.training.training_loop import DiffusionTraining
+
+log = logging.getLogger(__name__)
+
+# Viability counts as lasting if it held in this many last evaluations of a round.
+SATURATION_EVALUATIONS = 3
+# Layouts in the picture of those with the best scores, and of those with the worst.
+_EXTREMES = 8
+
+
+def continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bool) -> dict[str, Any]:
+    """Metrics after continuing Stage 3 until epoch `training.epochs` at `experiment.save_path`.
+
+    Writes `checkpoints/{name}_checkpoint_{best,latest}.pt`, `samples/{name}_epoch_*.png` (the first before any step),
+    `samples/{name}_{real,best_and_worst}.png` and `{name}_metrics.csv`.
+    A `recorded` stage works in a scratch folder and is published with a record at the end: in a round, in a bucket, or
+    where a finished one lies. Otherwise it works in the local folder itself, and with more epochs it continues there.
+    `resume`: None resumes if there is a training to resume, True insists on it, False starts again.
+    InputError at once for a missing discriminator or Stage 2 checkpoint.
+    """
+    with distributed.joined(config.training.device):
+        return _continue_stage3(config, resume, recorded)
+
+
+def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bool) -> dict[str, Any]:
+    location = stage3_location(config)
+    recorded = recorded or is_remote(location) or _is_recorded(config, Path(location))
+    inputs = _inputs(config, resume, recorded)
+    if not recorded:
+        on_disk = with_inputs(config, {name: local_path(path) for name, path in inputs.items()})
+        with own_folder(config, Path(location), inputs, resume) as workspace:
+            return _train(on_disk, resume, workspace, recorded)
+    if resume is False:
+        raise InputError(
+            f"--no-resume: what is at {location} is kept; remove it, or choose another experiment.save_path"
+        )
+
+    def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
+        return _train(with_inputs(config, paths), None, workspace, recorded)
+
+    record = run_stage("stage3", location, inputs, _settings(config), work, config.artifacts)
+    metrics: dict[str, Any] = record["metrics"]
+    return metrics
+
+
+def _is_recorded(config: ExperimentConfig, folder: Path) -> bool:
+    """Whether `folder` holds a stage with a record, or is that of a round and holds no training of the user's own."""
+    if read_record(open_store(folder), RECORD_NAME) is not None:
+        return True
+    users_own = CreatedFiles(folder).is_ours or resumes(config, folder, None)
+    in_round = is_stage_folder(os.path.abspath(folder)) and (folder.parent / CONFIG_NAME).is_file()
+    return in_round and not users_own and OwnFiles(open_store(folder.parent.parent)).is_run()
+
+
+def _settings(config: ExperimentConfig) -> dict[str, Any]:
+    """The settings that Stage 3 depends on, without those that its inputs were made with."""
+    settings = config.fingerprint()
+    del settings["prerequisites"]
+    for name in ("count", "epochs_per_round", "discriminator"):
+        del settings["rounds"][name]
+    for name in ("num_samples", "real_variants"):
+        del settings["rounds"]["bad_latents"][name]
+    return settings
+
+
+def _inputs(config: ExperimentConfig, resume: bool | None, recorded: bool) -> dict[str, Location]:
+    manifest, discriminator = config.required("dataset.manifest"), config.required("discriminator.checkpoint")
+    if not is_remote(manifest) and not Path(manifest).exists():
+        raise InputError(f"manifest {manifest} does not exist: set dataset.manifest")
+    location = stage3_location(config)
+    latest = join(location, checkpoint_name(config.experiment.name, "latest"))
+    has_latest = not is_remote(location) and Path(latest).exists()
+    if resume and not has_latest:
+        raise InputError(f"--resume: there is no {latest} to resume from; leave the option out to start")
+    inputs: dict[str, Location] = {
+        "manifest": manifest,
+        "autoencoder": config.required("autoencoder.checkpoint"),
+        "discriminator": find_checkpoint(discriminator),
+    }
+    if config.diffusion.stage3_checkpoint is not None:
+        inputs["stage3"] = find_checkpoint(config.diffusion.stage3_checkpoint)
+    elif recorded or not has_latest or resume is False:
+        inputs["stage2"] = find_checkpoint(config.required("diffusion.stage2_checkpoint"))
+    semantic = config.training.loss.semantic_loss
+    if semantic is not None and semantic.perceptual_loss.backbone is not None:
+        inputs["trunk"] = semantic.perceptual_loss.backbone
+    return inputs
+
+
+def _train(config: ExperimentConfig, resume: bool | None, workspace: Workspace, recorded: bool) -> dict[str, Any]:
+    """Build Stage 3, restore its state, and train it in the workspace; the final metrics."""
+    resumed = distributed.from_first(resumes(config, workspace.folder, resume))
+    previous = config.diffusion.stage3_checkpoint
+    start = previous or (None if resumed else config.required("diffusion.stage2_checkpoint"))
+    discriminator = load_discriminator(config.required("discriminator.checkpoint"), config.latent_shape)
+    run = build_training(config, config.training, config.experiment.name, workspace, start)
+    discriminator = discriminator.to(run.device)
+    run.state.online = _online_discriminator(config, discriminator)
+    run.state.discriminator = weights_digest(discriminator)
+
+    # Restore the state of this training, or that of the previous round.
+    new_trajectories = False
+    if resumed:
+        saved = run.state.read(run.path("latest"), config)
+        new_trajectories = not recorded and _has_other_discriminator(saved, run.state.discriminator)
+        if new_trajectories:
+            saved = saved.without_discriminator()
+        elif (changed := changed_measure(saved.config, config)) is not None:
+            log.warning("%s: %s was changed; the earlier figures are measured again", saved.path, changed)
+            saved = saved.without_figures()
+        run.state.restore(saved)
+    elif previous is not None:
+        # Scores of the previous round's discriminator do not compare with this one's, and its online copy is another.
+        saved = run.state.read(Path(find_checkpoint(previous)), config)
+        run.state.restore(saved.without_discriminator())
+    if run.state.online is not None:
+        run.batches.require_online_shares()
+
+    # From here on files are written.
+    workspace.claim(resumed)
+    run = _with_discriminator(run, discriminator, new_trajectories)
+    start_figures = run.state.start or _measure_start(run)
+    rule = config.rounds.advance_when
+    stop = EarlyStop(rule.viability_score, rule.evaluations, since=start_figures["epoch"]) if rule else None
+    run.run(config.training.epochs, stop)
+    return _final_stage3_metrics(run, start_figures)
+
+
+def _has_other_discriminator(saved: SavedState, discriminator: str) -> bool:
+    """Whether the checkpoint was trained against another discriminator, or names none; a warning says so."""
+    if saved.discriminator == discriminator:
+        return False
+    known = "does not say which discriminator it" if saved.discriminator is None else "is of another discriminator: it"
+    log.warning(
+        "%s %s was trained against; with discriminator.checkpoint the start viability is measured again and the best "
+        "checkpoint and the trajectories are made again; they do not compare with those of earlier epochs",
+        saved.path,
+        known,
+    )
+    return True
+
+
+def _online_discriminator(config: ExperimentConfig, discriminator: LatentDiscriminator) -> OnlineDiscriminator | None:
+    section = config.discriminator
+    if section.update == "frozen" or section.weight == 0:
+        return None
+    return OnlineDiscriminator(discriminator, section, config.training.seed)
+
+
+def _with_discriminator(
+    run: DiffusionTraining, discriminator: LatentDiscriminator, new_trajectories: bool
+) -> DiffusionTraining:
+    """`run` evaluated by the frozen discriminator, and trained against it unless its weight is zero.
+
+    `new_trajectories` replace those that an earlier start saved.
+    """
+    config, state = run.config, run.state
+    if config.discriminator.weight == 0:
+        return dataclasses.replace(run, discriminator=discriminator)
+    path = run.workspace.folder / TRAJECTORIES_NAME
+    trajectories = saved_trajectories(path, state.ema, config, state.epoch, replace=new_trajectories)
+    trained_against = state.online.model if state.online is not None else discriminator
+    reference = _reference(run) if config.discriminator.form == "ddo" else None
+    alpha_bars = run.loss_models.scheduler.alphas_cumprod
+    form = build_adversarial_form(config.discriminator, trained_against, trajectories, reference, alpha_bars)
+    return dataclasses.replace(
+        run,
+        discriminator=discriminator,
+        loss_models=dataclasses.replace(run.loss_models, form=form),
+        batches=dataclasses.replace(run.batches, form=form),
+    )
+
+
+def _reference(run: DiffusionTraining) -> Denoiser:
+    """The frozen model that this stage started from, as a function."""
+    config = run.config
+    start = config.diffusion.stage3_checkpoint or config.required("diffusion.stage2_checkpoint")
+    unet = load_unet(start, config).to(run.device, memory_format=memory_format(run.device))
+    return denoiser(unet.eval().requires_grad_(False), run.loss_models.scheduler)
+
+
+def _measure_start(run: DiffusionTraining) -> StartFigures:
+    """The figures before the first epoch, after the pictures of the start and of real layouts are written."""
+    figures: StartFigures = {
+        "epoch": run.state.epoch,
+        "viability_score": run.evaluation.viability(),
+        "noise_loss": run.validate()["noise"],
+    }
+    run.state.start = figures
+    run.write_samples()
+    if run.workspace.writes:
+        _write_real_layouts(run)
+    return figures
+
+
+def _write_real_layouts(run: DiffusionTraining) -> None:
+    path = run.workspace.folder / real_layouts_name(run.name)
+    data = run.batches.validation
+    count = min(GRID_SAMPLES, len(data))
+    if data.pictures is None:
+        save_sample_grid(data.latents.batch(torch.arange(count)), run.loss_models.decoder, path)
+    else:
+        save_grid(np.stack([data.pictures.rgb(index) for index in range(count)]), path)
+
+
+def _final_stage3_metrics(run: DiffusionTraining, start: StartFigures) -> dict[str, Any]:
+    """The final metrics, after the picture of the layouts with the best and the worst scores is written."""
+    state = run.state
+    latents, scores = run.evaluation.generate_and_score()
+    by_score = scores.argsort(descending=True, stable=True)
+    extremes = latents[torch.cat([by_score[:_EXTREMES], by_score[-_EXTREMES:]])]
+    if run.workspace.writes:
+        save_sample_grid(extremes, run.loss_models.decoder, run.workspace.folder / extremes_name(run.name), _EXTREMES)
+    viability = scores.mean().item()
+    recent = viability_scores(state.history, start["epoch"])[-SATURATION_EVALUATIONS:]
+    return {
+        "epoch": state.epoch,
+        "first_epoch": start["epoch"],
+        "viability_before": start["viability_score"],
+        "viability_after": viability,
+        "noise_before": start["noise_loss"],
+        "viability_floor": min([*recent, viability]),
+        "discriminator_weight": state.adversarial_weight,
+        **final_metrics(run),
+    }
