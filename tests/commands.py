@@ -4,12 +4,14 @@ Each is forked from one process that has imported what they need and has done no
 """
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +44,13 @@ class Command:
     def returncode(self) -> int | None:
         """Exit status, or minus the signal that ended it; None while it runs."""
         return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the command's process group, if it has not ended."""
+        while self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):  # it has not made the group yet
+                return os.killpg(self.pid, number)
+            time.sleep(0.01)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it wrote to stdout and stderr, once it has ended; TimeoutExpired if it has not by then."""

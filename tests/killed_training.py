@@ -33,6 +33,7 @@ from core.rounds.rounds import ROUND_STAGES
 from core.storage.opening import open_store
 from core.storage.store import join
 from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
+from tests.commands import Command
 from tests.conftest import TINY
 
 log = logging.getLogger("tests.killed_training")
@@ -68,16 +69,9 @@ def prefect_server() -> Iterator[None]:
             del os.environ["PREFECT_API_URL"]
 
 
-def start_training(config: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the documented command in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.adversarial_training", str(config), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+def start_training(config: Path, *arguments: str) -> Command:
+    """The documented command, at the head of a process group of its own."""
+    return Command("flows.adversarial_training", config, *arguments)
 
 
 def finished_digests(config: Path) -> dict[str, str]:
@@ -112,8 +106,8 @@ def train_killed(config: Path, kills: int, seconds: float, rng: random.Random) -
         try:
             _, errors = process.communicate(timeout=rng.uniform(0, seconds) if spent < kills else None)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.send_signal(signal.SIGKILL)
+            process.wait()
             spent += 1
             continue
         if process.returncode != 0:

@@ -14,7 +14,7 @@ import pytest
 
 from core.config.loading import load_config
 from core.records.artifacts import RECORD_NAME, round_location, run_location, stage3_location
-from core.records.lease import hold
+from core.records.lease import hold, is_free
 from core.records.stage_records import create_record, read_record
 from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.rounds import close_round, open_round
@@ -74,13 +74,19 @@ def config(prepared, tmp_path, place):
 # --- killed, racing and stopped processes
 
 
+@pytest.fixture(scope="module")
+def undisturbed(server, prepared, tmp_path_factory):
+    """Seconds that a training takes when nothing happens, and the digests of its files."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    config = ready_config(prepared, folder, str(folder / "artifacts"))
+    return train_undisturbed(config), finished_digests(config)
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("where", "kills"), [("local", 4), ("radosgw", 10)])
-def test_killed_again_and_again_ends_with_the_same_bytes(request, server, prepared, tmp_path, where, kills):
+def test_killed_again_and_again_ends_with_the_same_bytes(request, undisturbed, prepared, tmp_path, where, kills):
     place = request.getfixturevalue(f"{where}_place")
-    undisturbed = ready_config(prepared, tmp_path, str(tmp_path / "undisturbed"))
-    seconds = train_undisturbed(undisturbed)
-    expected, rng, spent = finished_digests(undisturbed), random.Random(7), 0
+    (seconds, expected), rng, spent = undisturbed, random.Random(7), 0
     while spent < kills:
         root = f"{place.uri}/{spent}"
         config = ready_config(prepared, tmp_path, root, place.artifacts.endpoint_url)
@@ -127,6 +133,8 @@ def test_a_stopped_holder_publishes_nothing_once_another_has_taken_over(server, 
         while not list(run.glob("round-01/stage3/state/*.json")):
             time.sleep(0.1)
         stop_between_changes(first, run)
+        while not is_free(open_store(run)):
+            time.sleep(0.1)
         second = start_training(config)
         assert wait_for_lease(run, 2)["holder"]["pid"] == second.pid
         stop_between_changes(second, run)
@@ -139,8 +147,7 @@ def test_a_stopped_holder_publishes_nothing_once_another_has_taken_over(server, 
         assert published(run) == before
     finally:
         for process in filter(None, (first, second)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
             process.wait()
 
 
