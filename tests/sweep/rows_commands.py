@@ -56,7 +56,7 @@ ROWS = [
             "flows.prerequisites": [],
             "flows.watch_data": [],
             "tasks.audit": ["--checkpoint", "a.pt"],
-            "tasks.compare_arms": [],
+            "tasks.compare_ablations": [],
             "tasks.continue_stage3": [],
             "tasks.report_round": ["--number", "1"],
         }.items()
