@@ -26,17 +26,19 @@ _processes.set_forkserver_preload(["flows.adversarial_training", "tasks.report_r
 class Command:
     """A started command at the head of a process group of its own; with it as `subprocess.Popen`.
 
-    Its stdout is kept for `communicate`, unless it goes to the file `output`.
+    Its stdout is kept for `communicate`, unless it goes to the file `output`; `environment` are variables of its own.
     """
 
-    def __init__(self, module: str, *arguments: object, output: str | None = None):
+    def __init__(self, module: str, *arguments: object, output: str | None = None, **environment: str):
         self.args = [module, *map(str, arguments)]
         self._folder = tempfile.TemporaryDirectory()
         self._streams = [str(Path(self._folder.name, name)) for name in ("stdout", "stderr")]
         for path in self._streams:
             Path(path).touch()
         streams = [output or self._streams[0], self._streams[1]]
-        self._process = _processes.Process(target=_run, args=(self.args, dict(os.environ), streams), daemon=True)
+        self._process = _processes.Process(
+            target=_run, args=(self.args, os.environ | environment, streams), daemon=True
+        )
         self._process.start()
         self.pid: int = self._process.pid
 

@@ -10,9 +10,9 @@ import pytest
 
 from tasks.interruption import INTERRUPTED_LINE
 
-# Says what it does; a state takes three seconds to be safe.
+# Says what it does; a state takes as many seconds to be safe as the argument says.
 COMMAND = """
-import time
+import sys, time
 from tasks.command_line import run_command
 
 def work():
@@ -21,16 +21,16 @@ def work():
         time.sleep(60)
     finally:
         print("unwinds", flush=True)
-        time.sleep(3)
+        time.sleep(float(sys.argv[1]))
         print("is safe", flush=True)
 
 run_command(work, [])
 """
 
 
-def started(number, handler=signal.SIG_DFL, **environment):
+def started(number, handler=signal.SIG_DFL, seconds=0.5, **environment):
     command = subprocess.Popen(
-        [sys.executable, "-c", COMMAND],
+        [sys.executable, "-c", COMMAND, str(seconds)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -53,7 +53,7 @@ def test_a_signal_unwinds_and_leaves_with_its_status_and_one_line(number):
 
 
 def test_a_second_wish_leaves_at_once():
-    with started(signal.SIGTERM) as command:
+    with started(signal.SIGTERM, seconds=4) as command:
         command.send_signal(signal.SIGTERM)
         assert command.stdout.readline() == "unwinds\n"
         time.sleep(1.2)
