@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["flows.adversarial_training", "tasks.report_round"])
+_IN_A_TERMINAL = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
 
 
 class Command:
@@ -62,6 +68,13 @@ class Command:
         out, errors = (Path(path).read_text() for path in self._streams)
         return out, errors
 
+    def wait_for(self, words: str, timeout: float = 200) -> None:
+        """Return once these words are on its stderr; AssertionError if it ends without them or takes longer."""
+        until = time.monotonic() + timeout
+        while words not in (errors := Path(self._streams[1]).read_text()):
+            assert self.returncode is None and time.monotonic() < until, errors
+            time.sleep(0.05)
+
     def wait(self) -> None:
         """Return once it has ended."""
         self._process.join()
@@ -79,6 +92,8 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str], streams: Sequ
     from prefect.context import refresh_global_settings_context
 
     os.setsid()
+    for signal_number, handler in _IN_A_TERMINAL.items():
+        signal.signal(signal_number, handler)
     for number, path in enumerate(streams, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()

@@ -45,6 +45,25 @@ artifacts: {{root: {root}, state_minutes: 0}}
 """
 
 
+# Files that take minutes, longest first.
+LONGEST = [
+    "test_deployments",
+    "test_recovery",
+    "test_ui",
+    "test_flows",
+    "test_distributed",
+    "test_shards",
+    "test_audit",
+]
+
+
+def pytest_collection_modifyitems(items):
+    """Where several processes share the tests, these begin first: all processes then end at about the same time."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = {name: number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """The audit as a command and in a round: its files, its output, its effect on the run."""
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from core.runtime.errors import InputError
 from core.storage.opening import open_store
 from core.training.prerequisites import with_prerequisites
 from tasks.audit import audit, audit_now
+from tests.commands import run
 from tests.conftest import own_copy
 
 
@@ -42,10 +43,13 @@ def stage2(audited):
     return with_prerequisites(load_config(audited)).diffusion.stage2_checkpoint
 
 
-def test_the_command_prints_one_json_object_last(audited, stage2):
-    command = [sys.executable, "-m", "tasks.audit", "--config", str(audited), "--checkpoint", stage2]
-    done = subprocess.run([*command, "--num_samples", "10", "--json"], capture_output=True, text=True, check=True)
-    printed = json.loads(done.stdout.splitlines()[-1])
+@pytest.mark.filterwarnings("ignore:'tasks.audit' found in sys.modules")
+def test_the_command_prints_one_json_object_last(audited, stage2, monkeypatch, capsys):
+    arguments = ["--config", str(audited), "--checkpoint", stage2, "--num_samples", "10", "--json"]
+    monkeypatch.setattr(sys, "argv", ["tasks.audit", *arguments])
+    # In this process, where the classifier of the two-sample test trains for a few steps only.
+    runpy.run_module("tasks.audit", run_name="__main__")
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed["layouts"] == 10 and 0 <= printed["viable"] <= 1
     figures = printed["intervals"].keys()
     assert figures >= {"viable", *RULES, "frechet_distance", "two_sample_accuracy", "memorised"}
@@ -100,8 +104,7 @@ def test_the_same_seed_draws_the_same_layouts_and_another_others(audited, stage2
 
 @pytest.mark.parametrize("arguments", [[], ["--checkpoint", "a.pt", "--layouts", "m.csv"]])
 def test_a_checkpoint_and_layouts_exclude_each_other(audited, arguments):
-    command = [sys.executable, "-m", "tasks.audit", "--config", str(audited), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run("tasks.audit", "--config", audited, *arguments)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: give either --checkpoint, a model to audit, or --layouts")
 
@@ -112,8 +115,7 @@ def test_too_few_layouts_are_refused(audited, stage2):
 
 
 def test_a_missing_checkpoint_is_named(audited, tmp_path):
-    command = [sys.executable, "-m", "tasks.audit", str(audited), "--checkpoint", str(tmp_path / "no.pt")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run("tasks.audit", audited, "--checkpoint", tmp_path / "no.pt")
     assert done.returncode == 2 and str(tmp_path / "no.pt") in done.stderr.splitlines()[-1]
 
 

@@ -27,7 +27,7 @@ from tests.conftest import own_copy
 pytest_plugins = ["tests.prefect_server"]
 pytestmark = pytest.mark.timeout(600)
 # Long enough to be met at work.
-LONG = "rounds.epochs_per_round=30"
+LONG = "rounds.epochs_per_round=20"
 NEXT = "adversarial-round/next-round"
 ANY_DEPLOYMENTS = {name: UUID(int=0) for name in ("three-rounds", "next-round", "prerequisites")}
 
@@ -116,7 +116,7 @@ def test_a_run_that_crashed_again_and_again_is_not_tried_for_ever(prefect, tiny)
 
 
 def test_a_running_stage_shows_progress_and_a_cancelled_one_goes_on_where_it_was(prefect, tiny):
-    overrides = ["rounds.epochs_per_round=100"]
+    overrides = ["rounds.epochs_per_round=60"]
     run = prefect.start(NEXT, tiny, overrides=overrides)
 
     def shown():

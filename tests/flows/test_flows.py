@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -39,7 +37,7 @@ from flows.round_events import (
     announce_round,
 )
 from flows.watch_data import watch_data
-from tests.commands import run
+from tests.commands import Command, run
 from tests.processes import descendants
 
 
@@ -397,31 +395,17 @@ def test_a_config_without_prerequisites_finds_them_made(finished):
 def test_an_interruption_leaves_a_resumable_state_one_line_and_no_process(experiment, finished, module, number, send):
     judge = finished[1] / "round-01" / "discriminator" / "discriminator_best.pt"
     settings = ["rounds.epochs_per_round=100000", "training.epochs=100000", f"discriminator.checkpoint={judge}"]
-
-    def as_in_a_terminal():
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, experiment, *[part for value in settings for part in ("--set", value)]],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
-        start_new_session=True,
-        preexec_fn=as_in_a_terminal,
-    )
-    for line in process.stderr:
-        if "tiny epoch 2/" in line:
-            break
+    process = Command(module, experiment, *[part for value in settings for part in ("--set", value)])
+    process.wait_for("tiny epoch 2/")
     started = descendants(process.pid)
     assert bool(started) == module.startswith("flows")
     send(process.pid, number)
-    _, errors = process.communicate(timeout=60)
+    _, _, errors = process.communicate(timeout=60)[1].partition("tiny epoch 2/")
     assert process.returncode == 128 + number
     assert not [pid for pid in started if os.path.exists(f"/proc/{pid}")]
-    last = errors.splitlines()[-1]
+    _, *epochs, last = errors.splitlines()
     assert last == "interrupted; run the same command again to continue from the last checkpoint"
-    assert all(re.match(r"tiny epoch \d+/100000 ", line) for line in errors.splitlines()[:-1])
+    assert all(re.match(r"tiny epoch \d+/100000 ", line) for line in epochs)
     artifacts = experiment.parent / "artifacts"
     latest = next((artifacts / "tiny").rglob("tiny_checkpoint_latest.pt"))
     assert load_checkpoint(latest, "checkpoint")["epoch"] >= 2
