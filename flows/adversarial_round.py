@@ -94,7 +94,7 @@ def _do_round(experiment: ExperimentConfig, number: int) -> RoundRecord:
     record = this.record or _make(this)
     # A process may have died after the round and before its report.
     if not is_announced(experiment, number):
-        report_round(this.config_path, number)
+        report_round(this.config_path, number, artifacts=experiment.artifacts)
     return record
 
 
@@ -104,7 +104,7 @@ def _make(this: Round) -> RoundRecord:
         sample_in_shards(this)
         bad_latents = generate_bad_latents(**this.bad_latents_options())
         discriminator = retrain_discriminator(**this.discriminator_options())
-        stage3 = continue_stage3(this.config_path, recorded=True)
+        stage3 = continue_stage3(this.config_path, recorded=True, artifacts=this.config.artifacts)
         audits = [audit(**options) for options in this.audits_options()]
     return close_round(this, bad_latents, discriminator, stage3, audits, seconds=time.monotonic() - started)
 

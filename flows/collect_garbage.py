@@ -2,7 +2,6 @@
 
 from core.inputs.section import Hours
 from core.rounds.garbage import find_garbage, remove_garbage
-from core.storage.opening import open_store
 from core.storage.store import artifacts_of_options
 from tasks.command_line import refuse_last, run_command, say
 
@@ -21,9 +20,8 @@ def collect_garbage(
     the end.
     """
     artifacts = artifacts_of_options(endpoint_url=endpoint_url, single_writer=single_writer)
-    open_store(uri, artifacts)
     unreadable = []
-    for garbage in find_garbage(uri, grace_hours):
+    for garbage in find_garbage(uri, grace_hours, artifacts):
         if garbage.unreadable:
             unreadable.append(garbage.unreadable)
             continue

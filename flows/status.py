@@ -3,7 +3,6 @@
 import sys
 
 from core.rounds.run_status import find_problems, read_status
-from core.storage.opening import open_store
 from core.storage.store import artifacts_of_options
 from tasks.command_line import refuse_last, run_command, say
 
@@ -13,10 +12,10 @@ def status(uri: str, verify: bool = False, endpoint_url: str | None = None) -> l
 
     If a record cannot be read, the rest is printed and InputError names the record at the end.
     """
-    open_store(uri, artifacts_of_options(endpoint_url=endpoint_url))
-    shown = read_status(uri)
+    artifacts = artifacts_of_options(endpoint_url=endpoint_url)
+    shown = read_status(uri, artifacts)
     say(shown.text)
-    problems = find_problems(uri) if verify else []
+    problems = find_problems(uri, artifacts) if verify else []
     for line in problems:
         say(line)
     if verify:

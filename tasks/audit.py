@@ -10,6 +10,7 @@ from core.inputs.places import Location
 from core.inputs.section import Samples, Seed, Side
 from core.rounds.stage_result import StageResult
 from core.runtime.errors import InputError
+from core.storage.store import ArtifactsSection
 from core.training.prerequisites import with_prerequisites
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task
@@ -22,9 +23,11 @@ def audit(
     output_dir: Location,
     num_samples: Samples = 1000,
     seed: Seed = 7,
+    *,
+    artifacts: ArtifactsSection | None = None,
 ) -> StageResult:
     """Generate layouts with a checkpoint from held-out seeds, measure them, and write the figures to `output_dir`."""
-    record = audit_stage(load_config(config), checkpoint, output_dir, num_samples, seed)
+    record = audit_stage(load_config(config, artifacts=artifacts), checkpoint, output_dir, num_samples, seed)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}
 
 

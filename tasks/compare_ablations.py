@@ -64,7 +64,7 @@ def _do_round(this: Round, before: StageResult) -> None:
     began = time.monotonic()
     bad_latents = generate_bad_latents.fn(**this.bad_latents_options())
     discriminator = retrain_discriminator.fn(**this.discriminator_options())
-    stage3 = continue_stage3.fn(this.config_path, recorded=True)
+    stage3 = continue_stage3.fn(this.config_path, recorded=True, artifacts=this.config.artifacts)
     seconds = time.monotonic() - began
     # The first round of every ablation starts from the same model, which is audited once.
     audits = [before] if this.parent is None else []

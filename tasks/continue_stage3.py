@@ -6,6 +6,7 @@ from core.config.loading import load_config
 from core.inputs.places import Location
 from core.records.artifacts import stage3_location
 from core.rounds.stage_result import StageResult
+from core.storage.store import ArtifactsSection
 from core.training.prerequisites import with_prerequisites
 from core.training.stage3 import continue_stage3 as train
 from tasks.command_line import run_command, say
@@ -14,14 +15,19 @@ from tasks.stage_task import stage_task
 
 @stage_task("continue-stage-3")
 def continue_stage3(
-    config: Location, resume: bool | None = None, overrides: Sequence[str] = (), *, recorded: bool = False
+    config: Location,
+    resume: bool | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    recorded: bool = False,
+    artifacts: ArtifactsSection | None = None,
 ) -> StageResult:
     """Train Stage 3 of a config up to its last epoch, from the latest checkpoint if there is one.
 
     Writes checkpoints, samples and metrics under `experiment.save_path`; returns the final metrics. Inside a round
     `recorded` is true: all files are published at the end, with a record.
     """
-    experiment = with_prerequisites(load_config(config, overrides))
+    experiment = with_prerequisites(load_config(config, overrides, artifacts))
     metrics = train(experiment, resume, recorded)
     return {"output_dir": stage3_location(experiment), "metrics": metrics}
 

@@ -4,6 +4,7 @@ from core.config.loading import load_config
 from core.inputs.places import Location
 from core.inputs.section import Batch, Samples, Seed, Steps
 from core.rounds.stage_result import StageResult
+from core.storage.store import ArtifactsSection
 from core.training.bad_latents import BadLatentsRequest
 from core.training.bad_latents import generate_bad_latents as generate
 from tasks.command_line import run_command, say
@@ -25,6 +26,7 @@ def generate_bad_latents(
     *,
     held_out: bool = True,
     real_variants: bool = False,
+    artifacts: ArtifactsSection | None = None,
 ) -> StageResult:
     """Encode real layouts and generate as many bad latents with the diffusion model.
 
@@ -45,7 +47,7 @@ def generate_bad_latents(
         held_out=held_out,
         real_variants=real_variants,
     )
-    record = generate(load_config(diffusion_config), request)
+    record = generate(load_config(diffusion_config, artifacts=artifacts), request)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}
 
 

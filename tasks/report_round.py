@@ -10,16 +10,17 @@ from core.inputs.places import Location
 from core.inputs.section import Rounds
 from core.rounds.report import keep_report, make_report
 from core.runtime.escaping import markdown_text
+from core.storage.store import ArtifactsSection
 from tasks.command_line import run_command, say
 
 
 @task(name="report-round", cache_policy=NO_CACHE)
-def report_round(config: Location, number: Rounds) -> str:
+def report_round(config: Location, number: Rounds, *, artifacts: ArtifactsSection | None = None) -> str:
     """Write `report.html` of a run up to a finished round, and a Markdown artefact in Prefect; the page's address.
 
     `config` is the config file in the round's folder.
     """
-    experiment = load_config(config)
+    experiment = load_config(config, artifacts=artifacts)
     report = make_report(experiment, number)
     page = keep_report(experiment, report.html)
     if TaskRunContext.get() is not None:

@@ -83,7 +83,7 @@ def finished_digests(config: Path) -> dict[str, str]:
             location = join(round_location(experiment, number), stage)
             record = read_record(open_store(location, experiment.artifacts), RECORD_NAME)
             outputs = record["outputs"]
-            open_store(location).fetch(outputs)
+            open_store(location, experiment.artifacts).fetch(outputs)
             digests |= {f"round-{number}/{stage}/{name}": entry["sha256"] for name, entry in outputs.items()}
     return digests
 

@@ -60,7 +60,7 @@ class Audit:
 def audit_checkpoint(config: ExperimentConfig, checkpoint: Location, num_samples: int, seed: int) -> Audit:
     """Audit of the layouts that a checkpoint's model generates from `num_samples` seeds, the same for every model."""
     inputs = _inputs(config) | {"diffusion": find_checkpoint(checkpoint)}
-    paths = {name: local_path(path) for name, path in inputs.items()}
+    paths = {name: local_path(path, config.artifacts) for name, path in inputs.items()}
     return _audit_model(config, paths, num_samples, seed)
 
 
@@ -80,9 +80,9 @@ def audit_manifest(config: ExperimentConfig, manifest: Location, seed: int, real
     The config's filters apply to both. No model is needed.
     """
     real = config.required("dataset.manifest") if real is None else real
-    rows = read_manifest(local_path(manifest), [config.dataset.outputs.rgb], config.dataset)
+    rows = read_manifest(local_path(manifest, config.artifacts), [config.dataset.outputs.rgb], config.dataset)
     layouts = read_maps(config, originals(rows))
-    return audit_layouts(layouts, make_reference(config, {"manifest": local_path(real)}), seed)
+    return audit_layouts(layouts, make_reference(config, {"manifest": local_path(real, config.artifacts)}), seed)
 
 
 def audit_stage(

@@ -15,7 +15,7 @@ from core.inputs.yaml_text import LARGEST_FILE, read_yaml
 from core.runtime.errors import InputError
 from core.runtime.files import open_input
 from core.storage.opening import open_store
-from core.storage.store import split_location
+from core.storage.store import ArtifactsSection, split_location
 
 EXTENDS = "extends"
 
@@ -27,7 +27,7 @@ class ConfigFile(NamedTuple):
     data: dict[str, Any]
 
 
-def read_files(path: str) -> list[ConfigFile]:
+def read_files(path: str, artifacts: ArtifactsSection) -> list[ConfigFile]:
     """The config file at `path`, then the file that it extends, and so on.
 
     Raises InputError, in one line, for a missing or unreadable file and for files that extend each other in a circle.
@@ -41,7 +41,7 @@ def read_files(path: str) -> list[ConfigFile]:
             raise InputError(f"config {path}: files extend each other in a circle ({chain}): remove one `extends`")
         visited.append(_identity(following))
         what = f"config {files[-1].path}: {EXTENDS}" if files else "config"
-        data = read_yaml(_text(following, what), f"config {following}", "mend the file")
+        data = read_yaml(_text(following, what, artifacts), f"config {following}", "mend the file")
         if not isinstance(data, dict):
             raise InputError(f"config {following} holds no mapping of sections: see configs/demo.yaml")
         files.append(ConfigFile(following, data))
@@ -110,12 +110,12 @@ def _identity(path: str) -> str:
     return path if is_remote(path) else os.path.realpath(path)
 
 
-def _text(path: str, what: str) -> bytes:
+def _text(path: str, what: str, artifacts: ArtifactsSection) -> bytes:
     if not is_remote(path):
         with open_input(path, what) as file:
             return file.read(LARGEST_FILE + 1)
     folder, name = split_location(path)
-    there = open_store(folder).read(name)
+    there = open_store(folder, artifacts).read(name)
     if there is None:
         raise InputError(f"{what} {path} does not exist: give the address of a YAML file")
     return there.data

@@ -10,19 +10,23 @@ from core.inputs.config_keys import first_problem, set_value
 from core.inputs.places import Location, expanded
 from core.inputs.yaml_text import read_yaml, write_yaml
 from core.runtime.errors import InputError
+from core.storage.store import ArtifactsSection
 
 
-def load_config(path: Location, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def load_config(
+    path: Location, overrides: Sequence[str] = (), artifacts: ArtifactsSection | None = None
+) -> ExperimentConfig:
     """Config of the YAML file at `path`, local or s3://, and the files it extends, with `key.path=value` overrides.
 
     Raises InputError, in one line, for a missing or unreadable file, an unknown key (with the nearest valid one) or a
-    value of the wrong type or range.
+    value of the wrong type or range. Files in a bucket are read with the settings `artifacts`, or those of the
+    environment.
     """
     try:
         path = expanded(path)
     except ValueError as error:
         raise InputError(f"config {error}") from None
-    files = read_files(path)
+    files = read_files(path, artifacts or ArtifactsSection())
     data, overridden = merged(files), []
     for override in overrides:
         key, separator, value = override.partition("=")

@@ -240,7 +240,7 @@ def lease_of(location: Location) -> Lease | None:
     return _LEASES.find(location)
 
 
-def publishing_store(location: Location, artifacts: ArtifactsSection | None = None) -> Store:
+def publishing_store(location: Location, artifacts: ArtifactsSection) -> Store:
     """The store at `location`. If this process holds the run's lease, it changes nothing after losing it."""
     store = open_store(location, artifacts)
     lease = lease_of(location)

@@ -63,7 +63,7 @@ def run_stage(
         return _work_along(work)
     artifacts = artifacts or ArtifactsSection()
     store = publishing_store(location, artifacts)
-    provenance = provenance_of(stage, inputs, settings)
+    provenance = provenance_of(stage, inputs, settings, artifacts)
     record = read_record(store, RECORD_NAME)
     if record is not None:
         refuse_difference(record, provenance, store.uri)
@@ -82,7 +82,7 @@ def run_stage(
         progress = workspace.restore(lambda state: refuse_difference(state, provenance, join(store.uri, STATE_FOLDER)))
         if progress is not None:
             log.info("%s: continuing from %s", stage, progress)
-        paths = {name: local_path(path) for name, path in inputs.items()}
+        paths = {name: local_path(path, artifacts) for name, path in inputs.items()}
         distributed.from_first(_Start(folder, paths))
         metrics = work(workspace, paths)
         workspace.settle()
@@ -132,23 +132,24 @@ def _work_along(work: Work) -> Record:
     return distributed.from_first(published)
 
 
-def provenance_of(stage: str, inputs: Inputs, settings: Mapping[str, Any]) -> Record:
+def provenance_of(stage: str, inputs: Inputs, settings: Mapping[str, Any], artifacts: ArtifactsSection) -> Record:
     """What a stage is made from, as its record names it: stage, input files with size and sha256, settings.
 
     Raises InputError for an input that is missing, or that differs from the record of its own stage.
     """
     return {
         "stage": stage,
-        "inputs": {name: describe_input(path, name) for name, path in inputs.items()},
+        "inputs": {name: describe_input(path, name, artifacts) for name, path in inputs.items()},
         "settings": json.loads(json.dumps(settings)),
     }
 
 
-def describe_input(location: Location, name: str) -> dict[str, Any]:
+def describe_input(location: Location, name: str, artifacts: ArtifactsSection) -> dict[str, Any]:
     """Path, size and sha256 of the input file called `name`."""
-    recorded = _recorded(location)
+    recorded = _recorded(location, artifacts)
     if recorded is None:
-        entry = open_store(split_location(location)[0]).measure(split_location(location)[1])
+        folder, file = split_location(location)
+        entry = open_store(folder, artifacts).measure(file)
         if entry is None:
             if not is_remote(location):
                 open_input(location, f"{name} input").close()  # raises for a folder, a device and the like
@@ -161,25 +162,25 @@ def describe_input(location: Location, name: str) -> dict[str, Any]:
     return {"path": str(location), **entry}
 
 
-def local_path(location: Location) -> Path:
+def local_path(location: Location, artifacts: ArtifactsSection) -> Path:
     """Path of a file on this machine; from a bucket it is downloaded, a manifest with the files that it names."""
     if not is_remote(location):
         return Path(location)
-    recorded = _recorded(location)
+    recorded = _recorded(location, artifacts)
     if recorded is not None:
         store, file, entries = recorded
         return store.fetch(_needed(file, entries)) / file
     folder, file = split_location(location)
-    store = open_store(folder)
+    store = open_store(folder, artifacts)
     entry = store.measure(file)
     if entry is None:
         raise InputError(f"{location} does not exist: give the address of an existing file")
     return store.fetch({file: entry}) / file
 
 
-def recorded_names(location: Location) -> list[str] | None:
+def recorded_names(location: Location, artifacts: ArtifactsSection) -> list[str] | None:
     """Names of the files directly in the folder at `location` that its stage's record names; None without a record."""
-    recorded = _recorded(join(location, "*"), any_name=True)
+    recorded = _recorded(join(location, "*"), artifacts, any_name=True)
     if recorded is None:
         return None
     _, name, entries = recorded
@@ -193,14 +194,16 @@ def _needed(file: str, entries: Mapping[str, Entry]) -> Mapping[str, Entry]:
     return entries if file.endswith(".csv") else {file: entries[file]}
 
 
-def _recorded(location: Location, any_name: bool = False) -> tuple[Store, str, Mapping[str, Entry]] | None:
+def _recorded(
+    location: Location, artifacts: ArtifactsSection, any_name: bool = False
+) -> tuple[Store, str, Mapping[str, Entry]] | None:
     """The folder of the stage whose record names the file, the file's name in it and all entries of the record.
 
     None if no record names it. With `any_name`, a record in one of the folders above is enough.
     """
     folder, name = split_location(location)
     for _ in range(_FOLDERS_ABOVE):
-        store = open_store(folder)
+        store = open_store(folder, artifacts)
         record = read_record(store, RECORD_NAME)
         if record is not None:
             entries = record.get("outputs", {})

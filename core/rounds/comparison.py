@@ -25,7 +25,7 @@ from core.runtime.escaping import write_csv
 from core.runtime.files import atomic_write, require_writable
 from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
-from core.storage.store import join
+from core.storage.store import ArtifactsSection, join
 
 START, FIRST_AUDIT, FINAL_AUDIT = "stage2", "first_audit", "final_audit"
 _RESAMPLES = 2000
@@ -130,8 +130,10 @@ def _result_names(config: ExperimentConfig) -> list[str]:
 def result_rows(config: ExperimentConfig) -> pd.DataFrame:
     """A row for each finished audit of each ablation and seed: figures, intervals, noise loss, seconds."""
     start = start_ablation(config)
-    audits = [(_audit_record(place), final) for place, final in ((start.first_audit, False), (start.final_audit, True))]
-    rows = [_row(START, start.seed, 0, audit) | {"final": final} for audit, final in audits if audit]
+    rows = []
+    for place, final in ((start.first_audit, False), (start.final_audit, True)):
+        if (audit := _audit_record(place, config.artifacts)) is not None:
+            rows.append(_row(START, start.seed, 0, audit) | {"final": final})
     for ablation in list_ablations(config):
         rows += _ablation_rows(ablation)
     return pd.DataFrame(rows)
@@ -146,8 +148,8 @@ def compare(config: ExperimentConfig) -> pd.DataFrame:
     comparison: ComparisonSection = config.required("comparison")
     finished: dict[str, dict[int, np.ndarray]] = {}
     for ablation in list_ablations(config):
-        if (audit := _audit_record(ablation.final_audit)) is not None:
-            finished.setdefault(ablation.name, {})[ablation.seed] = _viable(audit)
+        if (audit := _audit_record(ablation.final_audit, ablation.config.artifacts)) is not None:
+            finished.setdefault(ablation.name, {})[ablation.seed] = _viable(audit, config.artifacts)
     rows = result_rows(config)
     if rows.empty:
         return rows
@@ -196,8 +198,9 @@ def _pictures(config: ExperimentConfig) -> np.ndarray:
     """uint8 [N, H, W, 3]: what the start and each finished ablation draw from the same noise, one row for each."""
     first = min(ablation.seed for ablation in list_ablations(config))
     ablations = [start_ablation(config), *(ablation for ablation in list_ablations(config) if ablation.seed == first)]
-    audits = [audit for ablation in ablations if (audit := _audit_record(ablation.final_audit)) is not None]
-    pictures: np.ndarray = COLORS[np.concatenate([_layouts(audit)["classes"][:_COLUMNS] for audit in audits])]
+    found = [_audit_record(ablation.final_audit, config.artifacts) for ablation in ablations]
+    layouts = [_layouts(audit, config.artifacts)["classes"][:_COLUMNS] for audit in found if audit is not None]
+    pictures: np.ndarray = COLORS[np.concatenate(layouts)]
     return pictures
 
 
@@ -208,10 +211,10 @@ def _ablation_rows(ablation: Ablation) -> Iterator[dict[str, Any]]:
         if record is None:
             return
         records.append(record)
-        audit = _audit_record(join(round_location(ablation.config, number), AUDIT))
+        audit = _audit_record(join(round_location(ablation.config, number), AUDIT), ablation.config.artifacts)
         if audit is not None:
             yield _row(ablation.name, ablation.seed, number, audit, record["metrics"], record["seconds"])
-    audit = _audit_record(ablation.final_audit)
+    audit = _audit_record(ablation.final_audit, ablation.config.artifacts)
     if audit is not None:
         seconds = sum(record["seconds"] for record in records)
         row = _row(ablation.name, ablation.seed, len(records), audit, records[-1]["metrics"], seconds)
@@ -250,16 +253,17 @@ def _named(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.value, "low": interval.low, "high": interval.high}
 
 
-def _audit_record(location: str) -> _AuditRecord | None:
-    record = read_record(open_store(location), RECORD_NAME)
+def _audit_record(location: str, artifacts: ArtifactsSection) -> _AuditRecord | None:
+    record = read_record(open_store(location, artifacts), RECORD_NAME)
     return None if record is None else _AuditRecord(location, record)
 
 
-def _layouts(audit: _AuditRecord) -> Mapping[str, np.ndarray]:
-    folder = open_store(audit.location).fetch({LAYOUTS_NAME: entry_of(audit.record, LAYOUTS_NAME, audit.location)})
+def _layouts(audit: _AuditRecord, artifacts: ArtifactsSection) -> Mapping[str, np.ndarray]:
+    entry = entry_of(audit.record, LAYOUTS_NAME, audit.location)
+    folder = open_store(audit.location, artifacts).fetch({LAYOUTS_NAME: entry})
     with np.load(folder / LAYOUTS_NAME) as arrays:
         return dict(arrays)
 
 
-def _viable(audit: _AuditRecord) -> np.ndarray:
-    return _layouts(audit)["viable"]
+def _viable(audit: _AuditRecord, artifacts: ArtifactsSection) -> np.ndarray:
+    return _layouts(audit, artifacts)["viable"]

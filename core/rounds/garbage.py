@@ -32,12 +32,12 @@ class Garbage:
     unreadable: str = ""
 
 
-def find_garbage(uri: str, grace_hours: float) -> list[Garbage]:
+def find_garbage(uri: str, grace_hours: float, artifacts: ArtifactsSection) -> list[Garbage]:
     """Garbage older than the grace period of every run under the root at `uri`, or of the run at `uri`.
 
     Only files that `core.records.ownership` recognises count; all others are the user's.
     """
-    return [_found(store, 3600 * grace_hours) for store in _scopes(uri)]
+    return [_found(store, 3600 * grace_hours) for store in _scopes(uri, artifacts)]
 
 
 def remove_garbage(uri: str, grace_hours: float, artifacts: ArtifactsSection) -> Garbage:
@@ -54,8 +54,8 @@ def remove_garbage(uri: str, grace_hours: float, artifacts: ArtifactsSection) ->
     return garbage
 
 
-def _scopes(uri: str) -> list[Store]:
-    store = open_store(uri)
+def _scopes(uri: str, artifacts: ArtifactsSection) -> list[Store]:
+    store = open_store(uri, artifacts)
     if OwnFiles(store).is_run():
         return [store]
     scopes = find_runs(store)

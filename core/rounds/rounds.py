@@ -84,7 +84,10 @@ class Round:
 
     def bad_latents_options(self) -> dict[str, Any]:
         """Arguments of generate-bad-latents."""
-        return asdict(self.bad_latents_request()) | {"diffusion_config": self.config_path}
+        return asdict(self.bad_latents_request()) | {
+            "diffusion_config": self.config_path,
+            "artifacts": self.config.artifacts,
+        }
 
     def discriminator_options(self) -> dict[str, Any]:
         """Arguments of retrain-discriminator, on the round's own real and bad latents."""
@@ -119,6 +122,7 @@ class Round:
                 "num_samples": section.num_samples,
                 "seed": section.seed,
                 "output_dir": join(self.location, name),
+                "artifacts": self.config.artifacts,
             }
             for name, checkpoint in audited.items()
         ]
@@ -144,7 +148,8 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
     config = with_weight_factor(config, plan.weight_factor)
     parent = round_location(config, plan.parent_round) if plan.parent_round > 0 else fork_parent(config)
     start = _fresh_start(config) if parent is None else _start_from(parent, config)
-    provenance = provenance_of("round", inputs | start.inputs, round_settings(config)) | {"round": number}
+    provenance = provenance_of("round", inputs | start.inputs, round_settings(config), config.artifacts)
+    provenance |= {"round": number}
     if start.parent is not None:
         _refuse_other_autoencoder(provenance, start.parent, str(parent))
     record = read_round_record(config, number)

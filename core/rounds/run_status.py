@@ -19,7 +19,7 @@ from core.rounds.rounds import ROUND_STAGES
 from core.rounds.runs import RunRecord, read_run_record
 from core.runtime.errors import InputError, UnavailableError
 from core.storage.opening import open_store
-from core.storage.store import Entry, Store, split_location
+from core.storage.store import ArtifactsSection, Entry, Store, split_location
 
 PREREQUISITES = "prerequisites"
 # Requests to a bucket at the same time.
@@ -38,17 +38,17 @@ class Status:
     unreadable: list[str]
 
 
-def status_text(uri: str) -> str:
+def status_text(uri: str, artifacts: ArtifactsSection) -> str:
     """The runs under the root at `uri`, or the rounds of the run at `uri`, for a person."""
-    return read_status(uri).text
+    return read_status(uri, artifacts).text
 
 
-def read_status(uri: str) -> Status:
+def read_status(uri: str, artifacts: ArtifactsSection) -> Status:
     """The runs under the root at `uri`, or the rounds of the run at `uri`; what cannot be read is named.
 
     Raises InputError if there is no run.
     """
-    store = open_store(uri)
+    store = open_store(uri, artifacts)
     foreign: list[str] = []
     runs = [store] if read_record(store, RUN_RECORD) is not None else find_runs(store, foreign)
     if not runs:
@@ -77,12 +77,13 @@ def find_runs(root: Store, foreign: list[str] | None = None) -> list[Store]:
     return runs
 
 
-def find_problems(uri: str) -> list[str]:
+def find_problems(uri: str, artifacts: ArtifactsSection) -> list[str]:
     """A line for each file that a record under `uri` names, input or output, and that is missing or altered."""
     damaged: list[str] = []
-    named = dict.fromkeys(_named_files(open_store(uri), damaged))
+    named = dict.fromkeys(_named_files(open_store(uri, artifacts), damaged))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return damaged + [line for line in pool.map(lambda file: _problem(*file), named) if line is not None]
+        problems = pool.map(lambda file: _problem(file, artifacts), named)
+        return damaged + [line for line in problems if line is not None]
 
 
 def _begun(store: Store) -> RunRecord | InputError | None:
@@ -203,10 +204,11 @@ def _named_files(store: Store, damaged: list[str]) -> Iterator[tuple[str, str, i
             yield *split_location(entry["path"]), entry["size"], entry["sha256"]
 
 
-def _problem(folder: str, name: str, size: int, sha256: str) -> str | None:
+def _problem(file: tuple[str, str, int, str], artifacts: ArtifactsSection) -> str | None:
+    folder, name, size, sha256 = file
     wanted: Entry = {"size": size, "sha256": sha256}
     try:
-        found = open_store(folder).measure(name)
+        found = open_store(folder, artifacts).measure(name)
     except UnavailableError:
         raise
     except InputError as error:

@@ -87,7 +87,8 @@ def has_new_data(config: ExperimentConfig) -> bool:
     if number == 0:
         return False
     record = require_finished_round(round_location(config, number), config)
-    now = describe_input(with_prerequisites(config).required("dataset.manifest"), "manifest")
+    manifest = with_prerequisites(config).required("dataset.manifest")
+    now = describe_input(manifest, "manifest", config.artifacts)
     return bool(record["inputs"]["manifest"]["sha256"] != now["sha256"])
 
 
@@ -95,7 +96,7 @@ def _fork_entry(config: ExperimentConfig, fork_from: str) -> InputEntry:
     record = fork_from if fork_from.endswith(f"/{ROUND_RECORD}") else join(fork_from, ROUND_RECORD)
     if open_store(split_location(record)[0], config.artifacts).read(ROUND_RECORD) is None:
         raise InputError(f"--fork-from {fork_from}: there is no {record}; give the address of a finished round")
-    return cast(InputEntry, describe_input(record, "parent"))
+    return cast(InputEntry, describe_input(record, "parent", config.artifacts))
 
 
 def _require_own_folder(config: ExperimentConfig) -> None:
@@ -109,7 +110,7 @@ def _require_own_folder(config: ExperimentConfig) -> None:
     # Earlier versions kept no record of a Stage 3 outside rounds, nor of a run whose rounds were started one by one.
     require_only_own(
         store,
-        lambda file: owner.find(file) or _is_of_lone_stage3(file, name) or _is_round_config(store, file, name),
+        lambda file: owner.find(file) or _is_of_lone_stage3(file, name) or _is_round_config(store, file, config),
         setting,
     )
 
@@ -120,10 +121,11 @@ def _is_of_lone_stage3(file: str, name: str) -> bool:
     return folder == STAGE3_FOLDER and matches(below, stage3_files(name))
 
 
-def _is_round_config(store: Store, file: str, name: str) -> bool:
-    """Whether the file is the config of a round of the experiment `name`."""
+def _is_round_config(store: Store, file: str, config: ExperimentConfig) -> bool:
+    """Whether the file is the config of a round of the experiment."""
     if not _ROUND_CONFIG.fullmatch(file):
         return False
     with contextlib.suppress(InputError):
-        return load_config(join(store.uri, file)).experiment.name == name
+        found = load_config(join(store.uri, file), artifacts=config.artifacts)
+        return found.experiment.name == config.experiment.name
     return False

@@ -7,11 +7,8 @@ from core.storage.local_store import LocalStore
 from core.storage.store import ArtifactsSection, Store, place
 
 
-def open_store(location: Location, artifacts: ArtifactsSection | None = None) -> Store:
-    """The store at a local path or `s3://bucket/prefix`.
-
-    Without settings, a bucket is opened with the settings (endpoint, cache, patience) that it was last opened with.
-    """
+def open_store(location: Location, artifacts: ArtifactsSection) -> Store:
+    """The store at a local path or `s3://bucket/prefix`; a bucket is opened with the settings `artifacts`."""
     uri = place(location, "artefact folder")
     if not is_remote(uri):
         return LocalStore(Path(uri))

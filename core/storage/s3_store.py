@@ -12,17 +12,10 @@ from core.storage.s3.transfer import for_each
 from core.storage.s3.upload import stored_entry, upload
 from core.storage.store import ArtifactsSection, Entry, StoredFile, Versioned, WriteCheck, is_file_name
 
-# Tasks get addresses only, so the settings that the flow gave for a bucket apply to the whole process.
-_settings: dict[str, ArtifactsSection] = {}
 
-
-def open_bucket(uri: str, artifacts: ArtifactsSection | None) -> "S3Store":
-    """The store at `s3://bucket/prefix`; without settings, with those that the bucket was last opened with."""
+def open_bucket(uri: str, artifacts: ArtifactsSection) -> "S3Store":
+    """The store at `s3://bucket/prefix`."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    if artifacts is None:
-        artifacts = _settings.get(bucket) or ArtifactsSection()
-    else:
-        _settings[bucket] = artifacts
     prefix = prefix.rstrip("/")
     if prefix and not is_file_name(prefix):
         raise InputError(f"{uri} is not the address of a store: write s3://BUCKET/PREFIX, with single slashes")

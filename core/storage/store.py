@@ -23,7 +23,9 @@ class ArtifactsSection(Section):
     """Where artefacts are stored."""
 
     root: Place = "artifacts"
-    endpoint_url: Address | None = Field(None, description="of an S3 server that is not AWS; AWS_ENDPOINT_URL if empty")
+    endpoint_url: Address | None = Field(
+        None, description="S3 server of every s3:// address, if not AWS; AWS_ENDPOINT_URL if empty"
+    )
     single_writer: bool = Field(
         False, description="use a store that ignores conditional writes; you promise to run one process at a time"
     )

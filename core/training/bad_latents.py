@@ -104,7 +104,7 @@ def sample_shard(config: ExperimentConfig, request: BadLatentsRequest, shard: Sh
     parts = _latent_parts(config, request)
     if not is_remote(request.output_dir):
         require_writable(Path(request.output_dir))
-    checkpoint = local_path(find_checkpoint(request.diffusion_checkpoint))
+    checkpoint = local_path(find_checkpoint(request.diffusion_checkpoint), config.artifacts)
     unet = load_unet(checkpoint, config).to(pick_device(request.device))
     _sample(unet, config, request, parts, shard)
 
@@ -144,7 +144,8 @@ def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> Laten
     settings = {"num_steps": request.num_steps, "seed": request.seed, "latent_shape": config.latent_shape}
     settings["use_amp"] = model["training"]["use_amp"]
     settings |= {name: model[name] for name in ("unet", "scheduler")}
-    provenance = provenance_of(_STAGE, {"diffusion": find_checkpoint(request.diffusion_checkpoint)}, settings)
+    inputs = {"diffusion": find_checkpoint(request.diffusion_checkpoint)}
+    provenance = provenance_of(_STAGE, inputs, settings, config.artifacts)
     batch = math.lcm(CPU_BATCH, request.batch_size)
     return LatentParts(store, provenance, request.num_samples, -(-_LEAST_PART // batch) * batch, config.artifacts)
 

@@ -19,7 +19,7 @@ from core.records.stage_records import difference, local_path, provenance_of, re
 from core.records.workspace import Workspace
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
-from core.storage.store import join
+from core.storage.store import ArtifactsSection, join
 from core.training.diffusion_stage import train_prerequisite_stage, with_inputs
 from core.training.encode_layouts import encode_layouts
 from core.training.file_names import checkpoint_name
@@ -49,12 +49,12 @@ class Prerequisite:
     key: str
     result: str
 
-    def finished(self) -> bool:
+    def finished(self, artifacts: ArtifactsSection) -> bool:
         """Whether the stage exists with this provenance; logs a warning if it has another."""
-        record = read_record(open_store(self.location), RECORD_NAME)
+        record = read_record(open_store(self.location, artifacts), RECORD_NAME)
         if record is None:
             return False
-        found = difference(record, provenance_of(self.stage, self.inputs, self.settings))
+        found = difference(record, provenance_of(self.stage, self.inputs, self.settings, artifacts))
         if found is not None:
             log.warning("%s is not used: it was made with %s", self.location, found)
         return found is None
@@ -84,14 +84,13 @@ def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | 
     The stages before it must be finished. Raises InputError if the artefact root holds the stage with another
     provenance.
     """
-    open_store(config.artifacts.root, config.artifacts)
     for earlier in STAGES[: STAGES.index(stage)]:
         plan = _PLANS[earlier](config)
         config = plan.filled_in(config) if plan else config
     plan = _PLANS[stage](config)
     if plan is None:
         return None
-    if plan.work is None and not plan.finished():
+    if plan.work is None and not plan.finished(config.artifacts):
         raise InputError(
             f"{plan.key} is missing, and so is prerequisites.{stage} to make it with: set one of them in the config"
         )
@@ -105,11 +104,10 @@ def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
     The search ends at the first prerequisite that is unfinished, was made from another config, or cannot be made from
     this one, since the later ones depend on it. Raises RecordError for a record of another form.
     """
-    open_store(config.artifacts.root, config.artifacts)
     for stage in STAGES:
         try:
             plan = _PLANS[stage](config)
-            if plan is not None and not plan.finished():
+            if plan is not None and not plan.finished(config.artifacts):
                 break
         except RecordError:
             raise
@@ -238,7 +236,7 @@ def _data_settings(config: ExperimentConfig) -> dict[str, Any]:
 
 def _has_latents(config: ExperimentConfig) -> bool:
     """Whether the manifest names a latent for any layout. False if it is unreadable, which its reader reports later."""
-    path = local_path(config.required("dataset.manifest"))
+    path = local_path(config.required("dataset.manifest"), config.artifacts)
     try:
         rows = read_rows(path, config.dataset)
     except InputError:

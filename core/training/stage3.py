@@ -64,7 +64,7 @@ def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bo
     recorded = recorded or is_remote(location) or _is_recorded(config, Path(location))
     inputs = _inputs(config, resume, recorded)
     if not recorded:
-        on_disk = with_inputs(config, {name: local_path(path) for name, path in inputs.items()})
+        on_disk = with_inputs(config, {name: local_path(path, config.artifacts) for name, path in inputs.items()})
         with own_folder(config, Path(location), inputs, resume) as workspace:
             return _train(on_disk, resume, workspace, recorded)
     if resume is False:
@@ -82,11 +82,11 @@ def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bo
 
 def _is_recorded(config: ExperimentConfig, folder: Path) -> bool:
     """Whether `folder` holds a stage with a record, or is that of a round and holds no training of the user's own."""
-    if read_record(open_store(folder), RECORD_NAME) is not None:
+    if read_record(open_store(folder, config.artifacts), RECORD_NAME) is not None:
         return True
     users_own = CreatedFiles(folder).is_ours or resumes(config, folder, None)
     in_round = is_stage_folder(os.path.abspath(folder)) and (folder.parent / CONFIG_NAME).is_file()
-    return in_round and not users_own and OwnFiles(open_store(folder.parent.parent)).is_run()
+    return in_round and not users_own and OwnFiles(open_store(folder.parent.parent, config.artifacts)).is_run()
 
 
 def _settings(config: ExperimentConfig) -> dict[str, Any]:

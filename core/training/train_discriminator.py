@@ -78,14 +78,15 @@ def train_discriminator(request: DiscriminatorRequest, artifacts: ArtifactsSecti
     """
     require_positive(epochs=request.epochs, batch_size=request.batch_size, learning_rate=request.learning_rate)
     with distributed.joined(request.device):
-        return _train_recorded(request, artifacts)
+        return _train_recorded(request, artifacts or ArtifactsSection())
 
 
-def _train_recorded(request: DiscriminatorRequest, artifacts: ArtifactsSection | None) -> dict[str, Any]:
+def _train_recorded(request: DiscriminatorRequest, artifacts: ArtifactsSection) -> dict[str, Any]:
     distributed.require_divisible(
         _class_batch_size(request) * 2, "--batch_size", f"give a multiple of {math.lcm(2, distributed.size())}"
     )
-    inputs = _input_files("real", request.real_latents) | _input_files("fake", request.fake_latents)
+    inputs = _input_files("real", request.real_latents, artifacts)
+    inputs |= _input_files("fake", request.fake_latents, artifacts)
     settings = {name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed", "use_amp")}
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
@@ -123,15 +124,15 @@ def read_latent_pool(files: Sequence[Path], path: Location) -> Tensor:
     return pool
 
 
-def _input_files(kind: str, location: Location) -> dict[str, Location]:
+def _input_files(kind: str, location: Location, artifacts: ArtifactsSection) -> dict[str, Location]:
     """Inputs of the stage: the `.pt` or `.npy` file at `location`, or every such file in the folder at `location`."""
     if not is_remote(location) and not Path(location).exists():
         raise InputError(f"latents {location} do not exist: give a .pt or .npy file, or a folder of them")
     if _holds_latents(str(location)):
         return {kind: location}
-    names = recorded_names(location)
+    names = recorded_names(location, artifacts)
     if names is None:
-        names = [file.name for file in open_store(location).files() if "/" not in file.name]
+        names = [file.name for file in open_store(location, artifacts).files() if "/" not in file.name]
     names = [name for name in names if _holds_latents(name)]
     if not names:
         raise InputError(f"folder {location} holds no .pt or .npy file: give a file or folder of latents")

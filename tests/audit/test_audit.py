@@ -19,6 +19,7 @@ from core.rounds.rounds import close_round, open_round
 from core.rounds.runs import begin_run, hold_run
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
+from core.storage.store import ArtifactsSection
 from core.training.prerequisites import with_prerequisites
 from tasks.audit import audit, audit_now
 from tests.commands import run
@@ -136,7 +137,7 @@ def close_with(config, number, before, after, **changes):
     with hold_run(config):
         begin_run(config)
         this = open_round(config, number)
-        store = open_store(this.location)
+        store = open_store(this.location, this.config.artifacts)
         for name in ("bad_latents", "discriminator", "stage3"):
             if store.below(name).read("stage.json") is None:
                 create_record({"outputs": {}}, store.below(name), "stage.json")
@@ -197,7 +198,7 @@ def test_a_stage_leaves_figures_layouts_and_a_picture(audited, stage2, tmp_path)
     with np.load(tmp_path / "audit" / "layouts.npz") as layouts:
         assert layouts["classes"].shape == (12, 32, 32) and layouts["viable"].mean() == pytest.approx(figures["viable"])
     assert (tmp_path / "audit" / "layouts.png").exists()
-    record = read_record(open_store(str(tmp_path / "audit")), "stage.json")
+    record = read_record(open_store(str(tmp_path / "audit"), ArtifactsSection()), "stage.json")
     assert (
         record["metrics"]["intervals"]["viable"][0] <= figures["viable"] <= record["metrics"]["intervals"]["viable"][1]
     )

@@ -44,7 +44,7 @@ def measure(config: ExperimentConfig, steps: int, repetitions: int) -> dict[str,
     train_epoch(state, config, steps)  # to warm up, and so that the optimizer has moments
     plain, kept, calls = [], [], []
     with tempfile.TemporaryDirectory() as root:
-        store = open_store(root)
+        store = open_store(root, ArtifactsSection())
         with workspace_folder(store, Path(root)) as folder:
             workspace = StoredWorkspace(folder, store, {}, ArtifactsSection(state_minutes=0))
             for repetition in range(2 * repetitions):

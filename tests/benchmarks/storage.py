@@ -171,7 +171,7 @@ def status(bench: Bench) -> Iterator[Figure]:
             record["settings"] = {f"section.key_{index}": "value" for index in range(150)}
             run.create(f"round-{number:02d}/round.json", json.dumps(record).encode())
         began = time.perf_counter()
-        shown = status_text(root)
+        shown = status_text(root, ArtifactsSection())
         seconds = time.perf_counter() - began
         if shown.count("finished") < 50:
             raise AssertionError(shown)

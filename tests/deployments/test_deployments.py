@@ -20,6 +20,7 @@ from prefect.states import AwaitingConcurrencySlot, AwaitingRetry, Cancelling, R
 from core.config.loading import load_config
 from core.rounds.decisions import read_decision
 from core.rounds.run_status import find_problems
+from core.storage.store import ArtifactsSection
 from deployments.automations import automations
 from flows.round_events import DATA_CHANGED, ROUND_COMPLETED, VIABILITY_SATURATED
 from tests.conftest import own_copy
@@ -90,7 +91,7 @@ def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(
     assert second.parameters == {**first.parameters, "restarts": 1}
     assert prefect.finished(second).state.is_completed()
     assert rounds_done(tiny) == ["round-01", "round-02", "round-03"]
-    assert not find_problems(str(run_folder(tiny)))
+    assert not find_problems(str(run_folder(tiny)), ArtifactsSection())
     assert len(prefect.runs_on(deployment, tiny)) == 2
     for task in ("continue-stage-3", "report-round"):
         assert prefect.completed_tasks(tiny, task) == 3, task

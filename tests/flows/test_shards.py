@@ -122,8 +122,8 @@ def test_workers_of_another_cluster_share_nothing_but_the_bucket(prepared, expec
     assert not find_shards(config, this.bad_latents_request(), 3)
     generate_bad_latents.fn(**this.bad_latents_options())
     assert digests(config, "bad_latents") == {"bad_latents": expected["bad_latents"]}
-    assert not find_problems(place.uri)
-    assert not [file.name for file in open_store(place.uri).files() if "/state/" in file.name]
+    assert not find_problems(place.uri, place.artifacts)
+    assert not [file.name for file in open_store(place.uri, config.artifacts).files() if "/state/" in file.name]
 
 
 def test_what_is_wrong_with_a_shard_is_said_as_without_dask(config, prepared, tmp_path, monkeypatch):
@@ -185,8 +185,10 @@ def test_latents_that_are_there_are_not_sampled_again(this, expected):
         "000128-000192",
     ]
     assert path.stat() == written
-    assert status_text(run_location(this.config)).endswith("next: round-01 continues from bad_latents: 192 bad latents")
-    assert not [file for garbage in find_garbage(this.config.artifacts.root, 0) for file in garbage.files]
+    status = status_text(run_location(this.config), this.config.artifacts)
+    assert status.endswith("next: round-01 continues from bad_latents: 192 bad latents")
+    found = find_garbage(this.config.artifacts.root, 0, this.config.artifacts)
+    assert not [file for garbage in found for file in garbage.files]
     with pytest.raises(
         InputError, match=r"state/parts holds a bad latents made with num_steps 20, now it is 5: choose"
     ):

@@ -39,8 +39,8 @@ def test_a_free_lease_is_taken_with_a_higher_token(run):
     for token in (1, 2):
         with ProcessLeases().hold(run, ARTIFACTS) as lease:
             assert lease.token == token == token_in(run)
-            assert not is_free(open_store(run))
-        assert is_free(open_store(run)) and lease_state(open_store(run)) == "nobody"
+            assert not is_free(open_store(run, ARTIFACTS))
+        assert is_free(open_store(run, ARTIFACTS)) and lease_state(open_store(run, ARTIFACTS)) == "nobody"
 
 
 def test_a_running_holder_on_this_machine_is_not_disturbed(run):
@@ -74,7 +74,7 @@ def test_the_lease_of_a_dead_process_of_this_machine_is_taken_at_once(run):
 
 def test_a_holder_elsewhere_that_was_silent_for_too_long_is_replaced(run):
     write_lease(run, token=7, age=3)
-    assert lease_state(open_store(run)) == "nobody (lapsed: process 1 on elsewhere is gone)"
+    assert lease_state(open_store(run, ARTIFACTS)) == "nobody (lapsed: process 1 on elsewhere is gone)"
     with ProcessLeases().hold(run, ARTIFACTS) as lease:
         assert lease.token == 8
 

@@ -460,7 +460,7 @@ def test_in_a_folder_without_records_only_temporary_names_are_ours(tmp_path_fact
     root = tmp_path_factory.mktemp("any")
     path = "/".join([*folders, name])
     put(root / path) if name not in (".", "..") else None
-    found = OwnFiles(open_store(root)).find(path)
+    found = OwnFiles(open_store(root, ArtifactsSection())).find(path)
     scratch = "state" in folders or name.endswith(".partial")
     assert found is None or scratch
 
@@ -474,7 +474,11 @@ def test_temporary_files_are_garbage_unless_their_process_lives(finished, tmp_pa
     with scratch_folder(stage.parent / "discriminator") as living:
         (living / "a.pt").write_bytes(b"at work")
         with open_locked(root / "tiny/.round.json.0123456789abcdef.partial"):
-            found = {file.name: file.why for garbage in find_garbage(str(root), 0) for file in garbage.files}
+            found = {
+                file.name: file.why
+                for garbage in find_garbage(str(root), 0, ArtifactsSection())
+                for file in garbage.files
+            }
     assert {f"{root}/tiny/{name}" for name in found} == {str(path) for path in dead}
     assert set(found.values()) == {
         "temporary folder of a process that has ended",
@@ -488,8 +492,8 @@ def test_states_of_a_running_stage_are_kept(finished, tmp_path):
     stage = root / "tiny/round-02/stage3"
     put(stage / "state/000001-000001/a.pt")
     with scratch_folder(stage):
-        assert not [file for garbage in find_garbage(str(root), 0) for file in garbage.files]
-    assert [file.why for garbage in find_garbage(str(root), 0) for file in garbage.files]
+        assert not [file for garbage in find_garbage(str(root), 0, ArtifactsSection()) for file in garbage.files]
+    assert [file.why for garbage in find_garbage(str(root), 0, ArtifactsSection()) for file in garbage.files]
 
 
 def test_a_run_whose_lease_cannot_be_read_is_named_after_the_garbage_of_the_others(finished, tmp_path, capsys):
@@ -523,7 +527,7 @@ def test_the_list_says_why_and_nothing_is_removed_without_delete(finished, tmp_p
     run_command(collect_garbage, [str(root), "--delete"])
     assert "000001-000001.json  " in (out := capsys.readouterr().out) and "state of a finished stage" in out
     assert not files_below(root) & left.keys()
-    assert read_record(open_store(root / "tiny/round-01/stage3"), "stage.json") is not None
+    assert read_record(open_store(root / "tiny/round-01/stage3", ArtifactsSection()), "stage.json") is not None
 
 
 @pytest.mark.parametrize("hours", ["-1", "nan"])

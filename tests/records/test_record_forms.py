@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from core.records.record_forms import RecordError, parse_record
 from core.rounds.run_status import find_problems, read_status
 from core.runtime.errors import InputError
+from core.storage.store import ArtifactsSection
 from flows.status import status
 from tests.inputs.test_state_form import paths
 from tests.sweep import rows_records as forms
@@ -83,10 +84,10 @@ def test_a_run_with_a_changed_record_hides_no_other(tmp_path, changed):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(json.dumps(content))
     try:
-        shown = read_status(str(tmp_path))
+        shown = read_status(str(tmp_path), ArtifactsSection())
         assert f"{tmp_path}/good" in shown.text and f"{tmp_path}/bad" in shown.text
         assert all(str(tmp_path / "bad") in line for line in shown.unreadable)
-        assert all(isinstance(line, str) for line in find_problems(str(tmp_path)))
+        assert all(isinstance(line, str) for line in find_problems(str(tmp_path), ArtifactsSection()))
     finally:
         place.unlink()
 

@@ -142,10 +142,10 @@ def test_the_setting_that_was_used_is_named(monkeypatch, variable):
     with answering((200, HTML, PAGE)) as endpoint:
         monkeypatch.setenv(variable, endpoint)
         with pytest.raises(InputError, match=f"set {variable} to the address"):
-            open_store(f"s3://by-{variable.lower().replace('_', '-')}/run").read("a")
+            open_store(f"s3://by-{variable.lower().replace('_', '-')}/run", ArtifactsSection()).read("a")
     monkeypatch.setenv(variable, "localhost:9000")
     with pytest.raises(InputError, match=f"^{variable} 'localhost:9000' is not the address of a server"):
-        open_store(f"s3://bad-{variable.lower().replace('_', '-')}/run").read("a")
+        open_store(f"s3://bad-{variable.lower().replace('_', '-')}/run", ArtifactsSection()).read("a")
 
 
 # --- Settings in AWS's variables and files

@@ -88,7 +88,7 @@ def _collected(ground: Ground) -> Any:
         begin_run(config)
     for name in ("notes.txt", "round-01/stage3/mine.pt", "round-01/state/mine.pt", "stage3/mine.pt"):
         ground.file(f"root/other/{name}", "mine")
-    (garbage,) = find_garbage(str(ground.folder / "root"), 0)
+    (garbage,) = find_garbage(str(ground.folder / "root"), 0, ArtifactsSection())
     removed = remove_garbage(garbage.uri, 0, ArtifactsSection())
     return not garbage.files and not removed.files and (ground.folder / "root/other/round-01/state/mine.pt").exists()
 
@@ -173,13 +173,15 @@ ROWS = [
     Row(
         "collect-garbage",
         "a folder prerequisites without any record",
-        _beside(lambda ground: not find_garbage(str(ground.folder), 0)[0].files, "prerequisites/a/b.pt"),
+        _beside(
+            lambda ground: not find_garbage(str(ground.folder), 0, ArtifactsSection())[0].files, "prerequisites/a/b.pt"
+        ),
         meaning="nothing in it is garbage",
     ),
     Row(
         "collect-garbage",
         "a folder without runs",
-        _beside(lambda ground: find_garbage(str(ground.folder), 0), "a/b.pt"),
+        _beside(lambda ground: find_garbage(str(ground.folder), 0, ArtifactsSection()), "a/b.pt"),
         ("holds no run",),
     ),
 ]

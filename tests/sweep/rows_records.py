@@ -75,7 +75,7 @@ def _written(ground: Ground, name: str, content: Any) -> str:
 
 
 def _read(name: str, content: Any) -> Callable[[Ground], Any]:
-    return lambda ground: read_record(open_store(_written(ground, name, content)), name)
+    return lambda ground: read_record(open_store(_written(ground, name, content), ArtifactsSection()), name)
 
 
 def _with(record: dict[str, Any], *path: Any, to: Any) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _status(files: dict[str, Any], *words: str) -> Callable[[Ground], bool]:
     """Whether the status shows the run `a` and these words."""
 
     def give(ground: Ground) -> bool:
-        shown = read_status(_root(ground, files)).text
+        shown = read_status(_root(ground, files), ArtifactsSection()).text
         return all(word in shown for word in (str(ground.folder / "root/a"), *words))
 
     return give
@@ -186,7 +186,7 @@ def _status(files: dict[str, Any], *words: str) -> Callable[[Ground], bool]:
 def _special(name: str, make: Callable[[Any], None], read: Callable[[Any], Any]) -> Callable[[Ground], Any]:
     def give(ground: Ground) -> Any:
         make(ground.folder / name)
-        return read(open_store(ground.folder))
+        return read(open_store(ground.folder, ArtifactsSection()))
 
     return give
 
@@ -266,7 +266,8 @@ def _status_ends(files: dict[str, Any]) -> Callable[[Ground], Any]:
 
 def _verified(files: dict[str, Any], *words: str) -> Callable[[Ground], bool]:
     def give(ground: Ground) -> bool:
-        return any(all(word in line for word in words) for line in find_problems(_root(ground, files)))
+        problems = find_problems(_root(ground, files), ArtifactsSection())
+        return any(all(word in line for word in words) for line in problems)
 
     return give
 
@@ -382,7 +383,11 @@ ROWS = [
         Row(
             name if name in _FORMS and not name.startswith("0") else "state's record",
             given,
-            (lambda ground, name=name, content=content: newest_state(open_store(_written(ground, name, content))))
+            (
+                lambda ground, name=name, content=content: newest_state(
+                    open_store(_written(ground, name, content), ArtifactsSection())
+                )
+            )
             if name.startswith("0")
             else _read(name, content),
             (name, *words),

@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from core.config.loading import load_config
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
-from core.storage.store import artifacts_of_options
+from core.storage.store import ArtifactsSection, artifacts_of_options
 from flows.prefect_api import configured_server
 from tests.sweep.ground import Ground, Row
 
@@ -40,13 +40,13 @@ def _set(setting: str) -> Callable[[Ground], Any]:
 
 
 def _opened(place: str) -> Callable[[Ground], Any]:
-    return _unseen(lambda ground: open_store(place))
+    return _unseen(lambda ground: open_store(place, ArtifactsSection()))
 
 
 def _in_the_environment(name: str) -> Callable[[Ground], Any]:
     credentials = [("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "y"), ("AWS_DEFAULT_REGION", "us-east-1")]
     return _unseen(
-        lambda ground: open_store(f"s3://{name.lower().replace('_', '-')}/p").read("a.json"),
+        lambda ground: open_store(f"s3://{name.lower().replace('_', '-')}/p", ArtifactsSection()).read("a.json"),
         *credentials,
         (name, f"http://user:{SECRET}@127.0.0.1:9"),
     )

@@ -316,7 +316,7 @@ def _resumes_discriminator(change: Change) -> Callable[[Ground], Any]:
         settings = {
             name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed", "use_amp")
         }
-        provenance = provenance_of("discriminator", pools, settings)
+        provenance = provenance_of("discriminator", pools, settings, ArtifactsSection())
         files = {state.name: {**file_entry(state), "state": state.parent.name}}
         record = provenance | {"progress": "epoch 1", "files": files}
         state.parent.with_suffix(".json").write_bytes(record_bytes(record))
@@ -340,7 +340,7 @@ def _trajectories(change: Change) -> Callable[[Ground], Any]:
 def _parts(latents: Any) -> Callable[[Ground], Tensor]:
     def give(ground: Ground) -> Tensor:
         provenance = {"stage": "bad_latents", "inputs": {}, "settings": {"latent_shape": [4, 8, 8]}}
-        parts = LatentParts(open_store(ground.folder), provenance, 2, 64, ArtifactsSection())
+        parts = LatentParts(open_store(ground.folder, ArtifactsSection()), provenance, 2, 64, ArtifactsSection())
         parts.add(range(0, 2), latents)
         return parts.read()
 

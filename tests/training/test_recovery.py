@@ -22,6 +22,7 @@ from core.rounds.run_status import find_problems, status_text
 from core.rounds.runs import begin_run
 from core.runtime.errors import InputError, LeaseError
 from core.storage.opening import open_store
+from core.storage.store import ArtifactsSection
 from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
@@ -52,7 +53,7 @@ def run_round(config, number):
         return this.record
     bad_latents = generate_bad_latents.fn(**this.bad_latents_options())
     discriminator = retrain_discriminator.fn(**this.discriminator_options())
-    stage3 = continue_stage3.fn(this.config_path, recorded=True)
+    stage3 = continue_stage3.fn(this.config_path, artifacts=config.artifacts, recorded=True)
     return close_round(this, bad_latents, discriminator, stage3, [], seconds=1.0)
 
 
@@ -66,7 +67,6 @@ def config(prepared, tmp_path, place):
     """The tiny experiment at `place`, after its run began."""
     path = ready_config(prepared, tmp_path, place.uri, place.artifacts.endpoint_url)
     config = load_config(path).with_values({"rounds.epochs_per_round": 1, "rounds.count": 2})
-    open_store(place.uri, config.artifacts)
     begin_run(config)
     return config
 
@@ -92,7 +92,7 @@ def test_killed_again_and_again_ends_with_the_same_bytes(request, undisturbed, p
         config = ready_config(prepared, tmp_path, root, place.artifacts.endpoint_url)
         spent += train_killed(config, kills - spent, seconds, rng)
         assert not differences(expected, finished_digests(config))
-        assert not find_problems(root)
+        assert not find_problems(root, place.artifacts)
 
 
 @pytest.mark.timeout(600)
@@ -107,7 +107,7 @@ def test_one_of_eight_processes_trains_and_seven_name_it(server, prepared, tmp_p
             assert status == 3, errors
             last = errors.splitlines()[-1]
             assert re.fullmatch(rf"error: .*being worked on by process {winners[0]} on .*--wait.*", last), errors
-    assert not find_problems(str(tmp_path / "artifacts"))
+    assert not find_problems(str(tmp_path / "artifacts"), ArtifactsSection())
 
 
 def wait_for_lease(run, token):
@@ -133,7 +133,7 @@ def test_a_stopped_holder_publishes_nothing_once_another_has_taken_over(server, 
         while not list(run.glob("round-01/stage3/state/*.json")):
             time.sleep(0.1)
         stop_between_changes(first, run)
-        while not is_free(open_store(run)):
+        while not is_free(open_store(run, config.artifacts)):
             time.sleep(0.1)
         second = start_training(config)
         assert wait_for_lease(run, 2)["holder"]["pid"] == second.pid
@@ -177,8 +177,7 @@ def published(run):
 
 def test_a_holder_may_hold_its_run_again(config):
     run = run_location(config)
-    lease = json.loads(open_store(run).read("lease.json").data) if open_store(run).read("lease.json") else None
-    assert lease is None
+    assert open_store(run, config.artifacts).read("lease.json") is None
     with hold(run, config.artifacts) as held:
         with hold(run, config.artifacts) as again:
             assert again is held
@@ -190,15 +189,15 @@ def test_a_holder_may_hold_its_run_again(config):
 def test_a_holder_that_lost_its_lease_gets_an_error_and_changes_nothing(config):
     run = run_location(config)
     with hold(run, config.artifacts.model_copy(update={"lease_seconds": 1})) as held:
-        store = open_store(run).with_write_check(held.write_check)
-        there = open_store(run).read("lease.json")
+        store = open_store(run, config.artifacts).with_write_check(held.write_check)
+        there = open_store(run, config.artifacts).read("lease.json")
         other = json.loads(there.data) | {"token": 99, "nonce": "another"}
-        open_store(run).compare_and_swap("lease.json", json.dumps(other).encode(), there.version)
+        open_store(run, config.artifacts).compare_and_swap("lease.json", json.dumps(other).encode(), there.version)
         time.sleep(1)
         with pytest.raises(LeaseError, match="publishes nothing more"):
             store.create("round-01/round.json", b"{}")
-        assert open_store(run).read("round-01/round.json") is None
-    assert json.loads(open_store(run).read("lease.json").data)["token"] == 99
+        assert open_store(run, config.artifacts).read("round-01/round.json") is None
+    assert json.loads(open_store(run, config.artifacts).read("lease.json").data)["token"] == 99
 
 
 @pytest.mark.timeout(600)
@@ -214,7 +213,7 @@ def test_a_training_outlives_an_outage_of_its_server(server, radosgw, radosgw_pl
     radosgw.start_gateway()
     _, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
-    assert not find_problems(radosgw_place.uri)
+    assert not find_problems(radosgw_place.uri, radosgw_place.artifacts)
 
 
 # --- altered files
@@ -237,19 +236,19 @@ TAMPERED = {"flipped": flip, "truncated": lambda data: data[:-1], "swapped": lam
 )
 def test_tampered_files_are_found_and_not_read(config, place, tmp_path, name, how):
     run_round(config, 1)
-    assert not find_problems(place.uri)
-    run = open_store(run_location(config))
+    assert not find_problems(place.uri, place.artifacts)
+    run = open_store(run_location(config), config.artifacts)
     if TAMPERED[how] is None:
         run.delete([name])
     else:
         place.overwrite(f"tiny/{name}", TAMPERED[how]((run.fetch({name: run.measure(name)}) / name).read_bytes()))
-    problems = find_problems(place.uri)
+    problems = find_problems(place.uri, place.artifacts)
     assert any(name in line for line in problems), problems
     kind = "missing" if how == "deleted" else "altered"
     with pytest.raises(InputError, match=rf"{name} is {kind}|{re.escape(name)}.* is damaged"):
         # As on another machine: the cache of this one still has an unaltered copy.
         run_round(config.with_values({"artifacts.cache": str(tmp_path / "elsewhere")}), 2)
-    assert open_store(round_location(config, 2)).read("round.json") is None
+    assert open_store(round_location(config, 2), config.artifacts).read("round.json") is None
 
 
 def test_a_tampered_input_of_a_stage_is_refused(config, place):
@@ -281,12 +280,15 @@ def test_a_stage_resumed_from_its_state_under_another_config_is_refused(config, 
 
         patch.setattr(training_loop.DiffusionTraining, "_step", dies)
         with pytest.raises(RuntimeError, match="the machine died"):
-            continue_stage3.fn(this.config_path, recorded=True)
-    assert re.search(r"round-01 continues from stage3: epoch [12]$", status_text(config.artifacts.root))
+            continue_stage3.fn(this.config_path, recorded=True, artifacts=config.artifacts)
+    status = status_text(config.artifacts.root, config.artifacts)
+    assert re.search(r"round-01 continues from stage3: epoch [12]$", status)
     with pytest.raises(InputError, match=r"training.learning_rate 0.0001, now it is 0.5"):
-        continue_stage3.fn(this.config_path, overrides=["training.learning_rate=0.5"], recorded=True)
-    continue_stage3.fn(this.config_path, recorded=True)
-    stage = open_store(this.location).below("stage3")
+        continue_stage3.fn(
+            this.config_path, artifacts=config.artifacts, overrides=["training.learning_rate=0.5"], recorded=True
+        )
+    continue_stage3.fn(this.config_path, artifacts=config.artifacts, recorded=True)
+    stage = open_store(this.location, config.artifacts).below("stage3")
     assert not [file.name for file in stage.files() if file.name.startswith("state/")]
     assert read_record(stage, RECORD_NAME)["metrics"]["epoch"] == 4
 
@@ -299,11 +301,12 @@ def test_a_run_forked_from_a_round_starts_from_its_model(config):
     begin_run(fork)  # a later start need not name the parent again
     record = run_round(fork, 1)
     assert record["inputs"]["parent"]["path"] == f"{parent}/round.json"
-    assert record["inputs"]["parent"]["sha256"] == open_store(parent).measure("round.json")["sha256"]
+    assert record["inputs"]["parent"]["sha256"] == open_store(parent, config.artifacts).measure("round.json")["sha256"]
     assert record["metrics"]["epoch"] == 2
-    bad_latents_inputs = read_record(open_store(round_location(fork, 1)).below("bad_latents"), RECORD_NAME)["inputs"]
+    bad_latents = open_store(f"{round_location(fork, 1)}/bad_latents", config.artifacts)
+    bad_latents_inputs = read_record(bad_latents, RECORD_NAME)["inputs"]
     assert bad_latents_inputs["diffusion"]["path"].startswith(f"{parent}/stage3/")
-    assert f"forked from: {parent}/round.json" in status_text(run_location(fork))
+    assert f"forked from: {parent}/round.json" in status_text(run_location(fork), config.artifacts)
     with pytest.raises(InputError, match=r"was forked from no other round, not from .*give it another experiment.name"):
         begin_run(config, round_location(fork, 1))
     with pytest.raises(InputError, match=r"--fork-from .*round-07.*give the address of a finished round"):
@@ -311,20 +314,20 @@ def test_a_run_forked_from_a_round_starts_from_its_model(config):
 
 
 def test_status_shows_rounds_holder_and_what_is_next(config, place):
-    text = status_text(place.uri)
+    text = status_text(place.uri, config.artifacts)
     assert "lease: nobody" in text and text.endswith("next: round-01 of 2")
     run_round(config, 1)
     with hold(run_location(config), config.artifacts):
-        text = status_text(run_location(config))
+        text = status_text(run_location(config), config.artifacts)
     assert f"process {os.getpid()} on" in text
     assert re.search(r"round-01 +finished +1 +[01]\.\d{4}", text) and text.endswith("next: round-02 of 2")
     with pytest.raises(InputError, match="holds no run"):
-        status_text(f"{place.uri}/nothing")
+        status_text(f"{place.uri}/nothing", config.artifacts)
 
 
 def test_garbage_is_our_own_files_that_nothing_needs(config, place):
     run_round(config, 1)
-    run = open_store(run_location(config))
+    run = open_store(run_location(config), config.artifacts)
     left = {
         "round-01/stage3/state/000001-000001/left.pt": "state of a finished stage",
         "round-02/stage3/state/000001-000001/left.pt": "state that a newer one replaced",
@@ -333,55 +336,55 @@ def test_garbage_is_our_own_files_that_nothing_needs(config, place):
         assert run.create(name, b"of a crash")
     for name in ("mine.txt", "round-01/mine.txt", "round-01/stage3/mine.pt", "round-02/stage3/state/mine.pt"):
         assert run.create(name, b"of the user")
-    open_store(place.uri).create("notes/mine.txt", b"not of a run")
+    open_store(place.uri, config.artifacts).create("notes/mine.txt", b"not of a run")
     before = {file.name for file in run.files()}
-    assert [file.name for garbage in find_garbage(place.uri, 24) for file in garbage.files] == []
-    (garbage,) = find_garbage(place.uri, 0)
+    assert [file.name for garbage in find_garbage(place.uri, 24, place.artifacts) for file in garbage.files] == []
+    (garbage,) = find_garbage(place.uri, 0, place.artifacts)
     assert {file.name: file.why for file in garbage.files} == left
     assert {file.name for file in run.files()} == before
     removed = remove_garbage(garbage.uri, 0, config.artifacts)
     assert {file.name: file.why for file in removed.files} == left
     assert {file.name for file in run.files()} == before - set(left) | {"lease.json"}
-    assert open_store(place.uri).read("notes/mine.txt") is not None
-    assert not find_problems(place.uri)
+    assert open_store(place.uri, config.artifacts).read("notes/mine.txt") is not None
+    assert not find_problems(place.uri, place.artifacts)
     with hold(run_location(config), config.artifacts):
-        assert [garbage.busy for garbage in find_garbage(place.uri, 0)] == [True]
+        assert [garbage.busy for garbage in find_garbage(place.uri, 0, place.artifacts)] == [True]
 
 
 def test_stage3_of_a_finished_round_cannot_be_trained_outside_of_the_round(config, place):
     run_round(config, 1)
-    this, stage = open_round(config, 1), open_store(f"{run_location(config)}/round-01/stage3")
+    this, stage = open_round(config, 1), open_store(f"{run_location(config)}/round-01/stage3", config.artifacts)
     before = {file.name: stage.measure(file.name) for file in stage.files()}
     with pytest.raises(InputError, match=r"--no-resume: what is at .*round-01/stage3 is kept; remove it"):
-        continue_stage3.fn(this.config_path, resume=False)
+        continue_stage3.fn(this.config_path, artifacts=config.artifacts, resume=False)
     with pytest.raises(
         InputError, match=r"round-01/stage3 holds a stage3 made with training.epochs 1, now it is 2: choose another"
     ):
-        continue_stage3.fn(this.config_path, overrides=["training.epochs=2"])
-    continue_stage3.fn(this.config_path)
+        continue_stage3.fn(this.config_path, artifacts=config.artifacts, overrides=["training.epochs=2"])
+    continue_stage3.fn(this.config_path, artifacts=config.artifacts)
     assert {file.name: stage.measure(file.name) for file in stage.files()} == before
-    assert not find_problems(place.uri)
+    assert not find_problems(place.uri, place.artifacts)
 
 
 def test_stage3_outside_of_the_flow_makes_the_stage_of_an_unfinished_round(config, place):
     this = open_round(config, 1)
     generate_bad_latents.fn(**this.bad_latents_options())
     retrain_discriminator.fn(**this.discriminator_options())
-    continue_stage3.fn(this.config_path)
-    made = read_record(open_store(f"{this.location}/stage3"), RECORD_NAME)
+    continue_stage3.fn(this.config_path, artifacts=config.artifacts)
+    made = read_record(open_store(f"{this.location}/stage3", config.artifacts), RECORD_NAME)
     assert run_round(config, 1)["metrics"]["epoch"] == 1
-    assert read_record(open_store(f"{this.location}/stage3"), RECORD_NAME) == made
-    assert not find_problems(place.uri)
+    assert read_record(open_store(f"{this.location}/stage3", config.artifacts), RECORD_NAME) == made
+    assert not find_problems(place.uri, place.artifacts)
 
 
 def test_files_that_a_stage_is_publishing_are_not_garbage(config, place):
-    stage = open_store(f"{run_location(config)}/round-01/stage3")
+    stage = open_store(f"{run_location(config)}/round-01/stage3", config.artifacts)
     stage.create("state/publishing.json", b'{"outputs": ["model.pt", "of-an-earlier-try.pt"]}')
     for name in ("model.pt", "of-an-earlier-try.pt"):
         stage.create(name, b"uploaded")
-    assert [garbage.files for garbage in find_garbage(place.uri, 0)] == [[]]
+    assert [garbage.files for garbage in find_garbage(place.uri, 0, place.artifacts)] == [[]]
     create_record({"outputs": {"model.pt": stage.measure("model.pt")}}, stage, "stage.json")
-    (garbage,) = find_garbage(place.uri, 0)
+    (garbage,) = find_garbage(place.uri, 0, place.artifacts)
     left = ["round-01/stage3/of-an-earlier-try.pt", "round-01/stage3/state/publishing.json"]
     assert sorted(file.name for file in garbage.files) == left
     remove_garbage(garbage.uri, 0, config.artifacts)
@@ -391,9 +394,9 @@ def test_files_that_a_stage_is_publishing_are_not_garbage(config, place):
 def test_a_training_beside_the_rounds_is_not_garbage(local_place, prepared, tmp_path):
     config = load_config(ready_config(prepared, tmp_path, local_place.uri))
     begin_run(config)
-    training = open_store(stage3_location(config))
+    training = open_store(stage3_location(config), config.artifacts)
     training.create("checkpoints/tiny_checkpoint_latest.pt", b"hours of work")
-    assert [file.name for garbage in find_garbage(local_place.uri, 0) for file in garbage.files] == []
+    assert [file.name for garbage in find_garbage(local_place.uri, 0, config.artifacts) for file in garbage.files] == []
 
 
 def test_commands_print_what_they_found(config, place, capsys):
