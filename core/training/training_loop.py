@@ -86,6 +86,7 @@ class DiffusionTraining:
         self._write_last(first_epoch)
 
     def _epoch(self, model: nn.Module, progress: EpochProgress) -> None:
+        """Train one epoch, evaluate it when that is due, and write its files."""
         state = self.state
 
         # Train on every batch.
@@ -116,17 +117,17 @@ class DiffusionTraining:
         """One optimizer step on the batch of `rows`: the mean of every term over the batch, and the total `loss`."""
         state, parameters = self.state, list(self.state.unet.parameters())
 
-        # Draw the batch: x0, eps, t and what the terms need besides, in a part for each accumulation step.
+        # Draw the batch: x0, eps, t and the draws of the other terms, in one part for each accumulation step.
         parts = self.batches.draw(rows, state.epoch, position)
 
-        # Weigh the terms; the adversarial weight may be balanced by gradient norms, measured in a pass of their own.
+        # Set the weights of the terms. The adversarial one may be balanced by gradient norms, in a pass of its own.
         if self.loss_models.form is not None:
             norms = partial(gradient_norms, partial(self._forward, self._losses), parts, parameters)
             section = self.config.discriminator
             state.adversarial_weight = adversarial_weight(section, state.adversarial_weight, state.step, norms)
         weights = self._term_weights(state.adversarial_weight)
 
-        # Noise, predict and compute the terms (`diffusion_losses`), sum them and accumulate the gradients.
+        # Noise, predict, compute the terms (all in `diffusion_losses`), sum them, and accumulate gradients backward.
         losses = {name: torch.zeros((), device=self.device) for name in ("loss", *weights)}
         state.optimizer.zero_grad(set_to_none=True)
         for number, part in enumerate(parts, 1):
@@ -139,7 +140,7 @@ class DiffusionTraining:
                 losses[name] = losses[name] + value.detach() / len(parts)
         losses = dict(zip(losses, distributed.averaged(list(losses.values())), strict=True))
 
-        # Clip the gradients; a loss or gradient that is not finite stops the training before the update.
+        # Clip the gradients. A loss or gradient that is not finite stops the training before the update.
         where = f"epoch {state.epoch + 1}, step {state.step + 1}; nothing was updated"
         require_finite({name: losses[name] for name in weights}, self.name, where)
         norm = nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm or math.inf)
@@ -172,11 +173,9 @@ class DiffusionTraining:
     def _train_online_discriminator(self, rows: Tensor) -> None:
         online, form = self.state.online, self.loss_models.form
         assert online is not None and isinstance(form, ScoredSamples), "the config allows online with these forms only"
-        x0, denoise = (
-            self.batches.data.latents.batch(rows),
-            denoiser(self.state.unet.eval(), self.loss_models.scheduler),
-        )
-        online.train(x0, denoise, form, self.batches.adversarial_count(len(rows)), self.state.step, self.dtype)
+        x0, count = self.batches.data.latents.batch(rows), self.batches.adversarial_count(len(rows))
+        denoise = denoiser(self.state.unet.eval(), self.loss_models.scheduler)
+        online.train(x0, denoise, form, count, self.state.step, self.dtype)
 
     def _term_weights(self, adversarial: float | None) -> dict[str, float]:
         """The weights of the terms that this stage has: the terms of `diffusion_losses`."""
