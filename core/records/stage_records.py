@@ -1,8 +1,4 @@
-"""Stage records: a small JSON file marks a stage as finished and names its inputs, settings, outputs and metrics.
-
-`difference` decides whether a finished stage is the wanted one. It compares the record with the provenance: the inputs
-and settings that the stage would be made from now.
-"""
+"""Stage records: the JSON file that marks a stage as finished and names its inputs, settings, outputs and metrics."""
 
 import contextlib
 import importlib.metadata

@@ -15,7 +15,6 @@ from flows.prefect_api import configured_server, require_server, server_errors
 from flows.temporary_server import TemporaryServer
 from tests.web_servers import HTML, PAGE, answering, make_certificate, sending
 
-PROJECT = Path(__file__).parents[2]
 JSON = {"Content-Type": "application/json"}
 VERSION = (200, JSON, f'"{prefect.__version__}"'.encode())
 UNAUTHORIZED = (401, JSON, b'{"exception_message":"Unauthorized"}')

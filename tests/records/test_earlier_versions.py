@@ -9,11 +9,10 @@ import pytest
 from prefect.testing.utilities import prefect_test_harness
 
 from core.config.loading import load_config
-from core.rounds.run_status import find_problems, read_status
 from core.runtime.errors import InputError
-from core.storage.store import ArtifactsSection
 from core.training.prerequisites import make_prerequisite
 from flows.adversarial_training import adversarial_training
+from flows.status import status
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -72,12 +71,11 @@ def server():
         yield
 
 
-def test_status_and_verification_read_them(finished):
-    shown = read_status("artifacts", ArtifactsSection())
-    assert not shown.unreadable
-    assert "finished" in shown.text and "0.9118" in shown.text  # val_noise_loss of the record
-    assert "all 1 rounds are finished" in shown.text
-    assert not find_problems("artifacts", ArtifactsSection())
+def test_status_and_verification_read_them(finished, capsys):
+    assert not status("artifacts", verify=True)
+    shown = capsys.readouterr().out
+    assert "finished" in shown and "0.9118" in shown  # val_noise_loss of the record
+    assert "all 1 rounds are finished" in shown and "everything is as recorded" in shown
 
 
 def test_a_finished_round_is_found_after_a_change_of_what_affects_no_result(server, finished):
@@ -99,7 +97,7 @@ def test_the_next_round_starts_from_the_finished_one(server, finished):
     assert (second["metrics"]["first_epoch"], second["metrics"]["epoch"]) == (1, 2)
     assert second["inputs"]["parent"]["path"] == "artifacts/tiny/round-01/round.json"
     assert second["settings"] == first["settings"]
-    assert not find_problems("artifacts", ArtifactsSection())
+    assert not status("artifacts", verify=True)
 
 
 def test_an_interrupted_stage_continues_from_its_state(interrupted, caplog):
@@ -109,4 +107,4 @@ def test_an_interrupted_stage_continues_from_its_state(interrupted, caplog):
     assert record["metrics"]["epoch"] == 3
     rows = (interrupted / "artifacts/prerequisites/stage1/stage1_metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2", "3"]
-    assert not find_problems("artifacts", ArtifactsSection())
+    assert not (interrupted / "artifacts/prerequisites/stage1/state").exists()
