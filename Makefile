@@ -42,6 +42,7 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy
 
 # What was installed; artefacts and the bucket of `make demo-s3` are work, and stay.
 clean:

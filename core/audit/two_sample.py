@@ -80,7 +80,7 @@ def _train(real: Tensor, fake: Tensor, seed: int) -> LayoutClassifier:
         logits = model(_unpacked(batch, turned)).squeeze(1)
         optimizer.zero_grad(set_to_none=True)
         loss = F.binary_cross_entropy_with_logits(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         optimizer.step()
         schedule.step()
     return model.eval()

@@ -14,7 +14,8 @@ from core.records.record_forms import RecordError
 from core.records.stage_records import read_record, record_bytes, refuse_difference
 from core.records.workspace import workspace_folder
 from core.runtime.errors import InputError
-from core.storage.store import ArtifactsSection, Entry, Store, cache_folder
+from core.runtime.files import Entry
+from core.storage.store import ArtifactsSection, Store, cache_folder
 
 
 class Shard(NamedTuple):

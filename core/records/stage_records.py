@@ -19,10 +19,10 @@ from core.records.record_forms import RecordError, parse_record
 from core.records.workspace import StoredWorkspace, WatchedWorkspace, Workspace, stage_files, workspace_folder
 from core.runtime import distributed
 from core.runtime.errors import InputError
-from core.runtime.files import open_input, require_writable
+from core.runtime.files import Entry, open_input, require_writable
 from core.storage.foreign_files import foreign_file_error
 from core.storage.opening import open_store
-from core.storage.store import ArtifactsSection, Entry, Store, cache_folder, join, replace, split_location
+from core.storage.store import ArtifactsSection, Store, cache_folder, join, replace, split_location
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from core.config.experiment import ExperimentConfig
 from core.records.artifacts import ROUND_RECORD, round_location
 from core.records.stage_records import read_record
 from core.runtime.errors import InputError
+from core.runtime.files import Entry
 from core.storage.opening import open_store
-from core.storage.store import Entry
 
 # A bound of an interval, or a figure, that could not be computed is None.
 Number = float | None

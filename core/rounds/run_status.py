@@ -18,8 +18,9 @@ from core.rounds.round_table import METRIC_TITLES
 from core.rounds.rounds import ROUND_STAGES
 from core.rounds.runs import RunRecord, read_run_record
 from core.runtime.errors import InputError, UnavailableError
+from core.runtime.files import Entry
 from core.storage.opening import open_store
-from core.storage.store import ArtifactsSection, Entry, Store, split_location
+from core.storage.store import ArtifactsSection, Store, split_location
 
 PREREQUISITES = "prerequisites"
 # Requests to a bucket at the same time.

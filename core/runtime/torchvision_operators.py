@@ -19,13 +19,13 @@ def declare_missing_operators() -> torch.library.Library | None:
     extensions = list(Path(spec.origin).parent.glob("_C*.so"))
     try:
         for extension in extensions:
-            torch.ops.load_library(str(extension))  # type: ignore[no-untyped-call]  # torch
+            torch.ops.load_library(str(extension))
     except OSError:
         extensions = []
     if extensions:
         return None
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]  # torch
+    library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        library.define(schema)  # type: ignore[no-untyped-call]  # torch
+        library.define(schema)
     return library

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from core.runtime.errors import InputError
-from core.runtime.files import atomic_write, require_writable, sha256
+from core.runtime.files import Entry, atomic_write, require_writable, sha256
 from core.runtime.scratch import is_scratch_name, partial_of
 from core.storage.foreign_files import foreign_file_error, is_file_system_name
-from core.storage.store import Entry
 
 # Writes a file to the given path and returns what it wrote; None if there is nothing to download.
 Download = Callable[[Path], Entry | None]

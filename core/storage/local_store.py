@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import IO
 
 from core.runtime.errors import InputError
-from core.runtime.files import atomic_write, file_entry, open_input
+from core.runtime.files import Entry, atomic_write, file_entry, open_input
 from core.storage.store import (
     LARGEST_SMALL_FILE,
-    Entry,
     StoredFile,
     Versioned,
     WriteCheck,

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from core.runtime.errors import InputError
+from core.runtime.files import Entry
 from core.storage.s3 import conditional_writes, listing
 from core.storage.s3.download import fetch
 from core.storage.s3.objects import S3Objects
 from core.storage.s3.transfer import for_each
 from core.storage.s3.upload import stored_entry, upload
-from core.storage.store import ArtifactsSection, Entry, StoredFile, Versioned, WriteCheck, is_file_name
+from core.storage.store import ArtifactsSection, StoredFile, Versioned, WriteCheck, is_file_name
 
 
 def open_bucket(uri: str, artifacts: ArtifactsSection) -> "S3Store":

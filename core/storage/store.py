@@ -13,7 +13,7 @@ from core.inputs.config_keys import first_problem
 from core.inputs.places import Address, Location, Place, expanded, is_remote
 from core.inputs.section import NUMBER, Minutes, Section
 from core.runtime.errors import InputError
-from core.runtime.files import Entry as Entry
+from core.runtime.files import Entry
 
 # Entered around every change of a store. It raises if this process must not write any more.
 WriteCheck = Callable[[], AbstractContextManager[None]]

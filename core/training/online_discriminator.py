@@ -72,7 +72,7 @@ class OnlineDiscriminator:
             alpha_bar = samples.alpha_bar.repeat(2)
             loss, _ = discriminator_loss(self.model, noised, labels, alpha_bar, shift.to(noised.device))
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        loss.backward()
         distributed.average_gradients(list(self.model.parameters()))
         self._optimizer.step()
         self.model.eval().requires_grad_(False)

@@ -156,7 +156,7 @@ def _update(run: _Run, loss: Tensor, learning_rate: float) -> None:
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate
     run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
     run.optimizer.step()
 

@@ -134,7 +134,7 @@ class DiffusionTraining:
             with contextlib.nullcontext() if number == len(parts) else distributed.accumulating(model):
                 terms = self._forward(model, part)
                 loss = weighted_sum(terms, weights) / len(parts)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+                loss.backward()
             losses["loss"] = losses["loss"] + loss.detach()
             for name, value in terms.items():
                 losses[name] = losses[name] + value.detach() / len(parts)

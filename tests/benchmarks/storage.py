@@ -31,9 +31,10 @@ from botocore.config import Config
 
 from core.rounds.round_table import METRIC_TITLES
 from core.rounds.run_status import status_text
+from core.runtime.files import Entry
 from core.storage.opening import open_store
 from core.storage.s3.transfer import transfer_config
-from core.storage.store import ArtifactsSection, Entry, Store
+from core.storage.store import ArtifactsSection, Store
 from tests.benchmarks.results import processor, write_results
 from tests.radosgw.gateway import RadosGateway
 

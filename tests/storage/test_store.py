@@ -25,11 +25,12 @@ from hypothesis import strategies as st
 from moto.core.botocore_stubber import BotocoreStubber, MockRawResponse
 
 from core.runtime.errors import InputError
+from core.runtime.files import Entry
 from core.storage.download_cache import DownloadCache
 from core.storage.opening import open_store
 from core.storage.ordered_hash import HashedFile
 from core.storage.s3 import listing, retries, transfer
-from core.storage.store import ArtifactsSection, Entry, artifacts_of_options
+from core.storage.store import ArtifactsSection, artifacts_of_options
 
 pytest_plugins = ["tests.storage_servers"]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from boto3.s3.transfer import create_transfer_manager
 
-from core.runtime.files import sha256
+from core.runtime.files import Entry, sha256
 from core.runtime.scratch import scratch_folder
 from core.storage.download_cache import DownloadCache
 from core.storage.ordered_hash import HashedFile
 from core.storage.s3.objects import S3Objects
 from core.storage.s3.transfer import for_each, is_large, transfer_config
-from core.storage.store import Entry, altered, cache_folder, checked_name
+from core.storage.store import altered, cache_folder, checked_name
 
 
 def fetch(objects: S3Objects, entries: Mapping[str, Entry]) -> Path:

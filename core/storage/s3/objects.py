@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, TypeVar
 from botocore.exceptions import ClientError
 
 from core.runtime.errors import InputError
+from core.runtime.files import Entry
 from core.storage.s3.connection import Connection, connect
 from core.storage.s3.errors import code_of
 from core.storage.s3.retries import MOST_ATTEMPTS
 from core.storage.store import (
     LARGEST_SMALL_FILE,
     ArtifactsSection,
-    Entry,
     Versioned,
     WriteCheck,
     checked_name,

@@ -16,12 +16,12 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from core.runtime.errors import InputError
-from core.runtime.files import file_entry
+from core.runtime.files import Entry, file_entry
 from core.storage.s3.errors import code_of
 from core.storage.s3.objects import S3Objects
 from core.storage.s3.retries import MOST_ATTEMPTS
 from core.storage.s3.transfer import for_each, is_large, transfer_config
-from core.storage.store import Entry, checked_name
+from core.storage.store import checked_name
 
 
 def upload(objects: S3Objects, folder: Path, names: Iterable[str]) -> dict[str, Entry]:
