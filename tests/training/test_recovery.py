@@ -49,7 +49,7 @@ def server():
 
 
 def run_round(config, number):
-    """Run the stages of one round as its flow does, without Prefect, or copy the files of an equal round made before."""
+    """Run the stages of a round as its flow does, without Prefect, or copy the files of an equal round."""
     this = open_round(config, number)
     if this.record is not None:
         return this.record
