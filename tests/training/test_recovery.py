@@ -198,7 +198,8 @@ def is_locked(path):
 
 
 def published(run):
-    files = [path for path in run.rglob("*") if path.is_file() and ".scratch-" not in str(path)]
+    # A process that is stopped within a write leaves a partial file, and removes it when it goes on.
+    files = [path for path in run.rglob("*") if path.is_file() and not re.search(r"\.scratch-|\.partial$", str(path))]
     return {str(path): path.stat().st_mtime_ns for path in files if path.name != ".lock"}
 
 
