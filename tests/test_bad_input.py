@@ -552,7 +552,7 @@ def test_a_pickle_that_would_execute_something_is_refused_unexecuted(
         ("depth: 2", "1: 2", ("unet", "1")),
         ("depth: 2", "depth: 9", ("unet.depth 9", "halves a 8x8 latent too often")),
         ("base_channels: 16", "base_channels: 20", ("base_channels 20", "multiple of norm_groups 8")),
-        ("{manifest:", "{manifest: [", ("not valid YAML", "line", "mend the file")),
+        ("{manifest:", "{manifest: [", ("not valid YAML", "line", "correct the file")),
         ("experiment:", "\tx: 1\nexperiment:", ("not valid YAML", "line")),
         ("experiment:", "x: !!python/object/apply:os.getcwd []\nexperiment:", ("not valid YAML",)),
     ],

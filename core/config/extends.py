@@ -41,7 +41,7 @@ def read_files(path: str, artifacts: ArtifactsSection) -> list[ConfigFile]:
             raise InputError(f"config {path}: files extend each other in a circle ({chain}): remove one `extends`")
         visited.append(_identity(following))
         what = f"config {files[-1].path}: {EXTENDS}" if files else "config"
-        data = read_yaml(_text(following, what, artifacts), f"config {following}", "mend the file")
+        data = read_yaml(_text(following, what, artifacts), f"config {following}", "correct the file")
         if not isinstance(data, dict):
             raise InputError(f"config {following} holds no mapping of sections: see configs/demo.yaml")
         files.append(ConfigFile(following, data))

@@ -34,7 +34,7 @@ def load_config(
             raise InputError(f"--set {override}: write it as key.path=value")
         if key.strip() == EXTENDS:
             raise InputError(f"--set {override}: only a file can extend another: write it there")
-        set_value(data, key.strip(), read_yaml(value, f"--set {override}: the value", "mend the value"))
+        set_value(data, key.strip(), read_yaml(value, f"--set {override}: the value", "correct the value"))
         overridden.append(key)
     try:
         return ExperimentConfig.model_validate(data)

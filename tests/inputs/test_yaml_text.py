@@ -13,7 +13,7 @@ from core.runtime.errors import LONGEST_LINE, InputError
 
 
 def read(text: bytes | str) -> object:
-    return read_yaml(text, "config c.yaml", "mend the file")
+    return read_yaml(text, "config c.yaml", "correct the file")
 
 
 def refused(text: bytes | str, *words: str) -> str:
@@ -84,7 +84,7 @@ def test_values_that_are_read(text, value):
         ("a: 1\nb: &l [x, {y: *l}]", ("at line 2", "refers to itself")),
         ("*nothing", ("undefined alias",)),
         ("[" + "1," * 50_000 + "]", ("more than 10000 values",)),
-        ("a: [", ("not valid YAML", "mend the file")),
+        ("a: [", ("not valid YAML", "correct the file")),
         ("---\na\n---\nb", ("another document",)),
         ("a: \0", ("the character U+0000", "plain text in UTF-8")),
         (b"a: 1\x1a", ("the character U+001A",)),
