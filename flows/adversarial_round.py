@@ -14,10 +14,10 @@ from core.config.loading import load_config
 from core.inputs.section import Rounds
 from core.rounds.announcements import is_announced, last_unannounced_round, note_announced
 from core.rounds.planning import next_round
+from core.rounds.round import Round, close_round, open_round
 from core.rounds.round_record import RoundRecord
 from core.rounds.round_table import round_table
-from core.rounds.rounds import Round, close_round, open_round
-from core.rounds.runs import begin_run, hold_run
+from core.rounds.run import begin_run, hold_run
 from core.runtime.errors import LeaseError
 from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask

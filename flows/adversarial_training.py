@@ -9,7 +9,7 @@ from prefect import flow
 from core.config.loading import load_config
 from core.rounds.round_record import RoundRecord
 from core.rounds.round_table import round_table
-from core.rounds.runs import begin_run, hold_run
+from core.rounds.run import begin_run, hold_run
 from flows.adversarial_round import adversarial_round
 from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask

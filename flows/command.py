@@ -14,7 +14,7 @@ from prefect import Flow
 from prefect.logging.configuration import setup_logging
 
 from core.config.loading import load_config
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.runtime.errors import InputError
 from flows.prefect_api import configured_server, require_server, server_errors
 from flows.temporary_server import TemporaryServer

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.section import Weight
-from core.rounds.decisions import RecordedDecision, keep_decision, read_decision
+from core.rounds.gate_answers import RecordedDecision, keep_decision, read_decision
 from core.rounds.planning import stop_reason
 from core.rounds.report import round_summary
 from core.runtime.errors import InputError

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
 
-from core.inputs.places import Location, expanded
+from core.inputs.locations import Location, expanded
 from core.runtime.errors import SECRET_PATTERN
 
 # A path or s3:// address of a YAML file.

@@ -17,7 +17,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from core.inputs.places import require_plain_address
+from core.inputs.locations import require_plain_address
 from core.runtime.errors import InputError
 
 _SECONDS = 20.0

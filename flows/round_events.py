@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect.events import emit_event
 
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.rounds.round_record import RoundRecord
 
 ROUND_COMPLETED = "layouts.round.completed"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prefect import flow
 
 from core.config.loading import load_config
-from core.rounds.runs import has_new_data
+from core.rounds.run import has_new_data
 from flows.command import run_flow, say
 from flows.parameters import ConfigLocation, Override
 from flows.round_events import DATA_CHANGED, announce

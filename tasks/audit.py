@@ -6,7 +6,7 @@ from typing import Any
 
 from core.audit.audit import at_image_size, audit_checkpoint, audit_manifest, audit_stage
 from core.config.loading import load_config
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.inputs.section import Samples, Seed, Side
 from core.rounds.stage_result import StageResult
 from core.runtime.errors import InputError

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from core.audit.audit import audit_stage
 from core.config.loading import load_config
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.rounds.comparison import Ablation, list_ablations, require_free_results, start_ablation, write_results
-from core.rounds.rounds import Round, close_round, open_round
-from core.rounds.runs import begin_run, hold_run
+from core.rounds.round import Round, close_round, open_round
+from core.rounds.run import begin_run, hold_run
 from core.rounds.stage_result import StageResult
 from core.runtime.errors import LeaseError
 from core.training.prerequisites import STAGES, hold_prerequisites, make_prerequisite, with_prerequisites

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from core.config.loading import load_config
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.records.artifacts import stage3_location
 from core.rounds.stage_result import StageResult
 from core.storage.store import ArtifactsSection
+from core.training.continue_stage3 import continue_stage3 as train
 from core.training.prerequisites import with_prerequisites
-from core.training.stage3 import continue_stage3 as train
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task
 

@@ -1,7 +1,7 @@
 """generate-bad-latents: the discriminator's dataset from the current model."""
 
 from core.config.loading import load_config
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.inputs.section import Batch, Samples, Seed, Steps
 from core.rounds.stage_result import StageResult
 from core.storage.store import ArtifactsSection

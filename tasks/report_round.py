@@ -6,7 +6,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
 from core.config.loading import load_config
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.inputs.section import Rounds
 from core.rounds.report import keep_report, make_report
 from core.runtime.escaping import markdown_text

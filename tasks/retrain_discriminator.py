@@ -1,6 +1,6 @@
 """retrain-discriminator: train a discriminator to tell real latents from bad ones."""
 
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.inputs.section import Batch, Epochs, LearningRate, Seed
 from core.rounds.stage_result import StageResult
 from core.storage.store import ArtifactsSection

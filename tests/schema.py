@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from core.config.experiment import ExperimentConfig
-from core.inputs.places import expanded
+from core.inputs.locations import expanded
 
 
 class Leaf(NamedTuple):

@@ -644,7 +644,7 @@ def test_more_samples_than_originals_are_a_warning_and_all_are_used(generate, ma
 def huge_steps() -> Iterator[None]:
     """Stage 3 and the discriminator take steps of a length that neither config nor option can ask for."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("core.training.training_loop.learning_rate", lambda *_: 1e30)
+        patched.setattr("core.training.training_step.learning_rate", lambda *_: 1e30)
         patched.setattr(
             "core.training.train_discriminator.Adam", lambda *given, **options: Adam(*given, **options | {"lr": 1e30})
         )
@@ -764,7 +764,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
 
     monkeypatch.setattr("core.training.bad_latents._generate", no_work)
     monkeypatch.setattr("core.training.train_discriminator._train", no_work)
-    monkeypatch.setattr("core.training.stage3.build_training", no_work)
+    monkeypatch.setattr("core.training.continue_stage3.build_training", no_work)
     file = tmp_path / "file"
     file.write_text("kept")
     for target in (file, file / "below", Path("/proc/nowhere")):

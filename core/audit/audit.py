@@ -17,7 +17,7 @@ from core.config.experiment import ExperimentConfig
 from core.config.round_sections import AuditSection
 from core.data.manifest import originals, read_manifest
 from core.data.palette import COLORS
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.models.pictures import GRID_SAMPLES, save_grid
 from core.models.sampling import sample_latents

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from core.config.effects import InputFile, Nothing, Results
-from core.inputs.places import Place, expanded
+from core.config.setting_effects import InputFile, Nothing, Results
+from core.inputs.locations import Place, expanded
 from core.inputs.section import NUMBER, Name, Samples, Section, Seed, Side, plain
 
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from core.config.effects import InputFile, OnlyWith, Results
-from core.inputs.places import Place
+from core.config.setting_effects import InputFile, OnlyWith, Results
+from core.inputs.locations import Place
 from core.inputs.section import (
     Factor,
     Few,

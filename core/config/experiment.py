@@ -5,16 +5,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from core.config import effects
+from core.config import setting_effects
 from core.config.dataset_sections import DatasetSection
 from core.config.discriminator_sections import DiscriminatorSection
-from core.config.effects import InputFile, Nothing, Output, RecordedApart, Results
 from core.config.model_sections import AutoencoderSection, SchedulerSection, UNetSection
 from core.config.published_losses import with_one_loss_form
 from core.config.round_sections import AuditSection, ComparisonSection, RoundsSection
+from core.config.setting_effects import InputFile, Nothing, Output, RecordedApart, Results
 from core.config.training_sections import PrerequisitesSection, TrainingSection
 from core.inputs.config_keys import first_problem, set_value
-from core.inputs.places import Place
+from core.inputs.locations import Place
 from core.inputs.section import Epochs, Section
 from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection
@@ -146,11 +146,11 @@ class ExperimentConfig(Section):
         return training.model_copy(update={"loss": training.loss.model_copy(update={"semantic_loss": None})})
 
     def fingerprint(self, training: TrainingSection | None = None) -> dict[str, Any]:
-        """The settings that affect results, as a checkpoint and a record name them; see `core.config.effects`.
+        """The settings that affect results, as a checkpoint and a record name them; see `core.config.setting_effects`.
 
         `training` stands in for the config's own where an earlier stage is described.
         """
-        return effects.fingerprint(self if training is None else self.model_copy(update={"training": training}))
+        return setting_effects.fingerprint(self if training is None else self.model_copy(update={"training": training}))
 
     def required(self, key: str) -> Any:
         """The value at the dotted `key`; InputError names the key if it is empty."""

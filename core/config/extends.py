@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from core.config.published_losses import with_one_loss_form
 from core.inputs.config_keys import shown_value
-from core.inputs.places import expanded, is_remote
+from core.inputs.locations import expanded, is_remote
 from core.inputs.yaml_text import LARGEST_FILE, read_yaml
 from core.runtime.errors import InputError
 from core.runtime.files import open_input

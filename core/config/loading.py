@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from core.config.experiment import ExperimentConfig
 from core.config.extends import EXTENDS, ConfigFile, file_with, merged, read_files
 from core.inputs.config_keys import first_problem, set_value
-from core.inputs.places import Location, expanded
+from core.inputs.locations import Location, expanded
 from core.inputs.yaml_text import read_yaml, write_yaml
 from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection

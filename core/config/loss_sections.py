@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.config.effects import InputFile, Results
-from core.inputs.places import Place
+from core.config.setting_effects import InputFile, Results
+from core.inputs.locations import Place
 from core.inputs.section import Section, ShareOrAll, Weight
 
 

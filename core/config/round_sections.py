@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from core.config.effects import RecordedApart, Results, Speed
+from core.config.setting_effects import RecordedApart, Results, Speed
 from core.inputs.section import (
     NUMBER,
     Batch,

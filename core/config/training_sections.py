@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from core.config.effects import Output, Results, Speed
 from core.config.loss_sections import LossSection
+from core.config.setting_effects import Output, Results, Speed
 from core.inputs.section import (
     NUMBER,
     Batch,

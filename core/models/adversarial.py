@@ -14,7 +14,7 @@ from core.models.adversarial_draws import AdversarialDraws, BatchDraws, PairDraw
 from core.models.diffusion import Denoiser, add_noise, predict_x0
 from core.models.discriminator import LatentDiscriminator
 from core.models.trajectories import Trajectories
-from core.runtime.shares import whole_batch_dropout
+from core.runtime.batch_shares import whole_batch_dropout
 
 # Latents have unit variance; a one-step estimate beyond four deviations is an artefact of high noise.
 LATENT_RANGE = 4.0

@@ -11,7 +11,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from core.runtime.shares import Rows, Share
+from core.runtime.batch_shares import Rows, Share
 
 
 class AdversarialDraws(Protocol):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core.config.experiment import ExperimentConfig
 from core.config.model_sections import AutoencoderSection
 from core.inputs import state_form as form
-from core.inputs.places import Location, is_remote
+from core.inputs.locations import Location, is_remote
 from core.inputs.section import Section
 from core.inputs.state_form import are_weights, checked_weights, without_wrappers
 from core.inputs.tensor_files import load_tensors, save_tensors

@@ -11,8 +11,8 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from core.config.model_sections import SchedulerSection, UNetSection
+from core.runtime.batch_shares import with_share_dropout
 from core.runtime.errors import InputError
-from core.runtime.shares import with_share_dropout
 
 # (xt [B, C, h, w], t [B]) -> eps_pred [B, C, h, w].
 Denoiser = Callable[[Tensor, Tensor], Tensor]

@@ -8,7 +8,7 @@ from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.runtime.shares import ShareDropout
+from core.runtime.batch_shares import ShareDropout
 
 ADAM_BETAS = (0.5, 0.99)
 # Approximate R1 penalty (Lin et al., 2025): the squared change of the logit under small noise on the latent. With a

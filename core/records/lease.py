@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.records.artifacts import LEASE_NAME
 from core.records.lease_holder import Holder, died_here, lives_here, this_process
 from core.records.record_forms import parse_record

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.inputs.places import is_remote
+from core.inputs.locations import is_remote
 from core.records.artifacts import (
     ANNOUNCED_NAME,
     CONFIG_NAME,

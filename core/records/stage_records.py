@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.inputs.places import Location, is_remote
+from core.inputs.locations import Location, is_remote
 from core.records.artifacts import PUBLISHING_NAME, RECORD_NAME, STATE_FOLDER
 from core.records.lease import publishing_store
 from core.records.ownership import OwnFiles, all_names, require_only_own

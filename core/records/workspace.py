@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from core.inputs.places import is_remote
+from core.inputs.locations import is_remote
 from core.inputs.tensor_files import save_tensors
 from core.records.artifacts import PUBLISHING_NAME, STATE_FOLDER, is_state_file, is_state_name
 from core.records.created_files import CreatedFiles

@@ -13,13 +13,13 @@ from core.audit.bootstrap import Interval
 from core.config.experiment import ExperimentConfig
 from core.config.round_sections import ComparisonSection
 from core.data.palette import COLORS
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.models.pictures import save_grid
 from core.records.artifacts import RECORD_NAME, round_location, run_location
 from core.records.created_files import CreatedFiles
 from core.records.stage_records import entry_of, read_record
+from core.rounds.round import AUDIT
 from core.rounds.round_record import RoundMetrics, read_round_record
-from core.rounds.rounds import AUDIT
 from core.runtime.errors import InputError
 from core.runtime.escaping import write_csv
 from core.runtime.files import atomic_write, require_writable

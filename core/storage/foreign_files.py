@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.runtime.errors import InputError
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core.inputs.places import Location, is_remote
+from core.inputs.locations import Location, is_remote
 from core.storage.local_store import LocalStore
 from core.storage.store import ArtifactsSection, Store, place
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field, ValidationError, field_validator
 
 from core.inputs.config_keys import first_problem
-from core.inputs.places import Address, Location, Place, expanded, is_remote
+from core.inputs.locations import Address, Location, Place, expanded, is_remote
 from core.inputs.section import NUMBER, Minutes, Section
 from core.runtime.errors import InputError
 from core.runtime.files import Entry

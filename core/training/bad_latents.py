@@ -14,7 +14,7 @@ from torch import Tensor
 from core.config.experiment import ExperimentConfig
 from core.data.layouts import LayoutPictures
 from core.data.manifest import choose_rows, originals, read_manifest, split_by_layout
-from core.inputs.places import Location, is_remote
+from core.inputs.locations import Location, is_remote
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.models.pictures import encode_pictures

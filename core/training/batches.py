@@ -13,9 +13,9 @@ from core.data.layouts import LayoutPictures, Pictures
 from core.models.adversarial import AnyForm
 from core.models.adversarial_draws import AdversarialDraws
 from core.runtime import distributed
+from core.runtime.batch_shares import Rows, Share
 from core.runtime.errors import InputError
 from core.runtime.seeding import generator
-from core.runtime.shares import Rows, Share
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ from core.config.training_sections import TrainingSection
 from core.data.latents import Latents
 from core.data.layouts import CACHE_BYTES, LayoutPictures
 from core.data.manifest import read_manifest, split_by_layout
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.models.checkpoints import load_autoencoder, load_unet
 from core.models.diffusion import build_scheduler, build_unet
 from core.models.perceptual import build_perceptual
 from core.records.workspace import Workspace
 from core.runtime import distributed
+from core.runtime.batch_shares import checkpointed
 from core.runtime.device import room_for_data
 from core.runtime.seeding import derive_seed
-from core.runtime.shares import checkpointed
 from core.storage.store import cache_folder
 from core.training.batches import Batches, LatentSet
 from core.training.metrics import metric_columns
 from core.training.train_state import new_train_state
-from core.training.training_loop import DiffusionTraining, LossModels
+from core.training.training_step import DiffusionTraining, LossModels
 
 # The config key of each input of a stage.
 INPUT_KEYS = {

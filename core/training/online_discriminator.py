@@ -14,9 +14,9 @@ from core.models.adversarial import NoisedSamples, ScoredSamples
 from core.models.diffusion import Denoiser, add_noise
 from core.models.discriminator import ADAM_BETAS, LatentDiscriminator, discriminator_loss
 from core.runtime import distributed
+from core.runtime.batch_shares import Rows, Share, whole_batch_dropout
 from core.runtime.device import autocast
 from core.runtime.seeding import derive_seed, generator
-from core.runtime.shares import Rows, Share, whole_batch_dropout
 
 
 class OnlineDiscriminator:

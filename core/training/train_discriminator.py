@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 from core.data.latents import read_pool
+from core.inputs.locations import Location, is_remote
 from core.inputs.numpy_files import PACKED_SUFFIX, ConversionLog
-from core.inputs.places import Location, is_remote
 from core.inputs.state_form import (
     Source,
     are_weights,
@@ -33,12 +33,12 @@ from core.models.discriminator import ADAM_BETAS, DiscriminatorLoss, LatentDiscr
 from core.records.stage_records import recorded_names, run_stage
 from core.records.workspace import Workspace
 from core.runtime import distributed
+from core.runtime.batch_shares import Share, whole_batch_dropout
 from core.runtime.device import autocast, reduced_dtype
 from core.runtime.errors import InputError, require_positive
 from core.runtime.files import atomic_write
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed, generator
-from core.runtime.shares import Share, whole_batch_dropout
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection, join
 from core.training.metrics import MetricsRow

@@ -15,8 +15,8 @@ from core.audit.rules import RULES
 from core.config.loading import config_bytes, load_config
 from core.records.stage_records import create_record, read_record
 from core.rounds.planning import next_round, stop_reason
-from core.rounds.rounds import close_round, open_round
-from core.rounds.runs import begin_run, hold_run
+from core.rounds.round import close_round, open_round
+from core.rounds.run import begin_run, hold_run
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection

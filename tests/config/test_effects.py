@@ -2,8 +2,8 @@
 
 import pytest
 
-from core.config.effects import Effect, effects
 from core.config.experiment import ExperimentConfig
+from core.config.setting_effects import Effect, effects
 from tests.schema import LEAVES
 
 EFFECTS = dict(effects(ExperimentConfig))
@@ -79,7 +79,7 @@ def changed(config: ExperimentConfig, key: str) -> ExperimentConfig:
 
 def test_every_setting_names_its_effect():
     unnamed = [key for key, effect in EFFECTS.items() if effect is None]
-    assert not unnamed, "give each a type of core/config/effects.py: Results, Speed, Output, ..."
+    assert not unnamed, "give each a type of core/config/setting_effects.py: Results, Speed, Output, ..."
 
 
 def test_every_single_value_is_covered():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.config.loading import config_bytes, load_config
-from core.inputs.places import address
+from core.inputs.locations import address
 from core.inputs.section import choices
 from core.runtime.errors import InputError
 from tests.schema import LEAVES, NUMBERS, PLACES, SINGLE, TEXTS, bounds

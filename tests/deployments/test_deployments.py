@@ -18,8 +18,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import AwaitingConcurrencySlot, AwaitingRetry, Cancelling, Running, Suspended
 
 from core.config.loading import load_config
-from core.rounds.decisions import read_decision
-from core.rounds.run_status import find_problems
+from core.rounds.gate_answers import read_decision
+from core.rounds.status import find_problems
 from core.storage.store import ArtifactsSection
 from deployments.automations import automations
 from flows.round_events import DATA_CHANGED, ROUND_COMPLETED, VIABILITY_SATURATED

@@ -24,7 +24,7 @@ import tasks.stage_task as stage_task_module
 from core.models.checkpoints import load_checkpoint
 from core.rounds.round_table import round_table
 from core.runtime.errors import InputError, LeaseError, UnavailableError
-from core.training import training_loop
+from core.training import training_step
 from core.training.evaluation import Evaluation
 from flows.adversarial_round import adversarial_round
 from flows.adversarial_training import adversarial_training
@@ -202,14 +202,14 @@ def test_an_interrupted_round_equals_an_undisturbed_one(finished, experiment, mo
     _, undisturbed, _ = finished
     folder = experiment.parent / "artifacts" / "tiny" / "round-01"
     with monkeypatch.context() as patch:
-        step = training_loop.DiffusionTraining._step
+        step = training_step.DiffusionTraining._step
 
         def dies(self, *given):
             if self.name == "tiny" and self.state.step == 2:
                 raise RuntimeError("the machine died")
             return step(self, *given)
 
-        patch.setattr(training_loop.DiffusionTraining, "_step", dies)
+        patch.setattr(training_step.DiffusionTraining, "_step", dies)
         with pytest.raises(RuntimeError, match="the machine died"):
             adversarial_round(experiment, 1)
     assert (folder / "discriminator" / "stage.json").exists() and not (folder / "round.json").exists()

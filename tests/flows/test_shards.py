@@ -25,9 +25,9 @@ from core.records.artifacts import RECORD_NAME, round_location, run_location
 from core.records.latent_parts import Shard
 from core.records.stage_records import read_record
 from core.rounds.garbage import find_garbage
-from core.rounds.rounds import ROUND_STAGES, open_round
-from core.rounds.run_status import find_problems, status_text
-from core.rounds.runs import begin_run
+from core.rounds.round import ROUND_STAGES, open_round
+from core.rounds.run import begin_run
+from core.rounds.status import find_problems, status_text
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
 from core.training.bad_latents import find_shards

@@ -20,7 +20,7 @@ from core.records.ownership import OwnFiles
 from core.records.stage_records import read_record, run_stage
 from core.rounds.comparison import require_free_results
 from core.rounds.garbage import find_garbage, remove_garbage
-from core.rounds.runs import begin_run, hold_run
+from core.rounds.run import begin_run, hold_run
 from core.runtime.errors import InputError, LeaseError
 from core.runtime.files import atomic_write
 from core.runtime.scratch import locked_folder, open_locked, scratch_folder

@@ -10,7 +10,7 @@ from core.audit.bootstrap import Interval
 from core.config.loading import load_config
 from core.models.checkpoints import load_checkpoint
 from core.rounds.comparison import fewer_failures, list_ablations
-from core.rounds.rounds import open_round
+from core.rounds.round import open_round
 from core.runtime.errors import InputError
 from tasks.compare_ablations import compare_ablations
 from tests.conftest import own_copy

@@ -37,7 +37,9 @@ def _file(old: str, new: str, meant: Meant | None = None) -> Callable[[Ground], 
 
 
 def _yaml(text: str) -> Callable[[Ground], Any]:
-    return lambda ground: read_yaml(ground.file("given.yaml", text).read_bytes(), "config given.yaml", "correct the file")
+    return lambda ground: read_yaml(
+        ground.file("given.yaml", text).read_bytes(), "config given.yaml", "correct the file"
+    )
 
 
 def _numbers() -> Iterator[Row]:

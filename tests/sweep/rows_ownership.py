@@ -9,11 +9,11 @@ from core.records.artifacts import round_location
 from core.records.stage_records import run_stage
 from core.rounds.comparison import require_free_results
 from core.rounds.garbage import find_garbage, remove_garbage
-from core.rounds.runs import begin_run, hold_run
+from core.rounds.run import begin_run, hold_run
 from core.storage.download_cache import DownloadCache
 from core.storage.store import ArtifactsSection
+from core.training.continue_stage3 import continue_stage3
 from core.training.prerequisites import hold_prerequisites
-from core.training.stage3 import continue_stage3
 from tests.sweep.ground import Ground, Row
 
 TITLE = "Files of the user's where we would write"

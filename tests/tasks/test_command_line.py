@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.inputs.places import Location
+from core.inputs.locations import Location
 from core.inputs.section import LearningRate, Samples, Seed
 from tasks.command_line import run_command
 

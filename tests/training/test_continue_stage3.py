@@ -109,10 +109,10 @@ def test_only_the_unet_moves(train, experiment, discriminator):
 
 
 def test_frozen_models_are_identical_after_training(train, monkeypatch):
-    from core.training import training_loop
+    from core.training import training_step
 
     seen = []
-    run = training_loop.DiffusionTraining.run
+    run = training_step.DiffusionTraining.run
 
     def watched(self, *arguments):
         frozen = [self.loss_models.decoder, self.loss_models.perceptual, self.discriminator]
@@ -125,7 +125,7 @@ def test_frozen_models_are_identical_after_training(train, monkeypatch):
         assert not trained & {id(p) for model in frozen for p in model.parameters()}
         seen.append(self)
 
-    monkeypatch.setattr(training_loop.DiffusionTraining, "run", watched)
+    monkeypatch.setattr(training_step.DiffusionTraining, "run", watched)
     train(training__epochs=1)
     assert seen
 

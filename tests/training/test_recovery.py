@@ -19,9 +19,9 @@ from core.records.artifacts import RECORD_NAME, round_location, run_location, st
 from core.records.lease import hold, is_free
 from core.records.stage_records import create_record, read_record
 from core.rounds.garbage import find_garbage, remove_garbage
-from core.rounds.rounds import close_round, open_round
-from core.rounds.run_status import find_problems, status_text
-from core.rounds.runs import begin_run
+from core.rounds.round import close_round, open_round
+from core.rounds.run import begin_run
+from core.rounds.status import find_problems, status_text
 from core.runtime.errors import InputError, LeaseError
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection
@@ -292,13 +292,13 @@ def test_a_tampered_input_of_a_stage_is_refused(config, place):
 
 
 def test_a_stage_resumed_from_its_state_under_another_config_is_refused(config, monkeypatch):
-    from core.training import training_loop
+    from core.training import training_step
 
     this = open_round(config.with_values({"rounds.epochs_per_round": 4}), 1)
     generate_bad_latents.fn(**this.bad_latents_options())
     retrain_discriminator.fn(**this.discriminator_options())
     with monkeypatch.context() as patch:
-        step = training_loop.DiffusionTraining._step
+        step = training_step.DiffusionTraining._step
 
         def dies(self, *given):
             if self.state.epoch == 2:
@@ -306,7 +306,7 @@ def test_a_stage_resumed_from_its_state_under_another_config_is_refused(config, 
                 raise RuntimeError("the machine died")
             return step(self, *given)
 
-        patch.setattr(training_loop.DiffusionTraining, "_step", dies)
+        patch.setattr(training_step.DiffusionTraining, "_step", dies)
         with pytest.raises(RuntimeError, match="the machine died"):
             continue_stage3.fn(this.config_path, recorded=True, artifacts=config.artifacts)
     status = status_text(config.artifacts.root, config.artifacts)

@@ -10,7 +10,7 @@ from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.credentials import Credentials
 
-from core.inputs.places import address
+from core.inputs.locations import address
 from core.runtime.errors import InputError
 from core.storage.s3.errors import S3_ERRORS, refusal
 from core.storage.store import ArtifactsSection

@@ -13,10 +13,10 @@ from core.records.lease import lease_state
 from core.records.record_forms import rounds_wanted
 from core.records.stage_records import read_record
 from core.records.workspace import newest_state
+from core.rounds.round import ROUND_STAGES
 from core.rounds.round_record import RoundRecord
 from core.rounds.round_table import METRIC_TITLES
-from core.rounds.rounds import ROUND_STAGES
-from core.rounds.runs import RunRecord, read_run_record
+from core.rounds.run import RunRecord, read_run_record
 from core.runtime.errors import InputError, UnavailableError
 from core.runtime.files import Entry
 from core.storage.opening import open_store

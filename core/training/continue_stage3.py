@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from core.config.experiment import ExperimentConfig
-from core.inputs.places import Location, is_remote
+from core.inputs.locations import Location, is_remote
 from core.inputs.state_form import weights_digest
 from core.models.adversarial import build_adversarial_form
 from core.models.checkpoints import find_checkpoint, load_discriminator, load_unet
@@ -35,7 +35,7 @@ from core.training.metrics import EarlyStop, viability_scores
 from core.training.online_discriminator import OnlineDiscriminator
 from core.training.stage3_folder import own_folder, resumes
 from core.training.train_state import SavedState, StartFigures, changed_measure
-from core.training.training_loop import DiffusionTraining
+from core.training.training_step import DiffusionTraining
 
 log = logging.getLogger(__name__)
 

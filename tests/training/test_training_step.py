@@ -20,9 +20,9 @@ from core.models.discriminator import LatentDiscriminator
 from core.models.losses import adversarial_loss, weighted_sum
 from core.models.perceptual import build_perceptual
 from core.models.trajectories import Trajectories
-from core.runtime.shares import Share
+from core.runtime.batch_shares import Share
 from core.training.batches import Batch, SemanticDraws
-from core.training.training_loop import LossModels, diffusion_losses, ema_decay, learning_rate, update_ema
+from core.training.training_step import LossModels, diffusion_losses, ema_decay, learning_rate, update_ema
 
 FORMS = {
     "renoise": DiscriminatorSection(form="renoise"),

@@ -28,7 +28,7 @@ from core.rounds.round_record import (
     require_finished_round,
 )
 from core.rounds.round_settings import refuse_other_settings, round_settings, settings_digest, with_weight_factor
-from core.rounds.runs import fork_parent
+from core.rounds.run import fork_parent
 from core.rounds.stage_result import StageResult
 from core.runtime.errors import InputError
 from core.runtime.seeding import derive_seed

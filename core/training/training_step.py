@@ -25,10 +25,10 @@ from core.models.perceptual import Perceptual
 from core.models.pictures import save_sample_grid
 from core.records.workspace import Workspace
 from core.runtime import distributed
+from core.runtime.batch_shares import whole_batch_dropout
 from core.runtime.device import autocast, reduced_dtype
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed
-from core.runtime.shares import whole_batch_dropout
 from core.training.batches import Batch, Batches
 from core.training.evaluation import Evaluation
 from core.training.file_names import checkpoint_name, metrics_name, samples_name
