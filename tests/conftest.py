@@ -49,6 +49,7 @@ artifacts: {{root: {root}, state_minutes: 0}}
 LONGEST = [
     "test_deployments",
     "test_recovery",
+    "test_killed_trainings",
     "test_ui",
     "test_flows",
     "test_distributed",
