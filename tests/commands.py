@@ -80,9 +80,9 @@ class Command:
         self._process.join()
 
 
-def run(module: str, *arguments: object, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+def run(module: str, *arguments: object, timeout: float = 200, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command once it has ended."""
-    command = Command(module, *arguments)
+    command = Command(module, *arguments, **environment)
     output, errors = command.communicate(timeout)
     return subprocess.CompletedProcess(command.args, command.returncode, output, errors)
 

@@ -4,8 +4,6 @@ import datetime
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from uuid import UUID
 
@@ -23,6 +21,7 @@ from core.rounds.status import find_problems
 from core.storage.store import ArtifactsSection
 from deployments.automations import automations
 from flows.round_events import DATA_CHANGED, ROUND_COMPLETED, VIABILITY_SATURATED
+from tests import commands
 from tests.conftest import own_copy
 
 pytest_plugins = ["tests.prefect_server"]
@@ -70,9 +69,8 @@ def engine_of(config):
 
 def announce(prefect, event, config, overrides):
     # In a process of its own: the one of these tests would go on trying to reach this server for events.
-    told = f"announce({event!r}, {config.stem!r}, {str(config)!r}, {overrides!r}, round=1)"
-    code = f"from flows.round_events import announce; {told}"
-    subprocess.run([sys.executable, "-c", code], env=prefect.environment, check=True, timeout=120)
+    told = commands.run("tests.announced_event", event, config.stem, config, *overrides, PREFECT_API_URL=prefect.url)
+    assert told.returncode == 0, told.stderr
 
 
 def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(prefect, tiny):
@@ -251,9 +249,7 @@ def test_what_a_user_can_mend_is_the_run_s_message(prefect, tiny):
 
 
 def test_deploying_without_a_server_ends_in_one_line(prefect):
-    environment = prefect.environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    command = [sys.executable, "-m", "deployments.deploy"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = commands.run("deployments.deploy", PREFECT_API_URL="http://127.0.0.1:9/api")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: no Prefect server answers at http://127.0.0.1:9/api")
     assert "run `prefect server start`" in done.stderr
