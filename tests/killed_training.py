@@ -28,7 +28,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from core.config.loading import config_bytes, load_config
 from core.records.artifacts import LEASE_NAME, RECORD_NAME, round_location, run_location
-from core.records.stage_records import read_record
+from core.records.record_files import read_record
 from core.rounds.round import ROUND_STAGES
 from core.storage.opening import open_store
 from core.storage.store import join

@@ -21,7 +21,8 @@ from core.inputs.locations import Location
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.models.pictures import GRID_SAMPLES, save_grid
 from core.models.sampling import sample_latents
-from core.records.stage_records import local_path, run_stage
+from core.records.input_files import local_path
+from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError

@@ -10,8 +10,9 @@ from torch import Tensor
 from core.inputs.state_form import is_plain, kind_of
 from core.inputs.tensor_files import load_tensors, save_tensors
 from core.records.artifacts import PARTS_FOLDER, STATE_FOLDER, is_part_name
+from core.records.provenance import refuse_difference
+from core.records.record_files import read_record, record_bytes
 from core.records.record_forms import RecordError
-from core.records.stage_records import read_record, record_bytes, refuse_difference
 from core.records.workspace import workspace_folder
 from core.runtime.errors import InputError
 from core.runtime.files import Entry

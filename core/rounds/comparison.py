@@ -17,7 +17,7 @@ from core.inputs.locations import Location
 from core.models.pictures import save_grid
 from core.records.artifacts import RECORD_NAME, round_location, run_location
 from core.records.created_files import CreatedFiles
-from core.records.stage_records import entry_of, read_record
+from core.records.record_files import entry_of, read_record
 from core.rounds.round import AUDIT
 from core.rounds.round_record import RoundMetrics, read_round_record
 from core.runtime.errors import InputError

@@ -5,7 +5,7 @@ from typing import Literal, TypedDict, cast
 from core.config.experiment import ExperimentConfig
 from core.records.artifacts import DECISION_NAME, round_location
 from core.records.lease import publishing_store
-from core.records.stage_records import create_record, read_record
+from core.records.record_files import create_record, read_record
 from core.storage.opening import open_store
 
 

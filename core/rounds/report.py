@@ -14,7 +14,7 @@ from PIL import Image
 from core.config.experiment import ExperimentConfig
 from core.records.artifacts import RECORD_NAME, REPORT_NAME, round_location, run_location
 from core.records.lease import publishing_store
-from core.records.stage_records import entry_of, read_record
+from core.records.record_files import entry_of, read_record
 from core.rounds.curves import draw_curves
 from core.rounds.round_record import Number, RoundRecord, audit_figure, read_round_record
 from core.rounds.round_table import METRIC_TITLES

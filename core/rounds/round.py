@@ -10,14 +10,8 @@ from core.config.experiment import ExperimentConfig
 from core.config.loading import config_bytes
 from core.records.artifacts import CONFIG_NAME, RECORD_NAME, ROUND_RECORD, round_location
 from core.records.lease import publishing_store
-from core.records.stage_records import (
-    code_version,
-    create_record,
-    provenance_of,
-    read_record,
-    record_bytes,
-    refuse_difference,
-)
+from core.records.provenance import code_version, provenance_of, refuse_difference
+from core.records.record_files import create_record, read_record, record_bytes
 from core.rounds.alarms import find_alarms
 from core.rounds.planning import NextRoundPlan, plan_next_round, plan_of_round
 from core.rounds.round_record import (

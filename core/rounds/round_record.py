@@ -5,7 +5,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from core.config.experiment import ExperimentConfig
 from core.records.artifacts import ROUND_RECORD, round_location
-from core.records.stage_records import read_record
+from core.records.record_files import read_record
 from core.runtime.errors import InputError
 from core.runtime.files import Entry
 from core.storage.opening import open_store

@@ -6,7 +6,7 @@ from typing import Any
 
 from core.config.experiment import ExperimentConfig
 from core.records.artifacts import round_location
-from core.records.stage_records import refuse_difference
+from core.records.provenance import refuse_difference
 from core.rounds.gate_answers import read_decision
 from core.rounds.planning import plan_of_round
 from core.rounds.round_record import last_finished_round, read_round_record

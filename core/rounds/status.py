@@ -10,8 +10,8 @@ import pandas as pd
 from core.records.artifacts import CONFIG_NAME, RECORD_NAME, ROUND_FOLDER, ROUND_RECORD, RUN_RECORD, STATE_FOLDER
 from core.records.latent_parts import parts_progress
 from core.records.lease import lease_state
+from core.records.record_files import read_record
 from core.records.record_forms import rounds_wanted
-from core.records.stage_records import read_record
 from core.records.workspace import newest_state
 from core.rounds.round import ROUND_STAGES
 from core.rounds.round_record import RoundRecord

@@ -20,9 +20,12 @@ from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.models.pictures import encode_pictures
 from core.models.sampling import CPU_BATCH, sample_latents
 from core.records.artifacts import RECORD_NAME
+from core.records.input_files import local_path
 from core.records.latent_parts import LatentParts, Shard
 from core.records.lease import publishing_store
-from core.records.stage_records import local_path, provenance_of, read_record, run_stage
+from core.records.provenance import provenance_of
+from core.records.record_files import read_record
+from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError, require_positive

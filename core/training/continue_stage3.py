@@ -21,8 +21,10 @@ from core.models.pictures import GRID_SAMPLES, save_grid, save_sample_grid
 from core.models.trajectories import saved_trajectories
 from core.records.artifacts import CONFIG_NAME, RECORD_NAME, is_stage_folder, stage3_location
 from core.records.created_files import CreatedFiles
+from core.records.input_files import local_path
 from core.records.ownership import OwnFiles
-from core.records.stage_records import local_path, read_record, run_stage
+from core.records.record_files import read_record
+from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
 from core.runtime import distributed
 from core.runtime.device import memory_format

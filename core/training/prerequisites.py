@@ -12,10 +12,13 @@ from core.config.experiment import ExperimentConfig
 from core.data.manifest import read_rows
 from core.houses.layout_generator import write_layouts
 from core.records.artifacts import RECORD_NAME, prerequisites_location
+from core.records.input_files import local_path
 from core.records.lease import hold
 from core.records.ownership import OwnFiles, require_only_own
+from core.records.provenance import difference, provenance_of
+from core.records.record_files import read_record
 from core.records.record_forms import RecordError
-from core.records.stage_records import difference, local_path, provenance_of, read_record, run_stage
+from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
 from core.runtime.errors import InputError
 from core.storage.opening import open_store

@@ -1,7 +1,7 @@
 """retrain-discriminator: trains the latent discriminator on real latents against bad ones."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from core.data.latents import read_pool
-from core.inputs.locations import Location, is_remote
-from core.inputs.numpy_files import PACKED_SUFFIX, ConversionLog
+from core.inputs.locations import Location
 from core.inputs.state_form import (
     Source,
     are_weights,
@@ -30,7 +28,7 @@ from core.inputs.tensor_files import load_tensors
 from core.models.checkpoints import save_discriminator
 from core.models.diffusion import add_noise
 from core.models.discriminator import ADAM_BETAS, DiscriminatorLoss, LatentDiscriminator, draw_noise_levels
-from core.records.stage_records import recorded_names, run_stage
+from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
 from core.runtime import distributed
 from core.runtime.batch_shares import Share, whole_batch_dropout
@@ -39,12 +37,10 @@ from core.runtime.errors import InputError, require_positive
 from core.runtime.files import atomic_write
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed, generator
-from core.storage.opening import open_store
-from core.storage.store import ArtifactsSection, join
+from core.storage.store import ArtifactsSection
+from core.training.latent_pools import pool_files, read_latent_pool
 from core.training.metrics import MetricsRow
 
-# Endings of the files that hold latents.
-_SUFFIXES = (".pt", PACKED_SUFFIX)
 # Latents that are scored at a time.
 _SCORED = 512
 _LATEST_NAME = "discriminator_latest.pt"
@@ -85,8 +81,8 @@ def _train_recorded(request: DiscriminatorRequest, artifacts: ArtifactsSection) 
     distributed.require_divisible(
         _class_batch_size(request) * 2, "--batch_size", f"give a multiple of {math.lcm(2, distributed.size())}"
     )
-    inputs = _input_files("real", request.real_latents, artifacts)
-    inputs |= _input_files("fake", request.fake_latents, artifacts)
+    inputs = pool_files("real", request.real_latents, artifacts)
+    inputs |= pool_files("fake", request.fake_latents, artifacts)
     settings = {name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed", "use_amp")}
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
@@ -97,51 +93,6 @@ def _train_recorded(request: DiscriminatorRequest, artifacts: ArtifactsSection) 
         return _train(request, real, fake, workspace)
 
     return run_stage("discriminator", request.output_dir, inputs, settings, work, artifacts)
-
-
-def read_latent_pool(files: Sequence[Path], path: Location) -> Tensor:
-    """Latents [N, C, h, w] of the `files` found at `path`, each of one or more latents.
-
-    InputError if their shapes differ or are not square, or if there are fewer than two latents.
-    """
-    parts, conversions = list[Tensor](), ConversionLog()
-    for file in files:
-        parts.append(read_pool(file, conversions))
-        if parts[-1].shape[1:] != parts[0].shape[1:]:
-            raise InputError(
-                f"latents {file} have shape {list(parts[-1].shape[1:])}, others {list(parts[0].shape[1:])}: "
-                "give latents of one autoencoder"
-            )
-    height, width = parts[0].shape[2:]
-    if height != width or height < 2:
-        raise InputError(
-            f"latents {path} have shape {list(parts[0].shape[1:])}, the discriminator takes square ones of at least "
-            "2x2: give other latents"
-        )
-    pool = torch.cat(parts)
-    if len(pool) < 2:
-        raise InputError(f"latents {path} hold {len(pool)} latent: training and validation need at least two")
-    return pool
-
-
-def _input_files(kind: str, location: Location, artifacts: ArtifactsSection) -> dict[str, Location]:
-    """Inputs of the stage: the `.pt` or `.npy` file at `location`, or every such file in the folder at `location`."""
-    if not is_remote(location) and not Path(location).exists():
-        raise InputError(f"latents {location} do not exist: give a .pt or .npy file, or a folder of them")
-    if _holds_latents(str(location)):
-        return {kind: location}
-    names = recorded_names(location, artifacts)
-    if names is None:
-        names = [file.name for file in open_store(location, artifacts).files() if "/" not in file.name]
-    names = [name for name in names if _holds_latents(name)]
-    if not names:
-        raise InputError(f"folder {location} holds no .pt or .npy file: give a file or folder of latents")
-    return {f"{kind} {name}": join(location, name) for name in names}
-
-
-def _holds_latents(name: str) -> bool:
-    """Whether a file of this name holds latents; the `._NAME` files that macOS adds to copied files do not."""
-    return name.lower().endswith(_SUFFIXES) and not Path(name).name.startswith("._")
 
 
 def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace: Workspace) -> dict[str, Any]:

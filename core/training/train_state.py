@@ -18,7 +18,7 @@ from core.inputs import state_form as form
 from core.inputs.state_form import Source, checked_optimizer, checked_weights
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_checkpoint, refuse_other_schedule, with_prefix
-from core.records.stage_records import KEYS_OF_THE_USER
+from core.records.provenance import KEYS_OF_THE_USER
 from core.runtime.device import memory_format
 from core.runtime.errors import InputError
 from core.training.metrics import MetricsRow

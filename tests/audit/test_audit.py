@@ -13,7 +13,7 @@ from core.audit.audit import audit_checkpoint
 from core.audit.reference import make_reference
 from core.audit.rules import RULES
 from core.config.loading import config_bytes, load_config
-from core.records.stage_records import create_record, read_record
+from core.records.record_files import create_record, read_record
 from core.rounds.planning import next_round, stop_reason
 from core.rounds.round import close_round, open_round
 from core.rounds.run import begin_run, hold_run

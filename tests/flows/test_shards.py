@@ -23,7 +23,7 @@ from core.config.loading import load_config
 from core.models.sampling import CPU_BATCH
 from core.records.artifacts import RECORD_NAME, round_location, run_location
 from core.records.latent_parts import Shard
-from core.records.stage_records import read_record
+from core.records.record_files import read_record
 from core.rounds.garbage import find_garbage
 from core.rounds.round import ROUND_STAGES, open_round
 from core.rounds.run import begin_run

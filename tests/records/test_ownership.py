@@ -17,7 +17,8 @@ from core.models.discriminator import LatentDiscriminator
 from core.records.artifacts import run_location
 from core.records.created_files import CreatedFiles
 from core.records.ownership import OwnFiles
-from core.records.stage_records import read_record, run_stage
+from core.records.record_files import read_record
+from core.records.stage_run import run_stage
 from core.rounds.comparison import require_free_results
 from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.run import begin_run, hold_run
@@ -324,10 +325,10 @@ def test_a_file_that_appears_in_place_of_an_output_stays(tmp_path):
 
 
 def test_a_stage_that_died_while_publishing_runs_again_in_its_folder(tmp_path, monkeypatch):
-    from core.records import stage_records as records
+    from core.records import stage_run
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(records, "create_record", lambda *_: (_ for _ in ()).throw(RuntimeError("the machine died")))
+        patch.setattr(stage_run, "create_record", lambda *_: (_ for _ in ()).throw(RuntimeError("the machine died")))
         run_stage("stage", tmp_path / "out", {}, {}, work)
     assert (tmp_path / "out/folder/b.txt").exists()
     run_stage("stage", tmp_path / "out", {}, {}, work)

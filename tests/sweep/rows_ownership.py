@@ -6,7 +6,7 @@ from typing import Any
 from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
 from core.records.artifacts import round_location
-from core.records.stage_records import run_stage
+from core.records.stage_run import run_stage
 from core.rounds.comparison import require_free_results
 from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.run import begin_run, hold_run

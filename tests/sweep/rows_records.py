@@ -7,7 +7,9 @@ from typing import Any
 
 from core.config.experiment import ExperimentConfig
 from core.records.lease import is_free
-from core.records.stage_records import difference, read_record, run_stage
+from core.records.provenance import difference
+from core.records.record_files import read_record
+from core.records.stage_run import run_stage
 from core.records.workspace import newest_state
 from core.rounds.gate_answers import read_decision
 from core.rounds.round import open_round

@@ -18,7 +18,8 @@ from core.models.diffusion import build_unet
 from core.models.discriminator import ADAM_BETAS, LatentDiscriminator
 from core.models.trajectories import saved_trajectories
 from core.records.latent_parts import LatentParts
-from core.records.stage_records import provenance_of, record_bytes
+from core.records.provenance import provenance_of
+from core.records.record_files import record_bytes
 from core.records.workspace import Workspace
 from core.runtime.files import file_entry
 from core.storage.opening import open_store

@@ -17,7 +17,7 @@ import pytest
 from core.config.loading import load_config
 from core.records.artifacts import RECORD_NAME, round_location, run_location, stage3_location
 from core.records.lease import hold, is_free
-from core.records.stage_records import create_record, read_record
+from core.records.record_files import create_record, read_record
 from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.round import close_round, open_round
 from core.rounds.run import begin_run

@@ -1,0 +1,87 @@
+"""The input files of a stage, on this machine or in a bucket, checked against the record that names them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.inputs.locations import Location, is_remote
+from core.records.artifacts import RECORD_NAME
+from core.records.record_files import read_record
+from core.runtime.errors import InputError
+from core.runtime.files import Entry, open_input
+from core.storage.opening import open_store
+from core.storage.store import ArtifactsSection, Store, join, split_location
+
+# How many folders above a file are searched for a record that names it.
+_FOLDERS_ABOVE = 3
+
+
+def describe_input(location: Location, name: str, artifacts: ArtifactsSection) -> dict[str, Any]:
+    """Path, size and sha256 of the input file called `name`."""
+    recorded = _recorded(location, artifacts)
+    if recorded is None:
+        folder, file = split_location(location)
+        entry = open_store(folder, artifacts).measure(file)
+        if entry is None:
+            if not is_remote(location):
+                open_input(location, f"{name} input").close()  # raises for a folder, a device and the like
+            raise InputError(f"{name} input {location} does not exist: give the path of an existing file")
+    else:
+        store, file, entries = recorded
+        entry = entries[file]
+        if not is_remote(location):
+            store.fetch(_needed(file, entries))
+    return {"path": str(location), **entry}
+
+
+def local_path(location: Location, artifacts: ArtifactsSection) -> Path:
+    """Path of a file on this machine; from a bucket it is downloaded, a manifest with the files that it names."""
+    if not is_remote(location):
+        return Path(location)
+    recorded = _recorded(location, artifacts)
+    if recorded is not None:
+        store, file, entries = recorded
+        return store.fetch(_needed(file, entries)) / file
+    folder, file = split_location(location)
+    store = open_store(folder, artifacts)
+    entry = store.measure(file)
+    if entry is None:
+        raise InputError(f"{location} does not exist: give the address of an existing file")
+    return store.fetch({file: entry}) / file
+
+
+def recorded_names(location: Location, artifacts: ArtifactsSection) -> list[str] | None:
+    """Names of the files directly in the folder at `location` that its stage's record names; None without a record."""
+    recorded = _recorded(join(location, "*"), artifacts, any_name=True)
+    if recorded is None:
+        return None
+    _, name, entries = recorded
+    prefix = name.removesuffix("*")
+    below = [entry.removeprefix(prefix) for entry in entries if entry.startswith(prefix)]
+    return sorted(name for name in below if "/" not in name)
+
+
+def _needed(file: str, entries: Mapping[str, Entry]) -> Mapping[str, Entry]:
+    """The entries to fetch for `file`: all of them for a manifest, which names files beside it."""
+    return entries if file.endswith(".csv") else {file: entries[file]}
+
+
+def _recorded(
+    location: Location, artifacts: ArtifactsSection, any_name: bool = False
+) -> tuple[Store, str, Mapping[str, Entry]] | None:
+    """The folder of the stage whose record names the file, the file's name in it and all entries of the record.
+
+    None if no record names it. With `any_name`, a record in one of the folders above is enough.
+    """
+    folder, name = split_location(location)
+    for _ in range(_FOLDERS_ABOVE):
+        store = open_store(folder, artifacts)
+        record = read_record(store, RECORD_NAME)
+        if record is not None:
+            entries = record.get("outputs", {})
+            return (store, name, entries) if any_name or name in entries else None
+        folder, last = split_location(folder)
+        if not last or folder in ("s3:", "s3:/"):
+            return None
+        name = f"{last}/{name}"
+    return None
