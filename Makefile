@@ -28,7 +28,7 @@ demo-s3: install
 deploy: install
 	$(RUN) -m deployments.deploy
 
-# A file's tests in one process, two files at a time, in the order of tests/conftest.py: about eight minutes on two cores.
+# A file's tests in one process, two files at a time, the longest files first (tests/conftest.py).
 test: install
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
