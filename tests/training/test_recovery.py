@@ -1,13 +1,9 @@
-"""Killed processes, failing servers and altered files: nothing is lost, done twice, or mistaken for something else."""
+"""Altered files, resumed stages, forks and garbage: nothing is lost, done twice, or mistaken for something else."""
 
-import contextlib
-import fcntl
 import json
 import os
-import random
 import re
 import shutil
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +12,7 @@ import pytest
 
 from core.config.loading import load_config
 from core.records.artifacts import RECORD_NAME, round_location, run_location, stage3_location
-from core.records.lease import hold, is_free
+from core.records.lease import hold
 from core.records.record_files import create_record, read_record
 from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.round import close_round, open_round
@@ -24,28 +20,15 @@ from core.rounds.run import begin_run
 from core.rounds.status import find_problems, status_text
 from core.runtime.errors import InputError, LeaseError
 from core.storage.opening import open_store
-from core.storage.store import ArtifactsSection
 from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
 from tasks.retrain_discriminator import retrain_discriminator
 from tests.killed_training import (
-    differences,
-    finished_digests,
-    prefect_server,
     ready_config,
-    start_training,
-    train_killed,
-    train_undisturbed,
 )
 
 pytest_plugins = ["tests.storage_servers"]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with prefect_server():
-        yield
 
 
 def run_round(config, number):
@@ -98,111 +81,6 @@ def config(prepared, tmp_path, place):
     return config
 
 
-# --- killed, racing and stopped processes
-
-
-@pytest.fixture(scope="module")
-def undisturbed(server, prepared, tmp_path_factory):
-    """Seconds that a training takes when nothing happens, and the digests of its files."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    config = ready_config(prepared, folder, str(folder / "artifacts"))
-    return train_undisturbed(config), finished_digests(config)
-
-
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(("where", "kills"), [("local", 3), ("radosgw", 7)])
-def test_killed_again_and_again_ends_with_the_same_bytes(request, undisturbed, prepared, tmp_path, where, kills):
-    place = request.getfixturevalue(f"{where}_place")
-    (seconds, expected), rng, spent = undisturbed, random.Random(7), 0
-    while spent < kills:
-        root = f"{place.uri}/{spent}"
-        config = ready_config(prepared, tmp_path, root, place.artifacts.endpoint_url)
-        spent += train_killed(config, kills - spent, seconds, rng)
-        assert not differences(expected, finished_digests(config))
-        assert not find_problems(root, place.artifacts)
-
-
-@pytest.mark.timeout(600)
-def test_one_of_eight_processes_trains_and_seven_name_it(server, prepared, tmp_path):
-    config = ready_config(prepared, tmp_path, str(tmp_path / "artifacts"))
-    racing = [start_training(config) for _ in range(8)]
-    ended = {process.pid: (*process.communicate(timeout=500), process.returncode) for process in racing}
-    winners = [pid for pid, (_, _, status) in ended.items() if status == 0]
-    assert len(winners) == 1, ended
-    for pid, (_, errors, status) in ended.items():
-        if pid != winners[0]:
-            assert status == 3, errors
-            last = errors.splitlines()[-1]
-            assert re.fullmatch(rf"error: .*being worked on by process {winners[0]} on .*--wait.*", last), errors
-    assert not find_problems(str(tmp_path / "artifacts"), ArtifactsSection())
-
-
-def wait_for_lease(run, token):
-    """Content of the lease after it is taken for the `token`th time."""
-    for _ in range(600):
-        with contextlib.suppress(OSError, ValueError):
-            lease = json.loads((run / "lease.json").read_text())
-            if lease["token"] == token and not lease["released"]:
-                return lease
-        time.sleep(0.1)
-    raise TimeoutError(f"nobody took the lease {token} of {run}")
-
-
-@pytest.mark.timeout(300)
-def test_a_stopped_holder_publishes_nothing_once_another_has_taken_over(server, prepared, tmp_path):
-    root, run = tmp_path / "artifacts", tmp_path / "artifacts" / "tiny"
-    slow = {"rounds.epochs_per_round": 100000, "artifacts.lease_seconds": 2, "artifacts.state_minutes": 0.02}
-    config = ready_config(prepared, tmp_path, str(root), **slow)
-    first = start_training(config)
-    second = None
-    try:
-        wait_for_lease(run, 1)
-        while not list(run.glob("round-01/stage3/state/*.json")):
-            time.sleep(0.1)
-        stop_between_changes(first, run)
-        while not is_free(open_store(run, config.artifacts)):
-            time.sleep(0.1)
-        second = start_training(config)
-        assert wait_for_lease(run, 2)["holder"]["pid"] == second.pid
-        stop_between_changes(second, run)
-        before = published(run)
-        os.killpg(first.pid, signal.SIGCONT)
-        _, errors = first.communicate(timeout=60)
-        assert first.returncode == 3, errors
-        assert f"process {second.pid} on" in errors.splitlines()[-1]
-        assert "publishes nothing more" in errors.splitlines()[-1]
-        assert published(run) == before
-    finally:
-        for process in filter(None, (first, second)):
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-
-
-def stop_between_changes(process, run):
-    """Stop the process while it holds no lock of a folder, because every other process would wait for the lock."""
-    while True:
-        os.killpg(process.pid, signal.SIGSTOP)
-        if not any(is_locked(path) for path in run.rglob(".lock")):
-            return
-        os.killpg(process.pid, signal.SIGCONT)
-        time.sleep(0.05)
-
-
-def is_locked(path):
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def published(run):
-    # A process that is stopped within a write leaves a partial file, and removes it when it goes on.
-    files = [path for path in run.rglob("*") if path.is_file() and not re.search(r"\.scratch-|\.partial$", str(path))]
-    return {str(path): path.stat().st_mtime_ns for path in files if path.name != ".lock"}
-
-
 def test_a_holder_may_hold_its_run_again(config):
     run = run_location(config)
     assert open_store(run, config.artifacts).read("lease.json") is None
@@ -226,25 +104,6 @@ def test_a_holder_that_lost_its_lease_gets_an_error_and_changes_nothing(config):
             store.create("round-01/round.json", b"{}")
         assert open_store(run, config.artifacts).read("round-01/round.json") is None
     assert json.loads(open_store(run, config.artifacts).read("lease.json").data)["token"] == 99
-
-
-@pytest.mark.timeout(600)
-def test_a_training_outlives_an_outage_of_its_server(server, radosgw, radosgw_place, prepared, tmp_path):
-    endpoint, short_lease = radosgw_place.artifacts.endpoint_url, {"artifacts.lease_seconds": 5}
-    config = ready_config(prepared, tmp_path, radosgw_place.uri, endpoint, **short_lease)
-    process = start_training(config)
-    run = open_store(run_location(load_config(config)), load_config(config).artifacts)
-    while run.read("round-01/bad_latents/stage.json") is None:
-        time.sleep(0.2)
-    radosgw.kill()
-    time.sleep(float(os.environ.get("OUTAGE_SECONDS", "8")))  # longer than the lease
-    radosgw.start_gateway()
-    _, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, errors
-    assert not find_problems(radosgw_place.uri, radosgw_place.artifacts)
-
-
-# --- altered files
 
 
 def flip(data):
@@ -286,9 +145,6 @@ def test_a_tampered_input_of_a_stage_is_refused(config, place):
     place.overwrite("tiny/round-01/bad_latents/real_latents_all.pt", b"not those latents")
     with pytest.raises(InputError, match=r"real_latents_all.pt is altered: recorded with"):
         retrain_discriminator.fn(**this.discriminator_options())
-
-
-# --- resumed stages, forks, status, garbage
 
 
 def test_a_stage_resumed_from_its_state_under_another_config_is_refused(config, monkeypatch):
