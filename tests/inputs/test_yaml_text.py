@@ -1,7 +1,5 @@
 """YAML as configs use it: values that are read, errors with a line number, and how values are written."""
 
-import time
-
 import pytest
 import yaml
 from hypothesis import given
@@ -11,16 +9,17 @@ from core.config.loading import config_bytes, load_config
 from core.inputs.yaml_text import read_yaml, write_yaml
 from core.runtime.errors import LONGEST_LINE, InputError
 
+# An input that takes minutes to refuse is a hang.
+pytestmark = pytest.mark.timeout(60)
+
 
 def read(text: bytes | str) -> object:
     return read_yaml(text, "config c.yaml", "correct the file")
 
 
 def refused(text: bytes | str, *words: str) -> str:
-    began = time.monotonic()
     with pytest.raises(InputError) as told:
         read(text)
-    assert time.monotonic() - began < 5
     line = str(told.value)
     assert line.startswith("config c.yaml ") and line.isprintable() and len(line) <= LONGEST_LINE
     for word in words:
