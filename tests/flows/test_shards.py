@@ -137,7 +137,7 @@ def test_what_is_wrong_with_a_shard_is_said_as_without_dask(config, prepared, tm
     command = [sys.executable, "-m", "flows.adversarial_round", path, "--number", "1"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 2
-    with pytest.raises(InputError, match=r"conv_in.weight is missing there") as alone:
+    with pytest.raises(InputError, match=r"conv_in.weight is missing in the file") as alone:
         generate_bad_latents.fn(**open_round(load_config(path), 1).bad_latents_options())
     assert done.stderr.splitlines() == ["bad latents: shards to sample on this machine: 2", f"error: {alone.value}"]
 

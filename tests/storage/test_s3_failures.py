@@ -266,7 +266,7 @@ def test_a_server_that_is_killed_and_comes_back_later(
     monkeypatch.setattr(URLLib3Session, "send", send_or_kill)
     line = logging.Handler()
     line.emit = lambda record: noticed.set()  # the first says that the server does not answer
-    log = logging.getLogger("core.storage.s3_client")
+    log = logging.getLogger("core.storage.s3.server")
     log.addHandler(line)
     restart = threading.Thread(target=come_back)
     restart.start()

@@ -55,7 +55,7 @@ def spoken(arguments: str, before: str = "", **environment: str) -> subprocess.C
         ("'ü→x'", {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, 0, None, None),
         ("$'a\\xffb'", {}, 0, b"a\\udcffb\n", b"at work on a\\udcffb"),
         ("$'a\\e[2Jb\\rc'", {}, 0, b"a\\x1b[2Jb\\rc\n", b"at work on a\\x1b[2Jb\\rc"),
-        ("nowhere/x --how missing", {}, 2, b"", b"error: nowhere/x: No such file or directory: see that it exists"),
+        ("nowhere/x --how missing", {}, 2, b"", b"error: nowhere/x: No such file or directory: check that it exists"),
         (
             "place $'--\\e[2J'",
             {},

@@ -95,7 +95,7 @@ def test_a_stopped_holder_publishes_nothing_once_another_has_taken_over(server, 
         while not list(run.glob("round-01/stage3/state/*.json")):
             time.sleep(0.1)
         stop_between_changes(first, run)
-        while not is_free(open_store(run, config.artifacts)):
+        while not is_free(open_store(run, ArtifactsSection())):
             time.sleep(0.1)
         second = start_training(config)
         assert wait_for_lease(run, 2)["holder"]["pid"] == second.pid
