@@ -1,4 +1,4 @@
-# Commands of the project. `make demo` and `make test` need Python 3.11, git and make, nothing else.
+# Commands of the project. `make demo` and `make test` need Python 3.11 or newer, git and make, nothing else.
 PYTHON ?= python3
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
@@ -32,7 +32,7 @@ deploy: install
 test: install
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# How fast everything is beside stock loops, and how time grows with work; an idle machine, about eleven minutes.
+# Speed beside stock training loops, and how time grows with work; needs an idle machine, takes about eleven minutes.
 bench: install
 	$(RUN) -m tests.benchmarks.speed
 	$(RUN) -m tests.benchmarks.latents
@@ -44,6 +44,6 @@ lint: install
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
 
-# What was installed; artefacts and the bucket of `make demo-s3` are work, and stay.
+# Removes what `make install` installed. Artefacts and the bucket of `make demo-s3` stay.
 clean:
 	rm -rf $(VENV)

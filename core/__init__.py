@@ -1,4 +1,4 @@
-"""Everything that is true without Prefect: data, models, losses, stages, records."""
+"""Everything that does not depend on Prefect: data, models, losses, stages, records."""
 
 import os
 

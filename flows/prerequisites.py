@@ -43,7 +43,7 @@ def prerequisites(
 
 if __name__ == "__main__":
     for stage, summary in run_flow(prerequisites).items():
-        say(
-            f"{stage:<12} "
-            + (f"{summary['seconds']:>8} s  {summary['metrics']}" if summary else "provided by the config")
+        made = (
+            f"{summary['seconds']:>8} s  {summary['metrics']}" if summary else "provided by the config, or not needed"
         )
+        say(f"{stage:<12} {made}")

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from core.inputs.locations import expanded_location
 from core.runtime.distributed import is_first
 from core.runtime.errors import InputError, system_line
 from core.runtime.progress import log_to_stderr
-from core.storage.store import place
 from tasks.interruption import INTERRUPTED_LINE, Interrupted, interruptible
 from tasks.standard_streams import flush_streams, prepare_streams, put, put_error
 
@@ -75,14 +75,14 @@ def _leave(line: str, status: int) -> None:
 
 
 def _checked(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
-    """The command line's values with places expanded; InputError for a number outside the bounds of its type."""
+    """The command line's values, with `~` and variables in paths filled in; InputError for a number out of bounds."""
     checked = dict(values)
     for name, parameter in inspect.signature(function).parameters.items():
         given, shown = values.get(name), name if name in _POSITIONAL else f"--{name}"
         if given is None:
             continue
         if name in _POSITIONAL or _kind(parameter.annotation) is Path:
-            checked[name] = place(given, shown)
+            checked[name] = expanded_location(given, shown)
         elif isinstance(given, int | float):
             try:
                 checked[name] = TypeAdapter(parameter.annotation, config=_FINITE).validate_python(given)

@@ -1,4 +1,4 @@
-"""continue-stage-3: fine-tune against the frozen discriminator."""
+"""continue-stage-3: train the diffusion model further against the round's discriminator."""
 
 from collections.abc import Sequence
 

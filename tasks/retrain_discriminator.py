@@ -23,7 +23,7 @@ def retrain_discriminator(
     *,
     artifacts: ArtifactsSection | None = None,
 ) -> StageResult:
-    """Train a fresh discriminator on real and fake latents, each a .pt file or a folder of them.
+    """Train a fresh discriminator on real and fake latents, each a .pt or .npy file or a folder of them.
 
     It computes in bfloat16 if that is faster on the device, unless `use_amp` is false. Writes discriminator_best.pt and
     discriminator_history.csv to `output_dir`; returns the metrics of the stage's record.

@@ -165,7 +165,10 @@ class ExperimentConfig(Section):
         """This config with `values` at dotted keys, validated again."""
         data = self.model_dump()
         for key, value in values.items():
-            set_value(data, key, value)
+            try:
+                set_value(data, key, value)
+            except ValueError as error:
+                raise InputError(f"config {self.experiment.name}: {key}: {error}") from None
         try:
             return ExperimentConfig.model_validate(data)
         except ValidationError as error:

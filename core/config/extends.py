@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from core.config.published_losses import with_one_loss_form
+from core.config.round_sections import with_current_names
 from core.inputs.config_keys import shown_value
-from core.inputs.locations import expanded, is_remote
+from core.inputs.locations import expanded_location, is_remote
 from core.inputs.yaml_text import LARGEST_FILE, read_yaml
 from core.runtime.errors import InputError
 from core.runtime.files import open_input
@@ -56,7 +57,7 @@ def merged(files: Sequence[ConfigFile]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for file in reversed(files):
         try:
-            data = _merge(data, with_one_loss_form(file.data))
+            data = _merge(data, with_current_names(with_one_loss_form(file.data)))
         except ValueError as error:
             raise InputError(f"config {file.path}: {error}") from None
     return data
@@ -90,10 +91,7 @@ def _extended(path: str, named: Any) -> str | None:
         return None
     if not isinstance(named, str):
         raise InputError(f"config {path}: {EXTENDS}: should be the path of a YAML file, got {shown_value(named)}")
-    try:
-        other = expanded(named)
-    except ValueError as error:
-        raise InputError(f"config {path}: {EXTENDS}: {error}") from None
+    other = expanded_location(named, f"config {path}: {EXTENDS}:")
     if is_remote(other) or os.path.isabs(other):
         return other
     folder, _ = split_location(path)

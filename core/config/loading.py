@@ -1,5 +1,6 @@
 """Reading a config from YAML, and writing it."""
 
+import copy
 from collections.abc import Sequence
 
 from pydantic import ValidationError
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 from core.config.experiment import ExperimentConfig
 from core.config.extends import EXTENDS, ConfigFile, file_with, merged, read_files
 from core.inputs.config_keys import first_problem, set_value
-from core.inputs.locations import Location, expanded
+from core.inputs.locations import Location, expanded_location
 from core.inputs.yaml_text import read_yaml, write_yaml
 from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection
@@ -22,19 +23,20 @@ def load_config(
     value of the wrong type or range. Files in a bucket are read with the settings `artifacts`, or those of the
     environment.
     """
-    try:
-        path = expanded(path)
-    except ValueError as error:
-        raise InputError(f"config {error}") from None
-    files = read_files(path, artifacts or ArtifactsSection())
-    data, overridden = merged(files), []
+    files = read_files(expanded_location(path, "config"), artifacts or ArtifactsSection())
+    # A copy: the files tell where a wrong key stands.
+    data, overridden = copy.deepcopy(merged(files)), []
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise InputError(f"--set {override}: write it as key.path=value")
         if key.strip() == EXTENDS:
             raise InputError(f"--set {override}: only a file can extend another: write it there")
-        set_value(data, key.strip(), read_yaml(value, f"--set {override}: the value", "correct the value"))
+        parsed = read_yaml(value, f"--set {override}: the value", "correct the value")
+        try:
+            set_value(data, key.strip(), parsed)
+        except ValueError as error:
+            raise InputError(f"--set {key.strip()}: {error}") from None
         overridden.append(key)
     try:
         return ExperimentConfig.model_validate(data)

@@ -25,13 +25,13 @@ def with_one_loss_form(data: dict[str, Any]) -> dict[str, Any]:
     if "DiscriminatorLoss" in entries:
         entry = entries["DiscriminatorLoss"]
         _require_known(entry, "DiscriminatorLoss", "type", "key", "target", "weight")
-        discriminator = {**discriminator}
-        weight = entry.get("weight", 0.1)
-        if discriminator.setdefault("weight", weight) != weight:
-            raise ValueError(
-                f"training.loss has a DiscriminatorLoss weight {weight} and discriminator.weight is "
-                f"{discriminator['weight']}: give one"
-            )
+        if "weight" in entry:
+            discriminator, weight = {**discriminator}, entry["weight"]
+            if discriminator.setdefault("weight", weight) != weight:
+                raise ValueError(
+                    f"training.loss has a DiscriminatorLoss weight {weight} and discriminator.weight is "
+                    f"{discriminator['weight']}: give one"
+                )
     return {**data, "discriminator": discriminator, "training": {**training, "loss": maps}}
 
 

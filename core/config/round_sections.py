@@ -113,14 +113,24 @@ class ComparisonSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _accept_earlier_name(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "arms" in data:
-            if "ablations" in data:
-                raise ValueError("arms is an earlier name of ablations: keep one of the two")
-            data = {("ablations" if key == "arms" else key): value for key, value in data.items()}
-        return data
+        return _with_ablations(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _has_its_control(self) -> "ComparisonSection":
         if self.control not in self.ablations:
             raise ValueError(f"control {self.control} is none of the ablations {', '.join(self.ablations)}: add it")
         return self
+
+
+def with_current_names(data: dict[str, Any]) -> dict[str, Any]:
+    """The data of a config with the names that its settings have now; ValueError if one is given by both names."""
+    comparison = data.get("comparison")
+    return data | {"comparison": _with_ablations(comparison)} if isinstance(comparison, dict) else data
+
+
+def _with_ablations(comparison: dict[str, Any]) -> dict[str, Any]:
+    if "arms" not in comparison:
+        return comparison
+    if "ablations" in comparison:
+        raise ValueError("arms is an earlier name of ablations: keep one of the two")
+    return {("ablations" if key == "arms" else key): value for key, value in comparison.items()}

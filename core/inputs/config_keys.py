@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from core.inputs.section import choices
-from core.runtime.errors import InputError
 
 _MOST_PARTS = 16
 _NUMBER = re.compile(r"[0-9]+")
@@ -35,16 +34,16 @@ _VALUE.maxlevel = 3
 
 
 def set_value(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set `value` at the dotted `key` of nested `data`; InputError if one of its sections is a value."""
+    """Set `value` at the dotted `key` of nested `data`; ValueError if that is not a key, or a value is on its way."""
     *parents, leaf = (part.strip() for part in key.split("."))
     if not all((*parents, leaf)) or len(parents) >= _MOST_PARTS:
-        raise InputError(f"--set {key}: this is not a key: write it as section.key, with dots between names")
+        raise ValueError("this is not a key: write it as section.key, with dots between names")
     for parent in parents:
         if data.get(parent) is None:
             data[parent] = {}
         data = data[parent]
         if not isinstance(data, dict):
-            raise InputError(f"--set {key}: {parent} is a value, not a section")
+            raise ValueError(f"{parent} is a value, not a section")
     data[leaf] = value
 
 

@@ -50,6 +50,14 @@ def expanded(location: Location) -> str:
     return text
 
 
+def expanded_location(location: Location, what: str) -> str:
+    """`location` with `~` and variables filled in. InputErrors begin with `what`."""
+    try:
+        return expanded(location)
+    except ValueError as error:
+        raise InputError(f"{what} {error}") from None
+
+
 def address(text: str) -> str:
     """`text` if it is the http(s):// address of a server; otherwise a ValueError that repeats no password."""
     _require_no_secret(_without_control(text))

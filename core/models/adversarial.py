@@ -123,7 +123,7 @@ class ScoredSamples:
         return self.draw_states(count, held_out, rng)
 
     def draw_states(self, count: int, held_out: bool, rng: torch.Generator) -> TrajectoryDraws:
-        """The same: the states do not depend on the batch."""
+        """`draw_states`: the states do not depend on the batch, so `t` is not used."""
         states, weights = self.trajectories.draw(count, self.num_timesteps, held_out, rng), torch.ones(count)
         return TrajectoryDraws(states.xt, states.t, states.s, states.eps, weights, weights.sum())
 

@@ -28,10 +28,10 @@ def adversarial_weight(
     if section.balance is None or section.form == "published":  # a constant has no gradient
         return section.weight
     if current is not None and step % BALANCE_INTERVAL:
-        return current
+        return min(section.weight, current)
     noise, adversarial = norms()
     target = min(section.weight, section.balance * noise / max(adversarial, 1e-12))
-    return target if current is None else 0.5 * (current + target)
+    return target if current is None else min(section.weight, 0.5 * (current + target))
 
 
 def gradient_norms(

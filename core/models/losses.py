@@ -26,9 +26,9 @@ def perceptual_loss(distances: Tensor, weights: Tensor, total: Tensor | None = N
     return weighted_mean(distances, weights, total)
 
 
-def adversarial_loss(fake_logits: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:
+def adversarial_loss(logits: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:
     """Non-saturating generator loss of Goodfellow et al. (2014): `weighted_mean` of -log D = softplus(-logit)."""
-    return weighted_mean(F.softplus(-fake_logits), weights, total)
+    return weighted_mean(F.softplus(-logits), weights, total)
 
 
 def weighted_mean(values: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:

@@ -37,12 +37,12 @@ _STAGE_FOLDER = re.compile(
 )
 
 
-def is_state_name(name: str) -> bool:
+def is_state_record(name: str) -> bool:
     """Whether a file of this name directly below `state/` is the record of a state."""
     return is_snapshot_file(name) and "/" not in name
 
 
-def is_part_name(name: str) -> bool:
+def is_part_record(name: str) -> bool:
     """Whether a file of this name among the parts of bad latents is the record of one."""
     return _PART.fullmatch(name) is not None and name.endswith(".json")
 

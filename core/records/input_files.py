@@ -80,8 +80,10 @@ def _recorded(
         if record is not None:
             entries = record.get("outputs", {})
             return (store, name, entries) if any_name or name in entries else None
+        if is_remote(folder) and folder.count("/") == 2:  # the bucket itself
+            return None
         folder, last = split_location(folder)
-        if not last or folder in ("s3:", "s3:/"):
+        if not last:
             return None
         name = f"{last}/{name}"
     return None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.inputs.state_form import is_plain, kind_of
 from core.inputs.tensor_files import load_tensors, save_tensors
-from core.records.artifacts import PARTS_FOLDER, STATE_FOLDER, is_part_name
+from core.records.artifacts import PARTS_FOLDER, STATE_FOLDER, is_part_record
 from core.records.provenance import refuse_difference
 from core.records.record_files import read_record, record_bytes
 from core.records.record_forms import RecordError
@@ -105,4 +105,4 @@ def _name(part: range) -> str:
 
 
 def _recorded(folder: Store) -> list[str]:
-    return [file.name.removesuffix(".json") for file in folder.files() if is_part_name(file.name)]
+    return [file.name.removesuffix(".json") for file in folder.files() if is_part_record(file.name)]

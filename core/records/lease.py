@@ -122,7 +122,7 @@ class Lease:
         """The lease is held while the block runs; LeaseError if it was lost. Every change of the run is made in it."""
         while True:
             self.check()
-            # Taking the lease over is a swap. In a local store this lock keeps it out while the block runs.
+            # Another process takes the lease over by `compare_and_swap`, which in a local store waits for this lock.
             with self._store.exclusive():
                 if self._is_valid():
                     yield

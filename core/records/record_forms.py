@@ -15,8 +15,8 @@ from core.records.artifacts import (
     RECORD_NAME,
     ROUND_RECORD,
     RUN_RECORD,
-    is_part_name,
-    is_state_name,
+    is_part_record,
+    is_state_record,
 )
 from core.records.json_forms import (
     Announced,
@@ -57,9 +57,9 @@ _FORMS: dict[str, tuple[type[Form], str]] = {
 def parse_record(data: bytes, uri: str, name: str) -> dict[str, Any]:
     """The record in `data`, read from the file `name` in the folder at `uri`; RecordError if it has another form."""
     form: type[Form]
-    if is_state_name(name):
+    if is_state_record(name):
         form, remedy = State, f"{_MOVE}, and the stage continues from an older state or from its beginning"
-    elif is_part_name(name):
+    elif is_part_record(name):
         form, remedy = PartRecord, f"{_MOVE}, and the part is made again"
     else:
         form, remedy = _FORMS[name]

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import shutil
 import threading
 import time
@@ -16,11 +15,11 @@ from torch import Tensor
 
 from core.inputs.locations import is_remote
 from core.inputs.tensor_files import save_tensors
-from core.records.artifacts import PUBLISHING_NAME, STATE_FOLDER, is_state_file, is_state_name
+from core.records.artifacts import PUBLISHING_NAME, STATE_FOLDER, is_state_file, is_state_record
 from core.records.created_files import CreatedFiles
 from core.records.lease import lease_of
 from core.records.record_forms import parse_record
-from core.runtime.files import Entry, file_entry
+from core.runtime.files import Entry, file_entry, link_or_copy
 from core.runtime.scratch import SCRATCH_PREFIX, scratch_folder
 from core.storage.store import ArtifactsSection, Store
 
@@ -224,7 +223,7 @@ class StoredWorkspace(Workspace):
 
     def _drop_older(self, name: str, needed: set[str]) -> None:
         states = {file.name: _state_of(file.name) for file in self._store.files()}
-        ours = {file: state for file, state in states.items() if is_state_name(f"{state}.json")}
+        ours = {file: state for file, state in states.items() if is_state_record(f"{state}.json")}
         older = [file for file, state in ours.items() if _position(state) < _position(name)]
         # Records first: a record must not name files that are missing.
         self._store.delete([file for file in older if "/" not in file])
@@ -236,7 +235,7 @@ def newest_state(store: Store) -> tuple[str, dict[str, Any]] | None:
 
     Files with other names are ignored: they are not ours.
     """
-    names = [file.name.removesuffix(".json") for file in store.files() if is_state_name(file.name)]
+    names = [file.name.removesuffix(".json") for file in store.files() if is_state_record(file.name)]
     for name in sorted(names, key=_position, reverse=True):
         file = store.read(f"{name}.json")
         if file is not None:
@@ -274,10 +273,7 @@ def _copy_on_cpu(value: Any) -> Any:
 
 def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
+    link_or_copy(source, target)
 
 
 def _content(entry: Entry) -> Entry:

@@ -1,1 +1,1 @@
-"""Rounds of a run: planning, records, alarms, status, garbage, comparison, report. May import every other room."""
+"""Rounds of a run: planning, records, alarms, status, garbage, comparison, report. May import all of core."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from core.rounds.round_record import AuditFigures, Number, RoundMetrics
 
 # Documented: above the first the discriminator's task is too easy, below the second it has nothing left to learn.
-TOO_EASY_ACCURACY, NOTHING_LEARNT_ACCURACY = 0.9, 0.55
+BAD_LATENTS_TOO_EASY_ACCURACY, NOTHING_LEARNT_ACCURACY = 0.9, 0.55
 # A rise counts if it is larger than this: of the discriminator's score, and of the noise loss as a share of it.
 _SCORE_RISE, _NOISE_RISE = 0.05, 0.05
 
@@ -33,8 +33,10 @@ def find_alarms(metrics: RoundMetrics, before: AuditFigures | None, after: Audit
 
 def _accuracy_alarms(accuracy: float) -> list[Alarm]:
     alarms = []
-    if accuracy > TOO_EASY_ACCURACY:
-        alarms.append(Alarm("too_easy", f"discriminator accuracy {accuracy:.3f}: bad latents are too easy to tell"))
+    if accuracy > BAD_LATENTS_TOO_EASY_ACCURACY:
+        alarms.append(
+            Alarm("bad_latents_too_easy", f"discriminator accuracy {accuracy:.3f}: bad latents are too easy to tell")
+        )
     if accuracy < NOTHING_LEARNT_ACCURACY:
         alarms.append(Alarm("nothing_left", f"discriminator accuracy {accuracy:.3f}: it has nothing left to learn"))
     return alarms

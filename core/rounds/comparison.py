@@ -153,7 +153,7 @@ def compare(config: ExperimentConfig) -> pd.DataFrame:
     rows = result_rows(config)
     if rows.empty:
         return rows
-    last = rows[rows["round"].isin([0, config.rounds.count]) & rows["final"]]
+    last = rows[rows["final"]]
     control = finished.get(comparison.control, {})
     table = []
     for key, group in last.groupby("ablation", sort=False):

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 # The stages of a round in their order, by the folder of each.
 ROUND_STAGES = ("bad_latents", "discriminator", "stage3")
-# The folders of the audits: of the model that the first round of a run started from, and of the model a round made.
+# The folders of the audits: of the Stage 2 model, if the round starts from no other round, and of the model it made.
 AUDIT_BEFORE, AUDIT = "audit_before", "audit"
 
 
@@ -211,8 +211,8 @@ def close_round(
     """The record of the round, after writing it. It is written once and last: from then on the round is finished.
 
     Its outputs are the round's config and the records of its stages, which hold size and sha256 of every file.
-    `audits` are the results of the audit of the model before (only if the round before has none) and of the model
-    after the round. Alarms are in the record and are logged.
+    `audits` are the results of the audit of the model before (only if the round has no parent) and of the model after
+    the round. Alarms are in the record and are logged.
     """
     store = publishing_store(opened.location, opened.config.artifacts)
     stages = _stage_records(store, opened.location, audits)

@@ -102,8 +102,8 @@ def _fork_entry(config: ExperimentConfig, fork_from: str) -> InputEntry:
 
 def _require_own_folder(config: ExperimentConfig) -> None:
     store, name = open_store(run_location(config), config.artifacts), config.experiment.name
-    owner = OwnFiles(store)
-    if owner.is_run():
+    own_files = OwnFiles(store)
+    if own_files.is_run():
         return
     setting = "experiment.name or artifacts.root"
     if store.read(RUN_RECORD) is not None:  # named first: because of it no other file in the folder counts as ours
@@ -111,7 +111,7 @@ def _require_own_folder(config: ExperimentConfig) -> None:
     # Earlier versions kept no record of a Stage 3 outside rounds, nor of a run whose rounds were started one by one.
     require_only_own(
         store,
-        lambda file: owner.find(file) or _is_of_lone_stage3(file, name) or _is_round_config(store, file, config),
+        lambda file: own_files.find(file) or _is_of_lone_stage3(file, name) or _is_round_config(store, file, config),
         setting,
     )
 

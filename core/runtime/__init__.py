@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, logs, progress, randomness, devices, processes. Imports no other room."""
+"""What every package stands on: errors, files, logs, progress, randomness, devices, processes. Imports no other."""

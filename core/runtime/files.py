@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +121,13 @@ def sha256(path: Path) -> str:
 def file_entry(path: Path) -> Entry:
     """Size and sha256 of the file at `path`."""
     return {"size": path.stat().st_size, "sha256": sha256(path)}
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link to `source`, or a copy where the file system cannot link them."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, one without hard links, or too many links
+        shutil.copyfile(source, target)

@@ -10,13 +10,12 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from core.runtime.errors import InputError
-from core.runtime.files import Entry, atomic_write, require_writable, sha256
+from core.runtime.files import Entry, atomic_write, link_or_copy, require_writable, sha256
 from core.runtime.scratch import is_scratch_name, partial_of
 from core.storage.foreign_files import foreign_file_error, is_file_system_name
 
@@ -62,8 +61,9 @@ class DownloadCache:
         """Remove the least recently used files until the rest fit."""
         files = []
         for path in self._folder.glob("sha256/??/*"):
-            if not _DIGEST.fullmatch(path.stem) or path.stem[:2] != path.parent.name:
-                continue  # not a file of the cache
+            named_by_us = path.suffix in ("", _PARTIAL) and _DIGEST.fullmatch(path.stem)
+            if not named_by_us or path.stem[:2] != path.parent.name:
+                continue
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 if path.suffix != _PARTIAL:
@@ -93,7 +93,7 @@ class DownloadCache:
         linked = _beside(target)
         try:
             # Linked before it is verified, so that another process cannot remove it in between.
-            _link(path, linked)
+            link_or_copy(path, linked)
             if linked.stat().st_size == entry["size"] and sha256(linked) == entry["sha256"]:
                 os.utime(path)
                 os.replace(linked, target)
@@ -113,7 +113,7 @@ class DownloadCache:
             found = download(partial)
             if found == entry:
                 partial.chmod(0o444)  # a reader that writes to it would change it for all
-                _link(partial, linked)
+                link_or_copy(partial, linked)
                 os.replace(linked, target)
                 os.replace(partial, path)
             return found
@@ -145,12 +145,3 @@ def _require_own(folder: Path) -> None:
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{secrets.token_hex(8)}.link")
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # a file system without hard links, or the file has too many
-        shutil.copyfile(source, target)

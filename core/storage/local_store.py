@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import os
 import secrets
-import shutil
 import stat
 import threading
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from core.runtime.errors import InputError
-from core.runtime.files import Entry, atomic_write, file_entry, open_input
+from core.runtime.files import Entry, atomic_write, file_entry, link_or_copy, open_input
 from core.storage.store import (
     LARGEST_SMALL_FILE,
     StoredFile,
@@ -85,10 +84,7 @@ class LocalStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = _unique_name(target)
         try:
-            try:
-                os.link(source, partial)
-            except OSError:  # another file system
-                shutil.copyfile(source, partial)
+            link_or_copy(source, partial)
             with self._write_check():
                 os.replace(partial, target)
         finally:

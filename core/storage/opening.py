@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from core.inputs.locations import Location, is_remote
+from core.inputs.locations import Location, expanded_location, is_remote
 from core.storage.local_store import LocalStore
-from core.storage.store import ArtifactsSection, Store, place
+from core.storage.store import ArtifactsSection, Store
 
 
 def open_store(location: Location, artifacts: ArtifactsSection) -> Store:
     """The store at a local path or `s3://bucket/prefix`; a bucket is opened with the settings `artifacts`."""
-    uri = place(location, "artefact folder")
+    uri = expanded_location(location, "artefact folder")
     if not is_remote(uri):
         return LocalStore(Path(uri))
     from core.storage.s3_store import open_bucket  # importing boto3 takes a while

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field, ValidationError, field_validator
 
 from core.inputs.config_keys import first_problem
-from core.inputs.locations import Address, Location, Place, expanded, is_remote
+from core.inputs.locations import Address, Location, Place, expanded_location, is_remote
 from core.inputs.section import NUMBER, Minutes, Section
 from core.runtime.errors import InputError
 from core.runtime.files import Entry
@@ -44,6 +44,13 @@ class ArtifactsSection(Section):
     def _require_folder(cls, place: str | None) -> str | None:
         if place is not None and not is_remote(place) and os.path.abspath(place).strip("/") == "":
             raise ValueError(f"{place} is a whole disk: give a folder on it")
+        return place
+
+    @field_validator("cache")
+    @classmethod
+    def _require_local(cls, place: str | None) -> str | None:
+        if place is not None and is_remote(place):
+            raise ValueError(f"{place} is an address: give a folder of this machine")
         return place
 
 
@@ -124,14 +131,6 @@ class Store(Protocol):
         """Abort the uploads that `unfinished_uploads` names."""
 
 
-def place(location: Location, what: str) -> str:
-    """`location` with `~` and variables filled in. InputErrors begin with `what`."""
-    try:
-        return expanded(location)
-    except ValueError as error:
-        raise InputError(f"{what} {error}") from None
-
-
 def artifacts_of_options(**options: Any) -> ArtifactsSection:
     """The settings that a command without a config gives as options; InputError names the option that is wrong."""
     try:
@@ -144,7 +143,8 @@ def cache_folder(artifacts: ArtifactsSection) -> Path:
     """Folder for downloads and for files on their way to a bucket: `artifacts.cache`, or the user's cache folder."""
     if artifacts.cache is not None:
         return Path(artifacts.cache)
-    return Path(place(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cache folder")) / "adversarial-layouts"
+    user_cache = expanded_location(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cache folder")
+    return Path(user_cache) / "adversarial-layouts"
 
 
 def replace(store: Store, name: str, data: bytes) -> None:
@@ -161,9 +161,11 @@ def join(location: Location, *names: str) -> str:
 
 
 def split_location(location: Location) -> tuple[str, str]:
-    """Address of the folder that holds the file at `location`, and the file's name."""
+    """Address of the folder that holds the file at `location`, and the file's name; InputError if it is a bucket."""
     folder, _, name = str(location).rpartition("/")
     if is_remote(location):
+        if folder == "s3:/" or not name:
+            raise InputError(f"{location} is a bucket or a folder: give the address of a file, s3://BUCKET/NAME")
         return folder, name
     path = Path(location)
     return str(path.parent), path.name

@@ -118,12 +118,17 @@ def _inputs(config: ExperimentConfig, resume: bool | None, recorded: bool) -> di
     }
     if config.diffusion.stage3_checkpoint is not None:
         inputs["stage3"] = find_checkpoint(config.diffusion.stage3_checkpoint)
-    elif recorded or not has_latest or resume is False:
+    elif recorded or not has_latest or resume is False or _needs_reference(config):
         inputs["stage2"] = find_checkpoint(config.required("diffusion.stage2_checkpoint"))
     semantic = config.training.loss.semantic_loss
     if semantic is not None and semantic.perceptual_loss.backbone is not None:
         inputs["trunk"] = semantic.perceptual_loss.backbone
     return inputs
+
+
+def _needs_reference(config: ExperimentConfig) -> bool:
+    """Whether the adversarial term compares with the model that the stage started from, even when it resumes."""
+    return config.discriminator.form == "ddo" and config.discriminator.weight != 0
 
 
 def _train(config: ExperimentConfig, resume: bool | None, workspace: Workspace, recorded: bool) -> dict[str, Any]:
@@ -195,11 +200,12 @@ def _with_discriminator(
     """
     config, state = run.config, run.state
     if config.discriminator.weight == 0:
+        state.adversarial_weight = None
         return dataclasses.replace(run, discriminator=discriminator)
     path = run.workspace.folder / TRAJECTORIES_NAME
     trajectories = saved_trajectories(path, state.ema, config, state.epoch, replace=new_trajectories)
     trained_against = state.online.model if state.online is not None else discriminator
-    reference = _reference(run) if config.discriminator.form == "ddo" else None
+    reference = _reference(run) if _needs_reference(config) else None
     alpha_bars = run.loss_models.scheduler.alphas_cumprod
     form = build_adversarial_form(config.discriminator, trained_against, trajectories, reference, alpha_bars)
     return dataclasses.replace(

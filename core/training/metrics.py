@@ -63,6 +63,6 @@ def require_finite(losses: Mapping[str, Tensor], stage: str, where: str) -> None
         return
     term = next(name for name, value in losses.items() if not torch.isfinite(value))
     raise InputError(
-        f"{stage}: the {term} loss is {losses[term].item()} in {where}: lower "
-        "training.learning_rate or the term's weight and run the same command again"
+        f"{stage}: the {term} loss is {losses[term].item()} in {where}: lower training.learning_rate "
+        "(stages 1 and 2: prerequisites.stage1 or .stage2) or the term's weight and run the same command again"
     )

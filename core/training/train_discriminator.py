@@ -162,7 +162,7 @@ def _resume(
     moments = checked_optimizer(state["optimizer_state"], optimizer, model, len(history), "optimizer_state", source)
     model.load_state_dict(weights)
     optimizer.load_state_dict(moments)
-    distributed.from_first(None)  # every process has read it
+    distributed.summed([torch.zeros(1)])  # a sum needs every process, so afterwards all have read the state
     if workspace.writes:
         path.unlink()  # it is not an output of the stage
     return history, history[history.index(state["best"])]

@@ -180,3 +180,15 @@ def test_the_stage_files_describe_the_same_prerequisites(size):
     assert described(stage2, 2) == described(stage3, 2)
     assert stage1.unet == stage2.unet == stage3.unet
     assert stage1.prerequisites.autoencoder == stage2.prerequisites.autoencoder == stage3.prerequisites.autoencoder
+
+
+def test_a_discriminator_loss_without_a_weight_leaves_the_weight_alone(tmp_path):
+    loss = "{type: CompositeLoss, losses: [{type: MSELoss}, {type: DiscriminatorLoss}]}"
+    path = write(tmp_path, MINIMAL)
+    config = load_config(path, [f"training.loss={loss}", "discriminator.weight=0.3"])
+    assert config.discriminator.weight == 0.3
+
+
+def test_the_cache_is_a_folder_of_this_machine(tmp_path):
+    with pytest.raises(InputError, match=r"artifacts\.cache: s3://b/c is an address: give a folder of this machine"):
+        load_config(write(tmp_path, MINIMAL), ["artifacts.cache=s3://b/c"])

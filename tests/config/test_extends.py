@@ -165,3 +165,22 @@ def test_a_config_in_a_bucket_extends_its_neighbour_and_a_file_elsewhere(moto_pl
     moto_place.overwrite("configs/lost.yaml", b"extends: nowhere.yaml")
     with pytest.raises(InputError, match=r"lost\.yaml: extends s3://.*/nowhere\.yaml does not exist"):
         load_config(f"{moto_place.uri}/configs/lost.yaml")
+
+
+def test_the_earlier_name_of_ablations_may_meet_the_present_one(folder):
+    path = write(folder / "earlier.yaml", "extends: base.yaml\ncomparison: {arms: {control: {}, a: {}}}\n")
+    child = write(folder / "child.yaml", "extends: earlier.yaml\ncomparison: {ablations: {b: {}}}\n")
+    assert set(load_config(path).comparison.ablations) == {"control", "a"}
+    assert set(load_config(child).comparison.ablations) == {"control", "a", "b"}
+
+
+def test_an_override_is_not_reported_as_a_line_of_a_file(folder):
+    path = write(folder / "child.yaml", "extends: base.yaml\n")
+    assert refusal(path, "rounds.foo=1").startswith(f"config {path}: unknown key rounds.foo")
+    assert refusal(path, "rounds.count.foo=1") == "--set rounds.count.foo: count is a value, not a section"
+
+
+@pytest.mark.parametrize("address", ["s3://bucket", "s3://bucket/folder/"])
+def test_a_bucket_or_folder_is_not_a_config(address):
+    with pytest.raises(InputError, match=rf"^{address} is a bucket or a folder: give the address of a file"):
+        load_config(address)

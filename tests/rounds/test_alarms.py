@@ -29,7 +29,7 @@ def test_a_round_that_helped_raises_no_alarm():
 @pytest.mark.parametrize(
     ("metrics", "before", "after", "expected"),
     [
-        ({"discriminator_val_acc": 0.91}, audit(0.3), audit(0.4), ["too_easy"]),
+        ({"discriminator_val_acc": 0.91}, audit(0.3), audit(0.4), ["bad_latents_too_easy"]),
         ({"discriminator_val_acc": 0.54}, audit(0.3), audit(0.4), ["nothing_left"]),
         ({"val_noise_loss": 0.2101}, audit(0.3), audit(0.4), ["noise_rose"]),
         ({}, audit(0.3), audit(0.3), ["fooled"]),
@@ -38,7 +38,7 @@ def test_a_round_that_helped_raises_no_alarm():
         ({"viability_after": 0.4}, audit(0.3), audit(0.28), []),
         ({}, audit(0.3), audit(0.4, coverage=0.74), ["collapse"]),
         ({}, None, None, []),
-        ({"discriminator_val_acc": 0.95}, None, None, ["too_easy"]),
+        ({"discriminator_val_acc": 0.95}, None, None, ["bad_latents_too_easy"]),
     ],
 )
 def test_each_alarm_has_its_cause(metrics, before, after, expected):

@@ -77,6 +77,15 @@ def test_the_least_recently_used_downloads_are_removed_first(tmp_path):
     assert downloads == ["a", "b", "c", "b"]
 
 
+def test_a_file_with_another_ending_is_not_the_caches(tmp_path):
+    cache = DownloadCache(tmp_path / "cache", 0)
+    other = tmp_path / "cache" / "sha256" / "ab" / f"{'ab' * 32}.bak"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"of the user")
+    cache.trim()
+    assert other.read_bytes() == b"of the user"
+
+
 def test_threads_download_the_same_content_once(tmp_path):
     cache = DownloadCache(tmp_path / "cache", 1000)
     downloads = []

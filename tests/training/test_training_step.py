@@ -156,6 +156,12 @@ def test_the_adversarial_weight_balances_the_gradients_up_to_the_cap():
     assert adversarial_weight(section, None, 0, lambda: next(norms)) == 0.1
 
 
+def test_a_resumed_weight_is_not_above_a_cap_that_was_lowered():
+    section = DiscriminatorSection(weight=0.05)
+    assert adversarial_weight(section, 0.2, 1, lambda: pytest.fail("measured")) == 0.05
+    assert adversarial_weight(section, 0.2, BALANCE_INTERVAL, lambda: (1.0, 1e-9)) == 0.05
+
+
 @pytest.mark.parametrize("settings", [{"balance": None}, {"form": "published"}])
 def test_a_fixed_adversarial_weight_needs_no_gradients(settings):
     section = DiscriminatorSection(weight=0.07, **settings)
