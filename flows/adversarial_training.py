@@ -7,7 +7,7 @@ from typing import cast
 from prefect import flow
 
 from core.config.loading import load_config
-from core.rounds.round_record import RoundRecord
+from core.rounds.finished_rounds import RoundRecord
 from core.rounds.round_table import round_table
 from core.rounds.run import begin_run, hold_run
 from flows.adversarial_round import adversarial_round

@@ -6,7 +6,7 @@ from typing import Any
 from prefect.events import emit_event
 
 from core.inputs.locations import Location
-from core.rounds.round_record import RoundRecord
+from core.rounds.finished_rounds import RoundRecord
 
 ROUND_COMPLETED = "layouts.round.completed"
 VIABILITY_SATURATED = "layouts.viability.saturated"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from core.rounds.round_record import AuditFigures, Number, RoundMetrics
+from core.rounds.finished_rounds import AuditFigures, Number, RoundMetrics
 
 # Documented: above the first the discriminator's task is too easy, below the second it has nothing left to learn.
 BAD_LATENTS_TOO_EASY_ACCURACY, NOTHING_LEARNT_ACCURACY = 0.9, 0.55

@@ -3,7 +3,7 @@
 from core.config.experiment import ExperimentConfig
 from core.records.artifacts import ANNOUNCED_NAME, round_location
 from core.records.record_files import read_record, record_bytes
-from core.rounds.round_record import last_finished_round
+from core.rounds.finished_rounds import last_finished_round
 from core.storage.opening import open_store
 
 

@@ -18,8 +18,8 @@ from core.models.pictures import save_grid
 from core.records.artifacts import RECORD_NAME, round_location, run_location
 from core.records.created_files import CreatedFiles
 from core.records.record_files import entry_of, read_record
+from core.rounds.finished_rounds import RoundMetrics, read_round_record
 from core.rounds.round import AUDIT
-from core.rounds.round_record import RoundMetrics, read_round_record
 from core.runtime.errors import InputError
 from core.runtime.escaping import write_csv
 from core.runtime.files import atomic_write, require_writable

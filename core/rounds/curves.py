@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from core.rounds.round_record import RoundMetrics, RoundRecord
+from core.rounds.finished_rounds import RoundMetrics, RoundRecord
 
 _COLUMNS = 3
 _PANEL = (3.4, 2.3)  # inches

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from core.config.experiment import ExperimentConfig
 from core.config.round_sections import RoundsSection
 from core.rounds.alarms import Alarm
-from core.rounds.round_record import RoundMetrics, last_finished_round, read_round_record
+from core.rounds.finished_rounds import RoundMetrics, last_finished_round, read_round_record
 
 # Documented tuning tips: raise the weight if a good model scores low, lower it if the training is unstable.
 _LOW_SCORE, _RAISE, _LOWER = 0.5, 1.5, 0.5

@@ -16,7 +16,7 @@ from core.records.artifacts import RECORD_NAME, REPORT_NAME, round_location, run
 from core.records.lease import publishing_store
 from core.records.record_files import entry_of, read_record
 from core.rounds.curves import draw_curves
-from core.rounds.round_record import Number, RoundRecord, audit_figure, read_round_record
+from core.rounds.finished_rounds import Number, RoundRecord, audit_figure, read_round_record
 from core.rounds.round_table import METRIC_TITLES
 from core.runtime.errors import InputError, one_line
 from core.runtime.escaping import markdown_code, markdown_text

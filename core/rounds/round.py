@@ -13,14 +13,14 @@ from core.records.lease import publishing_store
 from core.records.provenance import code_version, provenance_of, refuse_difference
 from core.records.record_files import create_record, read_record, record_bytes
 from core.rounds.alarms import find_alarms
-from core.rounds.planning import NextRoundPlan, plan_next_round, plan_of_round
-from core.rounds.round_record import (
+from core.rounds.finished_rounds import (
     AuditFigures,
     RoundMetrics,
     RoundRecord,
     read_round_record,
     require_finished_round,
 )
+from core.rounds.planning import NextRoundPlan, plan_next_round, plan_of_round
 from core.rounds.round_settings import refuse_other_settings, round_settings, settings_digest, with_weight_factor
 from core.rounds.run import fork_parent
 from core.rounds.stage_result import StageResult

@@ -7,9 +7,9 @@ from typing import Any
 from core.config.experiment import ExperimentConfig
 from core.records.artifacts import round_location
 from core.records.provenance import refuse_difference
+from core.rounds.finished_rounds import last_finished_round, read_round_record
 from core.rounds.gate_answers import read_decision
 from core.rounds.planning import plan_of_round
-from core.rounds.round_record import last_finished_round, read_round_record
 
 
 def round_settings(config: ExperimentConfig) -> dict[str, Any]:

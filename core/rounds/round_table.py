@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from core.rounds.round_record import RoundRecord
+from core.rounds.finished_rounds import RoundRecord
 
 # Column titles of tables for people, and the metrics in the columns.
 METRIC_TITLES = {

@@ -20,7 +20,7 @@ from core.records.input_files import describe_input
 from core.records.lease import hold, publishing_store
 from core.records.ownership import OwnFiles, require_only_own
 from core.records.record_files import create_record, read_record
-from core.rounds.round_record import InputEntry, last_finished_round, require_finished_round
+from core.rounds.finished_rounds import InputEntry, last_finished_round, require_finished_round
 from core.rounds.round_settings import refuse_other_settings
 from core.runtime.errors import InputError
 from core.storage.foreign_files import foreign_file_error, matches

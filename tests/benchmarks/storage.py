@@ -30,7 +30,7 @@ import s3transfer
 from botocore.config import Config
 
 from core.rounds.round_table import METRIC_TITLES
-from core.rounds.status import status_text
+from core.rounds.run_status import status_text
 from core.runtime.files import Entry
 from core.storage.opening import open_store
 from core.storage.s3.transfer import transfer_config

@@ -17,7 +17,7 @@ from prefect.states import AwaitingConcurrencySlot, AwaitingRetry, Cancelling, R
 
 from core.config.loading import load_config
 from core.rounds.gate_answers import read_decision
-from core.rounds.status import find_problems
+from core.rounds.run_status import find_problems
 from core.storage.store import ArtifactsSection
 from deployments.automations import automations
 from flows.round_events import DATA_CHANGED, ROUND_COMPLETED, VIABILITY_SATURATED

@@ -27,7 +27,7 @@ from core.records.record_files import read_record
 from core.rounds.garbage import find_garbage
 from core.rounds.round import ROUND_STAGES, open_round
 from core.rounds.run import begin_run
-from core.rounds.status import find_problems, status_text
+from core.rounds.run_status import find_problems, status_text
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
 from core.training.bad_latents import find_shards

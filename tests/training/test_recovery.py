@@ -17,7 +17,7 @@ from core.records.record_files import create_record, read_record
 from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.round import close_round, open_round
 from core.rounds.run import begin_run
-from core.rounds.status import find_problems, status_text
+from core.rounds.run_status import find_problems, status_text
 from core.runtime.errors import InputError, LeaseError
 from core.storage.opening import open_store
 from tasks.command_line import run_command

@@ -1,4 +1,4 @@
-"""The record of a round: a round is finished when its `round.json` exists, which `round.close_round` writes last."""
+"""Finished rounds: a round is finished when its record `round.json` exists, which `round.close_round` writes last."""
 
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast

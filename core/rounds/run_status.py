@@ -13,8 +13,8 @@ from core.records.lease import lease_state
 from core.records.record_files import read_record
 from core.records.record_forms import rounds_wanted
 from core.records.workspace import newest_state
+from core.rounds.finished_rounds import RoundRecord
 from core.rounds.round import ROUND_STAGES
-from core.rounds.round_record import RoundRecord
 from core.rounds.round_table import METRIC_TITLES
 from core.rounds.run import RunRecord, read_run_record
 from core.runtime.errors import InputError, UnavailableError
