@@ -92,6 +92,8 @@ def test_every_path_is_expanded_and_written_expanded(minimal, monkeypatch, tmp_p
         ("$SCRATCH_OF_TEST/a", "/scratch/a"),
         ("s3://b/p", "s3://b/p"),
     ]:
+        if key == "artifacts.cache" and given_.startswith("s3://"):
+            continue  # a folder of this machine
         config = load_config(minimal, [f"{key}={given_}"])
         (tmp_path / "again.yaml").write_bytes(config_bytes(config))
         monkeypatch.setenv("HOME", "/home/of/another")

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from uuid import UUID
 
@@ -233,6 +234,7 @@ def test_a_run_that_waits_is_not_taken_for_one_whose_machine_is_gone(prefect):
         ]
         for run in (*waiting, dies):
             prefect.emit("prefect.flow-run.heartbeat", run)
+        time.sleep(2)  # the server may take in events of two senders in another order
         for run, state in zip(waiting, (Suspended(), AwaitingRetry(), AwaitingConcurrencySlot()), strict=True):
             prefect.client.set_flow_run_state(run.id, state, force=True)
         assert prefect.finished(dies).state.is_crashed()

@@ -169,7 +169,8 @@ class RadosGateway:
         self._start_monitor()
         # It accepts no client until it has made its keys.
         self._daemons.wait_for("monitor", lambda: self._daemons.status("ceph", "quorum_status") == 0, "ceph")
-        run("ceph", "osd", "create", disk)
+        # For a moment after that it still answers a command with EPERM; this one may be repeated.
+        self._daemons.wait_for("disk", lambda: self._daemons.status("ceph", "osd", "create", disk) == 0, "ceph")
         run("ceph", "osd", "crush", "add", _DISK, "1", "root=default")
         run("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", disk)
         self._start_disk()
