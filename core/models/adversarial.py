@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core.config.discriminator_sections import DiscriminatorSection
-from core.models.adversarial_draws import AdversarialDraws, BatchDraws, PairDraws, TrajectoryDraws
+from core.models.adversarial_draws import AdversarialDraws, BatchDraws, PairDraws, TrajectoryDraws, lowest_timesteps
 from core.models.diffusion import Denoiser, add_noise, predict_x0
 from core.models.discriminator import LatentDiscriminator
 from core.models.trajectories import Trajectories
@@ -146,9 +146,7 @@ class X0Prediction:
 
     def draw(self, t: Tensor, count: int, held_out: bool, rng: torch.Generator) -> BatchDraws:
         """The `count` latents of the lowest timesteps; nothing is random."""
-        lowest = t.argsort(stable=True)[:count]
-        weights = self.alpha_bars.cpu()[t[lowest]] * (t[lowest] <= self.max_t)
-        return BatchDraws(lowest, weights, weights.sum())
+        return lowest_timesteps(t, count, self.alpha_bars.cpu(), self.max_t)
 
     def __call__(self, denoise: Denoiser, draws: BatchDraws, noise_pass: NoisePass) -> WeightedLogits:
         x0_pred = noise_pass.x0_pred[draws.positions].clamp(-LATENT_RANGE, LATENT_RANGE)

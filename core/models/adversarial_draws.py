@@ -86,6 +86,13 @@ class PairDraws:
         return type(self)(positions.to(device), x0, s, eps, weights.to(device), total, rows)
 
 
+def lowest_timesteps(t: Tensor, count: int, alpha_bars: Tensor, max_t: float) -> BatchDraws:
+    """The `count` latents of the lowest timesteps `t`, with weight alpha_bar up to timestep `max_t` and 0 above it."""
+    lowest = t.argsort(stable=True)[:count]
+    weights = alpha_bars[t[lowest]] * (t[lowest] <= max_t)
+    return BatchDraws(lowest, weights, weights.sum())
+
+
 def _rows_and_weights(share: Share, weights: Tensor) -> tuple[Rows, Tensor]:
     """The rows of a share of the draws with these `weights` [A], and the weights of its rows."""
     rows = share.rows(len(weights))

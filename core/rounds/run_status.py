@@ -39,11 +39,6 @@ class Status:
     unreadable: list[str]
 
 
-def status_text(uri: str, artifacts: ArtifactsSection) -> str:
-    """The runs under the root at `uri`, or the rounds of the run at `uri`, for a person."""
-    return read_status(uri, artifacts).text
-
-
 def read_status(uri: str, artifacts: ArtifactsSection) -> Status:
     """The runs under the root at `uri`, or the rounds of the run at `uri`; what cannot be read is named.
 

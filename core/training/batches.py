@@ -11,7 +11,7 @@ from core.config.training_sections import TrainingSection
 from core.data.latents import Latents
 from core.data.layouts import LayoutPictures, Pictures
 from core.models.adversarial import AnyForm
-from core.models.adversarial_draws import AdversarialDraws
+from core.models.adversarial_draws import AdversarialDraws, lowest_timesteps
 from core.runtime import distributed
 from core.runtime.batch_shares import Rows, Share
 from core.runtime.errors import InputError
@@ -156,13 +156,9 @@ class Batches:
         section = self.training.loss.semantic_loss
         assert section is not None and data.pictures is not None
         count = max(1, round(len(rows) * section.batch_fraction))
-        lowest = t.argsort(stable=True)[:count]
-        weights = self.alpha_bars[t[lowest]] * (t[lowest] <= section.max_t * len(self.alpha_bars))
-        total = weights.sum() / share.count
-        found, positions = share.find(lowest)
-        weights = weights[found]
-        if not len(found):
-            positions, weights = positions.new_zeros(1), weights.new_zeros(1)
+        draws = lowest_timesteps(t, count, self.alpha_bars, section.max_t * len(self.alpha_bars))
+        part = draws.part(share, t.device)
+        positions, weights, total = part.positions, part.weights, part.total
         own = rows[share.rows(len(rows)).positions[positions]].tolist()
         pictures = data.pictures.batch(own, device=self.device)
         return SemanticDraws(positions.to(self.device), pictures, weights.to(self.device), total.to(self.device))

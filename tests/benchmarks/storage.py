@@ -30,7 +30,7 @@ import s3transfer
 from botocore.config import Config
 
 from core.rounds.round_table import METRIC_TITLES
-from core.rounds.run_status import status_text
+from core.rounds.run_status import read_status
 from core.runtime.files import Entry
 from core.storage.opening import open_store
 from core.storage.s3.transfer import transfer_config
@@ -172,7 +172,7 @@ def status(bench: Bench) -> Iterator[Figure]:
             record["settings"] = {f"section.key_{index}": "value" for index in range(150)}
             run.create(f"round-{number:02d}/round.json", json.dumps(record).encode())
         began = time.perf_counter()
-        shown = status_text(root, ArtifactsSection())
+        shown = read_status(root, ArtifactsSection()).text
         seconds = time.perf_counter() - began
         if shown.count("finished") < 50:
             raise AssertionError(shown)

@@ -27,7 +27,7 @@ from core.records.record_files import read_record
 from core.rounds.garbage import find_garbage
 from core.rounds.round import ROUND_STAGES, open_round
 from core.rounds.run import begin_run
-from core.rounds.run_status import find_problems, status_text
+from core.rounds.run_status import find_problems, read_status
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
 from core.training.bad_latents import find_shards
@@ -185,7 +185,7 @@ def test_latents_that_are_there_are_not_sampled_again(this, expected):
         "000128-000192",
     ]
     assert path.stat() == written
-    status = status_text(run_location(this.config), this.config.artifacts)
+    status = read_status(run_location(this.config), this.config.artifacts).text
     assert status.endswith("next: round-01 continues from bad_latents: 192 bad latents")
     found = find_garbage(this.config.artifacts.root, 0, this.config.artifacts)
     assert not [file for garbage in found for file in garbage.files]

@@ -17,7 +17,7 @@ from core.records.record_files import create_record, read_record
 from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.round import close_round, open_round
 from core.rounds.run import begin_run
-from core.rounds.run_status import find_problems, status_text
+from core.rounds.run_status import find_problems, read_status
 from core.runtime.errors import InputError, LeaseError
 from core.storage.opening import open_store
 from tasks.command_line import run_command
@@ -165,7 +165,7 @@ def test_a_stage_resumed_from_its_state_under_another_config_is_refused(config, 
         patch.setattr(training_step.DiffusionTraining, "_step", dies)
         with pytest.raises(RuntimeError, match="the machine died"):
             continue_stage3.fn(this.config_path, recorded=True, artifacts=config.artifacts)
-    status = status_text(config.artifacts.root, config.artifacts)
+    status = read_status(config.artifacts.root, config.artifacts).text
     assert re.search(r"round-01 continues from stage3: epoch [12]$", status)
     with pytest.raises(InputError, match=r"training.learning_rate 0.0001, now it is 0.5"):
         continue_stage3.fn(
@@ -190,7 +190,7 @@ def test_a_run_forked_from_a_round_starts_from_its_model(config):
     bad_latents = open_store(f"{round_location(fork, 1)}/bad_latents", config.artifacts)
     bad_latents_inputs = read_record(bad_latents, RECORD_NAME)["inputs"]
     assert bad_latents_inputs["diffusion"]["path"].startswith(f"{parent}/stage3/")
-    assert f"forked from: {parent}/round.json" in status_text(run_location(fork), config.artifacts)
+    assert f"forked from: {parent}/round.json" in read_status(run_location(fork), config.artifacts).text
     with pytest.raises(InputError, match=r"was forked from no other round, not from .*give it another experiment.name"):
         begin_run(config, round_location(fork, 1))
     with pytest.raises(InputError, match=r"--fork-from .*round-07.*give the address of a finished round"):
@@ -198,15 +198,15 @@ def test_a_run_forked_from_a_round_starts_from_its_model(config):
 
 
 def test_status_shows_rounds_holder_and_what_is_next(config, place):
-    text = status_text(place.uri, config.artifacts)
+    text = read_status(place.uri, config.artifacts).text
     assert "lease: nobody" in text and text.endswith("next: round-01 of 2")
     run_round(config, 1)
     with hold(run_location(config), config.artifacts):
-        text = status_text(run_location(config), config.artifacts)
+        text = read_status(run_location(config), config.artifacts).text
     assert f"process {os.getpid()} on" in text
     assert re.search(r"round-01 +finished +1 +[01]\.\d{4}", text) and text.endswith("next: round-02 of 2")
     with pytest.raises(InputError, match="holds no run"):
-        status_text(f"{place.uri}/nothing", config.artifacts)
+        read_status(f"{place.uri}/nothing", config.artifacts)
 
 
 def test_garbage_is_our_own_files_that_nothing_needs(config, place):
