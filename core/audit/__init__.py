@@ -1,1 +1,1 @@
-"""The independent audit of layouts: rules, distribution, memorisation. May import training and below."""
+"""Judges layouts: rules, distribution, memorisation. May import models, houses and below."""

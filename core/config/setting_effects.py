@@ -2,7 +2,7 @@
 
 A field names its effect in its type: `epochs: Results[Epochs]`, `device: Speed[str]`. A section may name one effect for
 all its fields, as `audit: RecordedApart[AuditSection]` does. A setting that affects results only beside a certain
-choice also says `OnlyWith` which.
+choice also says `OnlyWith` which. One that earlier versions did not have also says `AddedLater`.
 """
 
 from collections.abc import Iterator
@@ -44,6 +44,15 @@ class OnlyWith:
     choices: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class AddedLater:
+    """The setting is new: earlier versions acted as its default says, and their records do not name it.
+
+    So a fingerprint leaves the default out, and results of earlier versions stay valid. `core.records.provenance`
+    compares a record that names such a setting with a fingerprint that leaves it out.
+    """
+
+
 # Checkpoints hold this section whole. Records leave it out, as each stage that it describes has a record.
 _HELD_WHOLE = "prerequisites"
 
@@ -63,6 +72,17 @@ def effects(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Eff
             yield from effects(section, f"{prefix}{name}.")
 
 
+def added_later(model: type[BaseModel]) -> set[str]:
+    """Names of the settings of a section, and of those in it, that are `AddedLater`."""
+    names = set[str]()
+    for name, field in model.model_fields.items():
+        if _is_added_later(field):
+            names.add(name)
+        if (section := section_of(field.annotation)) is not None:
+            names |= added_later(section)
+    return names
+
+
 def effect_of(field: FieldInfo) -> Effect | None:
     """The effect that the type of a field names; None if it names none."""
     return next((part for part in field.metadata if isinstance(part, Effect)), None)
@@ -73,7 +93,7 @@ def _without_effect(section: BaseModel) -> dict[str, Any]:
     left_out: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if not _affects_results(section, field):
+        if not _affects_results(section, field) or (_is_added_later(field) and value == field.default):
             left_out[name] = True
         elif isinstance(value, BaseModel) and name != _HELD_WHOLE and (inner := _without_effect(value)):
             left_out[name] = inner
@@ -84,3 +104,7 @@ def _affects_results(section: BaseModel, field: FieldInfo) -> bool:
     conditions = (part for part in field.metadata if isinstance(part, OnlyWith))
     used = all(getattr(section, condition.setting) in condition.choices for condition in conditions)
     return used and effect_of(field) in (Effect.RESULTS, None)
+
+
+def _is_added_later(field: FieldInfo) -> bool:
+    return any(isinstance(part, AddedLater) for part in field.metadata)

@@ -3,10 +3,10 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from core.config.loss_sections import LossSection
-from core.config.setting_effects import Output, Results, Speed
+from core.config.setting_effects import AddedLater, Output, Results, Speed
 from core.inputs.section import (
     NUMBER,
     Batch,
@@ -71,6 +71,23 @@ class TrainingSection(OptimizationSection):
     loss: LossSection = LossSection()
 
 
+class DecoderTrainingSection(Section):
+    """Further epochs in which the decoder alone learns, so that it draws well what a latent with errors means."""
+
+    epochs: Results[Epochs] = 12
+    learning_rate: Results[LearningRate] = 0.003
+    least_noise: Results[Weight] = Field(
+        0.1, description="the standard deviation of each latent's noise is drawn between this and most_noise"
+    )
+    most_noise: Results[Weight] = 0.6
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "DecoderTrainingSection":
+        if self.least_noise > self.most_noise:
+            raise ValueError(f"least_noise {self.least_noise} is above most_noise {self.most_noise}: lower it")
+        return self
+
+
 class AutoencoderTrainingSection(Section):
     """The training of the autoencoder."""
 
@@ -81,6 +98,9 @@ class AutoencoderTrainingSection(Section):
     segmentation_weight: Results[Weight] = 0.2
     latent_noise: Results[Weight] = Field(
         0.1, description="standard deviation of the noise added to the latent in training"
+    )
+    decoder: Annotated[DecoderTrainingSection | None, AddedLater()] = Field(
+        None, description="further training of the decoder with the encoder frozen; none if empty"
     )
 
 

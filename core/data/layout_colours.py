@@ -20,6 +20,8 @@ _STRUCTURE = np.array([(50, 50, 50), (49, 49, 49), (0, 0, 0), (255, 255, 255), (
 _EXCHANGES = {"red and blue": [2, 1, 0], "red and green": [1, 0, 2], "green and blue": [0, 2, 1]}
 # Pixels a side of a first look at a picture. If all of them are in the palette, the picture is accepted.
 _LOOK = 128
+# Fewer far pixels than this say nothing about exchanged channels.
+_FEWEST_EXCHANGED = 8
 # Pictures with only values below this seem to hold class indices, not dark colours.
 _MOST_INDICES = 64
 
@@ -90,7 +92,7 @@ def fault_of(pictures: Sequence[Colours], bounds: Bounds) -> str | None:
     pixels, unlabelled, far, flat, foreign = np.array([colours[:5] for colours in pictures]).sum(0) / 1.0
     exchanged = np.array([colours.exchanged for colours in pictures]).sum(0)
     share = f"{100 * unlabelled / pixels:.3g} % of the pixels are not in a colour of the palette"
-    if far > bounds.exchanged * pixels and exchanged.min() < far / 4:
+    if far > max(bounds.exchanged * pixels, _FEWEST_EXCHANGED) and exchanged.min() < far / 4:
         channels = list(_EXCHANGES)[int(exchanged.argmin())]
         return f"{share}; {channels} seem to be exchanged: write the picture in the order red, green, blue"
     # Real layouts have walls. If these have none, their walls may be drawn in a colour of structure.

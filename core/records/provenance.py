@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from core.config.experiment import ExperimentConfig
+from core.config.setting_effects import added_later
 from core.inputs.locations import Location
 from core.records.artifacts import RECORD_NAME
 from core.records.input_files import describe_input
@@ -19,6 +21,8 @@ _PACKAGES = ("torch", "diffusers", "lpips", "prefect", "pandas", "numpy", "boto3
 
 # Settings whose keys the user chooses. Only among these a removed key is a difference.
 KEYS_OF_THE_USER = ("dataset.filters",)
+# Settings that are left out where they have their default.
+_ADDED_LATER = added_later(ExperimentConfig)
 
 Inputs = Mapping[str, Location]
 
@@ -86,9 +90,16 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(prefix: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Dotted key, value before and value now of every value in `now` that differs from the one in `before`."""
+    """Dotted key, value before and value now of every value in `now` that differs from the one in `before`.
+
+    A setting that was added later is its default where it is left out.
+    """
     if isinstance(now, dict) and now and prefix not in KEYS_OF_THE_USER and isinstance(before, dict | None):
+        before = before or {}
         for key, value in now.items():
-            yield from _differences(f"{prefix}.{key}" if prefix else key, (before or {}).get(key), value)
+            yield from _differences(f"{prefix}.{key}" if prefix else key, before.get(key), value)
+        for key in before.keys() & _ADDED_LATER - now.keys():
+            if before[key] is not None:
+                yield f"{prefix}.{key}" if prefix else key, before[key], "its default"
     elif before != now:
         yield prefix, before, now

@@ -1,1 +1,1 @@
-"""What trains and samples: the stages of a round and what comes before them. May import models, houses and below."""
+"""What trains and samples: the stages of a round and what comes before them. May import audit and below."""

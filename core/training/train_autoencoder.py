@@ -61,7 +61,8 @@ def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[st
     """Metrics of the best epoch after writing the checkpoints and `autoencoder_metrics.csv` to the workspace.
 
     `pixel_agreement` is the share of labelled validation pixels whose class the segmentation head predicts, at the
-    working size. `object_agreement` is the same over pixels that are not background. Resumes from
+    working size. `object_agreement` is the same over pixels that are not background. With
+    `prerequisites.autoencoder.decoder`, the decoder alone is then trained further. Resumes from
     `autoencoder_checkpoint_latest.pt` if it exists.
     """
     layouts = read_manifest(config.required("dataset.manifest"), [config.dataset.outputs.rgb], config.dataset)
@@ -74,8 +75,8 @@ def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[st
     settings = run.settings
     batch_size = min(settings.batch_size, len(training))
     steps = len(training) // batch_size
-    with EpochProgress("autoencoder", settings.epochs, steps, len(run.history)) as progress:
-        for epoch in range(len(run.history) + 1, settings.epochs + 1):
+    with EpochProgress("autoencoder", _epochs(settings), steps, len(run.history)) as progress:
+        for epoch in range(len(run.history) + 1, _epochs(settings) + 1):
             row = {"epoch": epoch, "train_loss": _train_epoch(run, training, epoch, batch_size, steps, progress)}
             row |= _validate(run, validation, batch_size)
             if row["val_loss"] < min((old["val_loss"] for old in run.history), default=float("inf")):
@@ -103,8 +104,13 @@ def _start(config: ExperimentConfig, folder: Path) -> _Run:
     history: list[dict[str, float]] = []
     latest = folder / LATEST_NAME
     if latest.exists():
-        history = _resume(model, optimizer, latest, settings.epochs)
+        history = _resume(model, optimizer, latest, _epochs(settings))
     return _Run(model, optimizer, config, settings, device, history)
+
+
+def _epochs(settings: AutoencoderTrainingSection) -> int:
+    """Epochs of the whole training: those of encoder and decoder, then those of the decoder alone."""
+    return settings.epochs + (settings.decoder.epochs if settings.decoder is not None else 0)
 
 
 def _resume(model: Autoencoder, optimizer: AdamW, path: Path, epochs: int) -> list[dict[str, float]]:
@@ -125,8 +131,9 @@ def _resume(model: Autoencoder, optimizer: AdamW, path: Path, epochs: int) -> li
 def _train_epoch(
     run: _Run, pictures: LayoutPictures, epoch: int, batch_size: int, steps: int, progress: EpochProgress
 ) -> float:
-    """Mean loss of the epoch's `steps` updates."""
+    """Mean loss of the epoch's `steps` updates; past `settings.epochs` only the decoder learns."""
     settings = run.settings
+    decoder = settings.decoder if epoch > settings.epochs else None
     rng = generator(run.config.required("prerequisites.seed"), "autoencoder epoch", epoch)
     order = torch.randperm(len(pictures), generator=rng)
     variants = torch.zeros(len(pictures), dtype=torch.long)
@@ -136,16 +143,26 @@ def _train_epoch(
     run.model.train()
     for indices in torch.split(order[: steps * batch_size], batch_size):
         inputs = pictures.batch(indices.tolist(), variants[indices].tolist(), run.device)
-        latent = run.model.encoder(inputs.rgb.to(memory_format=torch.channels_last))
+        rgb = inputs.rgb.to(memory_format=torch.channels_last)
         # Noise on the latent makes the decoder robust to the small errors of generated latents.
-        latent = latent + settings.latent_noise * torch.randn(latent.shape, generator=rng).to(run.device)
+        if decoder is None:
+            rate = _learning_rate(settings.learning_rate, progress.done, settings.epochs * steps)
+            latent = run.model.encoder(rgb)
+            noise = torch.full((len(rgb), 1, 1, 1), settings.latent_noise)
+        else:
+            first = settings.epochs * steps
+            rate = _learning_rate(decoder.learning_rate, progress.done - first, decoder.epochs * steps)
+            run.model.encoder.eval()
+            latent = run.model.encode(rgb)
+            noise = torch.empty(len(rgb), 1, 1, 1).uniform_(decoder.least_noise, decoder.most_noise, generator=rng)
+        latent = latent + (noise * torch.randn(latent.shape, generator=rng)).to(run.device)
         loss = _loss(run, latent, inputs)
         if not torch.isfinite(loss):
             raise InputError(
                 f"autoencoder: the loss is {loss.item()} in epoch {epoch}; nothing was updated: lower "
                 "prerequisites.autoencoder.learning_rate"
             )
-        _update(run, loss, _learning_rate(settings, progress.done, settings.epochs * steps))
+        _update(run, loss, rate)
         total += loss.detach()
         progress.step()
     return (total / steps).item()
@@ -161,9 +178,9 @@ def _update(run: _Run, loss: Tensor, learning_rate: float) -> None:
     run.optimizer.step()
 
 
-def _learning_rate(settings: AutoencoderTrainingSection, step: int, steps: int) -> float:
+def _learning_rate(highest: float, step: int, steps: int) -> float:
     """The rate at `step` of `steps`: 50 steps of linear warm-up and a cosine to 0. A constant rate breaks walls."""
-    return settings.learning_rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return highest * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _loss(run: _Run, latent: Tensor, pictures: Pictures) -> Tensor:
