@@ -105,7 +105,7 @@ def _make(this: Round) -> RoundRecord:
         bad_latents = generate_bad_latents(**this.bad_latents_options())
         discriminator = retrain_discriminator(**this.discriminator_options())
         stage3 = continue_stage3(this.config_path, recorded=True, artifacts=this.config.artifacts)
-        audits = [audit(**options) for options in this.audits_options()]
+        audits = {name: audit(**options) for name, options in this.audits_options().items()}
     return close_round(this, bad_latents, discriminator, stage3, audits, seconds=time.monotonic() - started)
 
 

@@ -8,7 +8,7 @@ from core.audit.audit import audit_stage
 from core.config.loading import load_config
 from core.inputs.locations import Location
 from core.rounds.comparison import Ablation, list_ablations, require_free_results, start_ablation, write_results
-from core.rounds.round import Round, close_round, open_round
+from core.rounds.round import AUDIT, AUDIT_BEFORE, Round, close_round, open_round
 from core.rounds.run import begin_run, hold_run
 from core.rounds.stage_result import StageResult
 from core.runtime.errors import LeaseError
@@ -67,8 +67,8 @@ def _do_round(this: Round, before: StageResult) -> None:
     stage3 = continue_stage3.fn(this.config_path, recorded=True, artifacts=this.config.artifacts)
     seconds = time.monotonic() - began
     # The first round of every ablation starts from the same model, which is audited once.
-    audits = [before] if this.parent is None else []
-    audits.append(audit.fn(**this.audits_options()[-1]))
+    audits = {AUDIT_BEFORE: before} if this.parent is None else {}
+    audits |= {name: audit.fn(**options) for name, options in this.audits_options().items() if name == AUDIT}
     close_round(this, bad_latents, discriminator, stage3, audits, seconds)
 
 

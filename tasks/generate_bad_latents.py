@@ -1,6 +1,7 @@
 """generate-bad-latents: the discriminator's dataset from the current model."""
 
 from core.config.loading import load_config
+from core.config.round_sections import SamplerName
 from core.inputs.locations import Location
 from core.inputs.section import Batch, Samples, Seed, Steps
 from core.rounds.stage_result import StageResult
@@ -26,13 +27,16 @@ def generate_bad_latents(
     *,
     held_out: bool = True,
     real_variants: bool = False,
+    sampler: SamplerName = "ddim",
+    judged: bool = False,
     artifacts: ArtifactsSection | None = None,
 ) -> StageResult:
     """Encode real layouts and generate as many bad latents with the diffusion model.
 
     Writes real_latents/, real_latents_all.pt, bad_latents/, bad_latents_all.pt and discriminator_manifest.csv
     to `output_dir`; returns the metrics of the stage's record. `held_out` is false inside a round: layouts of the
-    validation split are never used. With `real_variants`, rotated and mirrored layouts count as real too.
+    validation split are never used. With `real_variants`, rotated and mirrored layouts count as real too. If layouts
+    are `judged`, or the config's rounds.viability.labels is rules, labelled_latents.pt holds the audit's verdicts.
     """
     request = BadLatentsRequest(
         manifest=manifest,
@@ -46,6 +50,8 @@ def generate_bad_latents(
         device=device,
         held_out=held_out,
         real_variants=real_variants,
+        sampler=sampler,
+        judged=judged,
     )
     record = generate(load_config(diffusion_config, artifacts=artifacts), request)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}

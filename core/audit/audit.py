@@ -98,9 +98,9 @@ def audit_stage(
     model = config.fingerprint()
     settings = {name: model[name] for name in ("dataset", "unet", "scheduler")}
     settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
-    settings["num_steps"] = config.rounds.bad_latents.num_steps
+    settings["num_steps"] = _num_steps(config)
     section: AuditSection = config.required("audit")
-    settings["audit"] = section.model_dump() | {"num_samples": num_samples, "seed": seed}
+    settings["audit"] = section.model_dump(exclude={"every", "num_steps"}) | {"num_samples": num_samples, "seed": seed}
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
         audit = _audit_model(config, paths, num_samples, seed)
@@ -135,9 +135,14 @@ def _audit_model(config: ExperimentConfig, paths: Mapping[str, Path], num_sample
     unet = load_unet(paths["diffusion"], config).to(device)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
     seeds = [derive_seed(seed, "audit", index) for index in range(num_samples)]
-    section = config.rounds.bad_latents
-    latents = sample_latents(unet, config, seeds, section.num_steps, section.batch_size, "audit")
+    latents = sample_latents(unet, config, seeds, _num_steps(config), config.rounds.bad_latents.batch_size, "audit")
     return audit_layouts(decode_maps(latents, autoencoder.decoder), make_reference(config, paths), seed)
+
+
+def _num_steps(config: ExperimentConfig) -> int:
+    """DDIM steps of the audited layouts."""
+    section: AuditSection = config.required("audit")
+    return section.num_steps or config.rounds.bad_latents.num_steps
 
 
 def _inputs(config: ExperimentConfig) -> dict[str, Location]:

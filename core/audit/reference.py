@@ -20,6 +20,9 @@ from core.runtime.device import pick_device
 from core.runtime.errors import InputError
 from core.runtime.files import sha256
 
+# The input files that it is made from; an audit has others too.
+_INPUTS = ("manifest", "autoencoder")
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -36,7 +39,7 @@ class Reference:
 
 
 def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Reference:
-    """The reference of the config's layouts, from the manifest and, if given, the autoencoder at `paths`.
+    """The reference of the config's layouts, from the manifest and, if given, the autoencoder among `paths`.
 
     With an autoencoder it is for generated layouts: the bounds of colours come from real layouts that went through the
     decoder. Without one it is for pictures, with bounds from the real pictures themselves. A process makes it once for
@@ -44,7 +47,7 @@ def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Refer
     """
     settings = (config.audit, config.dataset, config.autoencoder, config.training.loss.perceptual)
     training = (config.training.train_split, config.training.split_seed, config.training.device)
-    files = [(name, sha256(path)) for name, path in sorted(paths.items())]
+    files = [(name, sha256(path)) for name, path in sorted(paths.items()) if name in _INPUTS]
     return _make_reference(_Provenance(repr((settings, training, files)), config, paths))
 
 

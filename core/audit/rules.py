@@ -70,7 +70,14 @@ class Rules:
 
         `classes` are uint8 class maps [N, H, W]; `off_palette` [N] is the share of pixels outside the palette.
         """
-        statistics = measure(classes, off_palette, self.scale, self.pieces)
+        return self.keeps(self.measure(classes, off_palette))
+
+    def measure(self, classes: np.ndarray, off_palette: np.ndarray) -> pd.DataFrame:
+        """Every statistic of the rules, one row per layout; arguments as of `check`."""
+        return measure(classes, off_palette, self.scale, self.pieces)
+
+    def keeps(self, statistics: pd.DataFrame) -> pd.DataFrame:
+        """What `check` returns, from the statistics of layouts."""
         kept = pd.DataFrame(
             {rule: are_within(statistics[list(names)], self.bounds) for rule, names in RULES.items()}, dtype=bool
         )

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from core.config.setting_effects import InputFile, OnlyWith, Results
+from core.config.setting_effects import AddedLater, InputFile, OnlyWith, Results
 from core.inputs.locations import Place
 from core.inputs.section import (
     Factor,
@@ -17,6 +17,9 @@ from core.inputs.section import (
     Steps,
     Weight,
 )
+
+# Labelled latents for each latent of a batch.
+_MOST_LABELLED = 16
 
 
 class TrajectorySection(Section):
@@ -40,10 +43,13 @@ class DiscriminatorSection(Section):
 
     checkpoint: InputFile[Place | None] = None
     weight: Results[Weight] = Field(0.1, description="weight of the adversarial term; the cap of the balanced weight")
-    balance: Annotated[Results[Factor | None], OnlyWith("form", ("renoise", "x0_prediction", "draft_k", "ddo"))] = (
-        Field(0.5, description="target ratio of the adversarial to the noise gradient norm; null: the weight is fixed")
+    balance: Annotated[
+        Results[Factor | None], OnlyWith("form", ("renoise", "x0_prediction", "draft_k", "ddo", "negative_aware"))
+    ] = Field(0.5, description="target ratio of the adversarial to the noise gradient norm; null: the weight is fixed")
+    form: Results[Literal["renoise", "x0_prediction", "draft_k", "ddo", "negative_aware", "published"]] = "renoise"
+    labelled_latents: InputFile[Place | None] = Field(
+        None, description="labelled_latents.pt of generate-bad-latents, for form negative_aware; a round sets it"
     )
-    form: Results[Literal["renoise", "x0_prediction", "draft_k", "ddo", "published"]] = "renoise"
     draft_steps: Annotated[Results[Steps], OnlyWith("form", ("draft_k",))] = Field(
         1, description="K of draft_k: last DDIM steps that carry gradient"
     )
@@ -53,6 +59,9 @@ class DiscriminatorSection(Section):
     ddo_alpha: Annotated[Results[Weight], OnlyWith("form", ("ddo",))] = Field(
         1.0, description="alpha of ddo: weight of the bad latents"
     )
+    negative_aware_beta: Annotated[Results[Factor], OnlyWith("form", ("negative_aware",)), AddedLater()] = Field(
+        1.0, description="b of negative_aware: how far a step goes from the model that drew the latents"
+    )
     update: Results[Literal["frozen", "online"]] = Field(
         "frozen", description="online: a copy of the discriminator is trained along and judges the model"
     )
@@ -60,8 +69,17 @@ class DiscriminatorSection(Section):
         1, description="discriminator steps per step of the model, if online"
     )
     online_learning_rate: Annotated[Results[LearningRate], OnlyWith("update", ("online",))] = 0.0002
-    batch_fraction: Results[ShareOrAll] = Field(0.25, description="adversarial sub-batch, as a share of the batch")
+    batch_fraction: Results[Factor] = Field(
+        0.25, description="adversarial sub-batch, as a share of the batch; above 1 with form negative_aware only"
+    )
     trajectories: Annotated[TrajectorySection, OnlyWith("form", ("renoise", "draft_k", "ddo"))] = TrajectorySection()
+
+    @model_validator(mode="after")
+    def _sub_batch_fits(self) -> "DiscriminatorSection":
+        most = _MOST_LABELLED if self.form == "negative_aware" else 1
+        if self.batch_fraction > most:
+            raise ValueError(f"batch_fraction {self.batch_fraction:g}: it may be {most} at most with form {self.form}")
+        return self
 
     @model_validator(mode="after")
     def _online_judges_own_states(self) -> "DiscriminatorSection":

@@ -140,7 +140,9 @@ class ExperimentConfig(Section):
             if section is None:
                 return None
             loss = self.prerequisites.loss.with_trunk_of(self.training.loss)
-            training = self.training.model_copy(update={**dict(section), "seed": self.prerequisites.seed, "loss": loss})
+            own = {"steps_per_epoch": None, "validation_latents": None}  # those of Stage 3 are not for this stage
+            seed = self.prerequisites.seed
+            training = self.training.model_copy(update={**own, **dict(section), "seed": seed, "loss": loss})
         if stage > 1:
             return training
         return training.model_copy(update={"loss": training.loss.model_copy(update={"semantic_loss": None})})

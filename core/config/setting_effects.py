@@ -41,7 +41,7 @@ class OnlyWith:
     """The setting has an effect only while `setting` of the same section is one of `choices`."""
 
     setting: str
-    choices: tuple[str, ...]
+    choices: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,19 @@ def _without_effect(section: BaseModel) -> dict[str, Any]:
     left_out: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if not _affects_results(section, field) or (_is_added_later(field) and value == field.default):
+        inner = _without_effect(value) if isinstance(value, BaseModel) and name != _HELD_WHOLE else {}
+        if not _affects_results(section, field) or (_is_added_later(field) and _same(value, field.default, inner)):
             left_out[name] = True
-        elif isinstance(value, BaseModel) and name != _HELD_WHOLE and (inner := _without_effect(value)):
+        elif inner:
             left_out[name] = inner
     return left_out
+
+
+def _same(value: Any, default: Any, without_effect: dict[str, Any]) -> bool:
+    """Whether a setting is its default, as far as it affects results."""
+    if not isinstance(value, BaseModel) or not isinstance(default, BaseModel):
+        return bool(value == default)
+    return value.model_dump(exclude=without_effect) == default.model_dump(exclude=without_effect)
 
 
 def _affects_results(section: BaseModel, field: FieldInfo) -> bool:

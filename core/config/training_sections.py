@@ -14,6 +14,7 @@ from core.inputs.section import (
     Factor,
     Few,
     LearningRate,
+    Samples,
     Section,
     Seed,
     Share,
@@ -61,6 +62,12 @@ class TrainingSection(OptimizationSection):
         8, description="threads that read pictures ahead of the encoder; 0: none"
     )
     shuffle: Results[bool] = True
+    steps_per_epoch: Annotated[Results[UpdateSteps | None], AddedLater()] = Field(
+        None, ge=1, description="steps of an epoch, each on another batch; one pass over the latents if empty"
+    )
+    validation_latents: Annotated[Results[Samples | None], AddedLater()] = Field(
+        None, description="held-out latents that the validation losses are the mean of; all of them if empty"
+    )
     save_interval: Output[Epochs] = Field(99999, description="epochs between kept epoch_NNN checkpoints")
     latest_interval: Output[Epochs] = Field(1, description="epochs between writes of the resumable checkpoint")
     accumulation_steps: Speed[Few] = Field(

@@ -1,6 +1,6 @@
-"""The adversarial term: a form draws for a batch what it scores, and computes logits from the UNet's predictions.
+"""The adversarial term: a form draws for a batch what it scores, and computes losses from the UNet's predictions.
 
-`losses.adversarial_loss` of the logits is the term. Every form trains the UNet, except for the published one.
+The term is their weighted mean. Every form trains the UNet, except for the published one.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,18 @@ import torch
 from torch import Tensor
 
 from core.config.discriminator_sections import DiscriminatorSection
-from core.models.adversarial_draws import AdversarialDraws, BatchDraws, PairDraws, TrajectoryDraws, lowest_timesteps
+from core.models.adversarial_draws import (
+    AdversarialDraws,
+    BatchDraws,
+    LabelledDraws,
+    PairDraws,
+    TrajectoryDraws,
+    lowest_timesteps,
+)
 from core.models.diffusion import Denoiser, add_noise, predict_x0
 from core.models.discriminator import LatentDiscriminator
+from core.models.labelled_latents import LabelledPairs
+from core.models.losses import adversarial_losses
 from core.models.trajectories import Trajectories
 from core.runtime.batch_shares import whole_batch_dropout
 
@@ -20,8 +29,11 @@ from core.runtime.batch_shares import whole_batch_dropout
 LATENT_RANGE = 4.0
 # x0_prediction scores latents up to this share of the timesteps.
 _MAX_T_SHARE = 0.4
+# negative_aware noises labelled latents to timesteps between these shares of them.
+_LABELLED_T = (0.05, 0.95)
 
 Draws = TypeVar("Draws", bound=AdversarialDraws)
+Part = TypeVar("Part")
 
 
 class NoisePass(NamedTuple):
@@ -33,10 +45,10 @@ class NoisePass(NamedTuple):
     x0_pred: Tensor
 
 
-class WeightedLogits(NamedTuple):
-    """Logits [P], the weight [P] of each in the loss, and what the loss divides by."""
+class WeightedLosses(NamedTuple):
+    """Losses [P], the weight [P] of each in the term, and what the term divides by."""
 
-    logits: Tensor
+    losses: Tensor
     weights: Tensor
     total: Tensor
 
@@ -52,11 +64,11 @@ class AdversarialForm(Protocol[Draws]):
     """One form of the adversarial term."""
 
     def draw(self, t: Tensor, count: int, held_out: bool, rng: torch.Generator) -> Draws:
-        """Everything random about `count` logits of a batch at timesteps `t` [B]; `held_out` for validation."""
+        """Everything random about `count` losses of a batch at timesteps `t` [B]; `held_out` for validation."""
         ...
 
-    def __call__(self, denoise: Denoiser, draws: Draws, noise_pass: NoisePass) -> WeightedLogits:
-        """The logits that the term pushes up."""
+    def __call__(self, denoise: Denoiser, draws: Draws, noise_pass: NoisePass) -> WeightedLosses:
+        """The losses whose weighted mean is the term."""
         ...
 
 
@@ -127,10 +139,11 @@ class ScoredSamples:
         states, weights = self.trajectories.draw(count, self.num_timesteps, held_out, rng), torch.ones(count)
         return TrajectoryDraws(states.xt, states.t, states.s, states.eps, weights, weights.sum())
 
-    def __call__(self, denoise: Denoiser, draws: TrajectoryDraws, noise_pass: NoisePass | None) -> WeightedLogits:
+    def __call__(self, denoise: Denoiser, draws: TrajectoryDraws, noise_pass: NoisePass | None) -> WeightedLosses:
         with whole_batch_dropout(draws.rows):
             samples = self.sample_fn(denoise, draws)
-        return WeightedLogits(self.discriminator(samples.latent, samples.alpha_bar), draws.weights, draws.total)
+        logits = self.discriminator(samples.latent, samples.alpha_bar)
+        return WeightedLosses(adversarial_losses(logits), draws.weights, draws.total)
 
 
 @dataclass(frozen=True)
@@ -148,10 +161,10 @@ class X0Prediction:
         """The `count` latents of the lowest timesteps; nothing is random."""
         return lowest_timesteps(t, count, self.alpha_bars.cpu(), self.max_t)
 
-    def __call__(self, denoise: Denoiser, draws: BatchDraws, noise_pass: NoisePass) -> WeightedLogits:
+    def __call__(self, denoise: Denoiser, draws: BatchDraws, noise_pass: NoisePass) -> WeightedLosses:
         x0_pred = noise_pass.x0_pred[draws.positions].clamp(-LATENT_RANGE, LATENT_RANGE)
         logits = self.discriminator(x0_pred, torch.ones_like(draws.weights))
-        return WeightedLogits(logits, draws.weights, draws.total)
+        return WeightedLosses(adversarial_losses(logits), draws.weights, draws.total)
 
 
 @dataclass(frozen=True)
@@ -174,7 +187,7 @@ class DirectDiscriminative:
         states, weights = self.trajectories.draw(count, len(self.alpha_bars), held_out, rng), torch.ones(count)
         return PairDraws(torch.arange(count), states.x0, states.s, states.eps, weights, weights.sum())
 
-    def __call__(self, denoise: Denoiser, draws: PairDraws, noise_pass: NoisePass) -> WeightedLogits:
+    def __call__(self, denoise: Denoiser, draws: PairDraws, noise_pass: NoisePass) -> WeightedLosses:
         real = draws.positions
         x0 = torch.cat([noise_pass.x0[real], draws.x0])
         eps = torch.cat([noise_pass.eps[real], draws.eps])
@@ -186,7 +199,47 @@ class DirectDiscriminative:
             error = (denoise(xt, t) - eps).square().sum(dim=(1, 2, 3))
         real_logits, sample_logits = torch.split(self.beta * (reference_error - error), [len(real), len(draws.x0)])
         weights = torch.cat([draws.weights, self.alpha * draws.weights])
-        return WeightedLogits(torch.cat([real_logits, -sample_logits]), weights, draws.total * (1 + self.alpha))
+        losses = adversarial_losses(torch.cat([real_logits, -sample_logits]))
+        return WeightedLosses(losses, weights, draws.total * (1 + self.alpha))
+
+
+@dataclass(frozen=True)
+class NegativeAware:
+    """Negative-aware fine-tuning (DiffusionNFT, Zheng et al., 2025, arXiv 2509.16117), without a discriminator.
+
+    With the prediction p_old of `reference`, which drew the labelled latents, and p of the model, the loss of a viable
+    latent is |(1 - b) p_old + b p - target|^2, and of another |(1 + b) p_old - b p - target|^2, where b is `beta`: the
+    first moves the model towards the latent, the second away from it. Squares are averaged over the latent. What is
+    compared is what the UNet predicts: v, whose error is that of eps over sqrt(alpha_bar), or eps.
+    """
+
+    reference: Denoiser
+    pairs: LabelledPairs
+    alpha_bars: Tensor
+    beta: float
+    predicts_v: bool
+
+    def draw(self, t: Tensor, count: int, held_out: bool, rng: torch.Generator) -> LabelledDraws:
+        """`count` latents in pairs of a viable and another, at timesteps from 0.05 T to 0.95 T, all of weight 1."""
+        labelled, timesteps = self.pairs.labelled, len(self.alpha_bars)
+        rows = torch.stack(self.pairs.draw(-(-count // 2), held_out, rng), dim=1).flatten()[:count]
+        x0 = labelled.latents[rows].float()
+        viable = torch.where(labelled.viable[rows], 1.0, -1.0)
+        low, high = (int(share * timesteps) for share in _LABELLED_T)
+        s = torch.randint(low, max(high, low + 1), (count,), generator=rng)
+        weights = torch.ones(count)
+        return LabelledDraws(x0, viable, s, torch.randn(x0.shape, generator=rng), weights, weights.sum())
+
+    def __call__(self, denoise: Denoiser, draws: LabelledDraws, noise_pass: NoisePass | None) -> WeightedLosses:
+        alpha_bar = self.alpha_bars[draws.t]
+        xt = add_noise(draws.x0, draws.eps, alpha_bar)
+        with whole_batch_dropout(draws.rows):
+            with torch.no_grad():
+                eps_old = self.reference(xt, draws.t)
+            eps_pred = denoise(xt, draws.t)
+        implicit = eps_old + self.beta * draws.viable[:, None, None, None] * (eps_pred - eps_old)
+        losses = (implicit - draws.eps).square().mean(dim=(1, 2, 3))
+        return WeightedLosses(losses / alpha_bar if self.predicts_v else losses, draws.weights, draws.total)
 
 
 @dataclass(frozen=True)
@@ -203,29 +256,50 @@ class Published:
         weights = torch.ones(count)
         return BatchDraws(torch.arange(count), weights, weights.sum())
 
-    def __call__(self, denoise: Denoiser, draws: BatchDraws, noise_pass: NoisePass) -> WeightedLogits:
+    def __call__(self, denoise: Denoiser, draws: BatchDraws, noise_pass: NoisePass) -> WeightedLosses:
         logits = self.discriminator(noise_pass.x0[draws.positions])
-        return WeightedLogits(logits, draws.weights, draws.total)
+        return WeightedLosses(adversarial_losses(logits), draws.weights, draws.total)
 
 
-def build_adversarial_form(
-    section: DiscriminatorSection,
-    discriminator: LatentDiscriminator,
-    trajectories: Trajectories,
-    reference: Denoiser | None,
-    alpha_bars: Tensor,
-) -> AnyForm:
-    """The form that `discriminator.form` names. `reference` is the model that Stage 3 began with; only ddo needs it."""
+@dataclass(frozen=True)
+class FormParts:
+    """What the forms are built from. A form's own parts must be given: `core.config.discriminator_sections` says which.
+
+    `reference` is the model that the stage began with, `pairs` are latents that it drew. `alpha_bars` [T].
+    """
+
+    discriminator: LatentDiscriminator
+    alpha_bars: Tensor
+    predicts_v: bool
+    trajectories: Trajectories | None = None
+    reference: Denoiser | None = None
+    pairs: LabelledPairs | None = None
+
+
+def build_adversarial_form(section: DiscriminatorSection, parts: FormParts) -> AnyForm:
+    """The form that `discriminator.form` names, from its parts."""
+    alpha_bars, discriminator = parts.alpha_bars, parts.discriminator
     match section.form:
         case "renoise":
-            return ScoredSamples(discriminator, Renoise(alpha_bars), trajectories, len(alpha_bars))
+            return ScoredSamples(
+                discriminator, Renoise(alpha_bars), _given(parts.trajectories, section), len(alpha_bars)
+            )
         case "draft_k":
-            return ScoredSamples(discriminator, DraftK(alpha_bars, section.draft_steps), trajectories, len(alpha_bars))
+            sample_fn = DraftK(alpha_bars, section.draft_steps)
+            return ScoredSamples(discriminator, sample_fn, _given(parts.trajectories, section), len(alpha_bars))
         case "x0_prediction":
             return X0Prediction(discriminator, alpha_bars, max_t=int(_MAX_T_SHARE * len(alpha_bars)))
         case "ddo":
-            if reference is None:
-                raise ValueError("form ddo needs a reference model")
+            reference, trajectories = _given(parts.reference, section), _given(parts.trajectories, section)
             return DirectDiscriminative(reference, trajectories, alpha_bars, section.ddo_beta, section.ddo_alpha)
+        case "negative_aware":
+            reference, pairs = _given(parts.reference, section), _given(parts.pairs, section)
+            return NegativeAware(reference, pairs, alpha_bars, section.negative_aware_beta, parts.predicts_v)
         case "published":
             return Published(discriminator)
+
+
+def _given(part: Part | None, section: DiscriminatorSection) -> Part:
+    if part is None:
+        raise ValueError(f"a part that form {section.form} needs is missing")
+    return part

@@ -1,6 +1,6 @@
 """What the forms of the adversarial term draw for a batch: a type for each kind of form, with its shares.
 
-Every type has the `weights` [P] of its P logits in the loss, and `total`, what the loss divides by: the sum of the
+Every type has the `weights` [P] of its P values in the loss, and `total`, what the loss divides by: the sum of the
 weights, for a share of the draws the sum over all shares divided by their number. A share that would be empty is one
 row of weight 0, so that every model is called.
 """
@@ -84,6 +84,29 @@ class PairDraws:
         x0, s, eps = (value[rows.positions].to(device) for value in (self.x0, self.s, self.eps))
         total = (self.total / share.count).to(device)
         return type(self)(positions.to(device), x0, s, eps, weights.to(device), total, rows)
+
+
+@dataclass(frozen=True)
+class LabelledDraws:
+    """Labelled latents `x0` [A, C, h, w] and one noising of them: for negative_aware.
+
+    `viable` [A] is 1 for a viable latent and -1 for another. They are noised with `eps` [A, C, h, w] at timesteps `t`
+    [A]. `rows` are the rows of the whole that a share holds.
+    """
+
+    x0: Tensor
+    viable: Tensor
+    t: Tensor
+    eps: Tensor
+    weights: Tensor
+    total: Tensor
+    rows: Rows | None = None
+
+    def part(self, share: Share, device: torch.device) -> Self:
+        """One share of the draws, on `device`."""
+        rows, weights = _rows_and_weights(share, self.weights)
+        x0, viable, t, eps = (value[rows.positions].to(device) for value in (self.x0, self.viable, self.t, self.eps))
+        return type(self)(x0, viable, t, eps, weights.to(device), (self.total / share.count).to(device), rows)
 
 
 def lowest_timesteps(t: Tensor, count: int, alpha_bars: Tensor, max_t: float) -> BatchDraws:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from torch import Tensor
 
 from core.config.model_sections import SchedulerSection, UNetSection
@@ -124,3 +124,28 @@ def sample_ddim(denoise: Denoiser, noise: Tensor, alpha_bars: Tensor, timesteps:
     """Clean latents [B, C, h, w] from `noise` by DDIM. Gradients flow unless the caller disables them."""
     *_, last = ddim_chain(denoise, noise, alpha_bars, timesteps)
     return last.xt
+
+
+def build_dpm_solver(section: SchedulerSection) -> DPMSolverMultistepScheduler:
+    """diffusers' DPM-Solver++(2M) (Lu et al., 2022) for predictions of eps, on the configured schedule.
+
+    A cosine schedule ends at pure noise, whose log-SNR is infinite: diffusers advises to clip it at -5.1.
+    """
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=section.num_steps,
+        beta_schedule=_BETA_SCHEDULES[section.type],
+        prediction_type="epsilon",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        lambda_min_clipped=-5.1,
+    )
+
+
+def sample_dpm_solver(denoise: Denoiser, noise: Tensor, solver: DPMSolverMultistepScheduler, num_steps: int) -> Tensor:
+    """Clean latents [B, C, h, w] from `noise` by `num_steps` steps of `solver`, which is left at their end."""
+    solver.set_timesteps(num_steps)
+    xt = noise
+    for t in solver.timesteps.tolist():
+        eps = denoise(xt, torch.full((len(xt),), t, device=xt.device))
+        xt = solver.step(eps, t, xt, return_dict=False)[0]
+    return xt

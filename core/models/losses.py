@@ -26,9 +26,9 @@ def perceptual_loss(distances: Tensor, weights: Tensor, total: Tensor | None = N
     return weighted_mean(distances, weights, total)
 
 
-def adversarial_loss(logits: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:
-    """Non-saturating generator loss of Goodfellow et al. (2014): `weighted_mean` of -log D = softplus(-logit)."""
-    return weighted_mean(F.softplus(-logits), weights, total)
+def adversarial_losses(logits: Tensor) -> Tensor:
+    """Non-saturating generator losses [P] of Goodfellow et al. (2014) of logits [P]: -log D = softplus(-logit)."""
+    return F.softplus(-logits)
 
 
 def weighted_mean(values: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:

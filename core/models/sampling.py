@@ -9,7 +9,16 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from core.config.experiment import ExperimentConfig
-from core.models.diffusion import Denoiser, build_scheduler, ddim_timesteps, denoiser, sample_ddim
+from core.config.round_sections import SamplerName
+from core.models.diffusion import (
+    Denoiser,
+    build_dpm_solver,
+    build_scheduler,
+    ddim_timesteps,
+    denoiser,
+    sample_ddim,
+    sample_dpm_solver,
+)
 from core.runtime.device import memory_format, reduced_dtype
 from core.runtime.prefetching import prefetch_map
 from core.runtime.progress import counting_bar
@@ -46,8 +55,9 @@ def sample_latents(
     num_steps: int,
     batch_size: int,
     description: str,
+    sampler: SamplerName = "ddim",
 ) -> Tensor:
-    """Latents [len(seeds), C, h, w] on the CPU, one per seed, by DDIM with `num_steps` UNet evaluations.
+    """Latents [len(seeds), C, h, w] on the CPU, one per seed, by a sampler with `num_steps` UNet evaluations.
 
     On a CPU, latent i has the same bits for every `batch_size` and number of threads. Convolutions of another batch
     size may round differently, so a CPU always computes `CPU_BATCH` latents together, on a power of two of threads.
@@ -69,7 +79,10 @@ def sample_latents(
         wanted = list(seeds[start : start + width])
         padded = wanted + wanted[-1:] * (width - len(wanted))
         noise = sample_noise(padded, config.latent_shape).to(device, memory_format=memory_format(device))
-        latents = sample_ddim(denoise, noise, scheduler.alphas_cumprod, timesteps)
+        if sampler == "dpm_solver":
+            latents = sample_dpm_solver(denoise, noise, build_dpm_solver(config.scheduler), num_steps)
+        else:
+            latents = sample_ddim(denoise, noise, scheduler.alphas_cumprod, timesteps)
         return latents[: len(wanted)].cpu().contiguous()
 
     parts: list[Tensor] = []

@@ -64,6 +64,7 @@ class RoundRecord(TypedDict):
     outputs: dict[str, Entry]
     metrics: RoundMetrics
     audit: NotRequired[AuditFigures | None]
+    earlier_audit: NotRequired[AuditFigures]  # the last before the round, if the round itself was not audited
     alarms: NotRequired[list[str]]
     regression: NotRequired[list[str]]
     next: NotRequired[RecordedPlan | None]

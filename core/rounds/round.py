@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, cast
 
@@ -27,7 +27,7 @@ from core.rounds.stage_result import StageResult
 from core.runtime.errors import InputError
 from core.runtime.seeding import derive_seed
 from core.storage.store import Store, join, replace, split_location
-from core.training.bad_latents import BadLatentsRequest
+from core.training.bad_latents import LABELLED_NAME, BadLatentsRequest
 from core.training.file_names import checkpoint_name
 from core.training.prerequisites import with_prerequisites
 
@@ -74,6 +74,7 @@ class Round:
             seed=self.seed,
             device=self.config.training.device,
             held_out=False,
+            judged=self.config.audit is not None,
         )
 
     def bad_latents_options(self) -> dict[str, Any]:
@@ -101,16 +102,17 @@ class Round:
         """Address of the model that the round makes."""
         return join(self.location, "stage3", checkpoint_name(self.config.experiment.name, "latest"))
 
-    def audits_options(self) -> list[dict[str, Any]]:
-        """Arguments of each audit of the round, in their order; empty if the config has no audit."""
+    def audits_options(self) -> dict[str, dict[str, Any]]:
+        """Arguments of each audit of the round by its folder, in their order; empty if none is due."""
         section = self.config.audit
         if section is None:
-            return []
-        audited = {AUDIT: self.stage3_checkpoint}
+            return {}
+        due = self.number % section.every == 0 or self.number == self.config.rounds.count
+        audited = {AUDIT: self.stage3_checkpoint} if due else {}
         if self.parent is None:
             audited = {AUDIT_BEFORE: self.config.required("diffusion.stage2_checkpoint")} | audited
-        return [
-            {
+        return {
+            name: {
                 "config": self.config_path,
                 "checkpoint": checkpoint,
                 "num_samples": section.num_samples,
@@ -119,7 +121,7 @@ class Round:
                 "artifacts": self.config.artifacts,
             }
             for name, checkpoint in audited.items()
-        ]
+        }
 
 
 def open_round(config: ExperimentConfig, number: int) -> Round:
@@ -155,6 +157,7 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
         {
             "experiment.save_path": join(location, "stage3"),
             "discriminator.checkpoint": join(location, "discriminator", "discriminator_best.pt"),
+            "discriminator.labelled_latents": join(location, "bad_latents", LABELLED_NAME),
             **start.values,
         }
     )
@@ -174,10 +177,23 @@ class _Start(NamedTuple):
 
 
 def _fresh_start(config: ExperimentConfig) -> _Start:
-    """The start of a run that was not forked: Stage 1 generates, Stage 3 begins with the weights of Stage 2."""
+    """The start of a run that was not forked: Stage 1 generates, Stage 3 begins with the weights of Stage 2.
+
+    Labels are of what the model itself generates, so with labels Stage 2 generates.
+    """
+    stage2 = config.required("diffusion.stage2_checkpoint")
+    if config.rounds.viability.labels != "generated":
+        return _Start(stage2, {"stage2": stage2}, _length(config, 0), None)
     stage1 = config.required("diffusion.stage1_checkpoint")
-    inputs = {"stage1": stage1, "stage2": config.required("diffusion.stage2_checkpoint")}
-    return _Start(stage1, inputs, {"training.epochs": config.rounds.epochs_per_round}, None)
+    return _Start(stage1, {"stage1": stage1, "stage2": stage2}, _length(config, 0), None)
+
+
+def _length(config: ExperimentConfig, epoch: int) -> dict[str, Any]:
+    """The settings that end Stage 3 of a round that starts at an epoch."""
+    steps = config.rounds.steps_per_round
+    if steps is None:
+        return {"training.epochs": config.rounds.epochs_per_round + epoch}
+    return {"training.epochs": 1 + epoch, "training.steps_per_epoch": steps}
 
 
 def _start_from(parent: str, config: ExperimentConfig) -> _Start:
@@ -186,7 +202,7 @@ def _start_from(parent: str, config: ExperimentConfig) -> _Start:
     generator = join(parent, "stage3", checkpoint_name(ended["experiment"], "latest"))
     values = {
         "diffusion.stage3_checkpoint": generator,
-        "training.epochs": config.rounds.epochs_per_round + ended["metrics"]["epoch"],
+        **_length(config, ended["metrics"]["epoch"]),
     }
     return _Start(generator, {"parent": join(parent, ROUND_RECORD), "generator": generator}, values, ended)
 
@@ -205,18 +221,18 @@ def close_round(
     bad_latents: StageResult,
     discriminator: StageResult,
     stage3: StageResult,
-    audits: Sequence[StageResult],
+    audits: Mapping[str, StageResult],
     seconds: float,
 ) -> RoundRecord:
     """The record of the round, after writing it. It is written once and last: from then on the round is finished.
 
     Its outputs are the round's config and the records of its stages, which hold size and sha256 of every file.
-    `audits` are the results of the audit of the model before (only if the round has no parent) and of the model after
-    the round. Alarms are in the record and are logged.
+    `audits` are the results of the audits, of the model before the round (only if the round has no parent) and of the
+    model after it (if one is due). Alarms are in the record and are logged.
     """
     store = publishing_store(opened.location, opened.config.artifacts)
     stages = _stage_records(store, opened.location, audits)
-    after = cast(AuditFigures, audits[-1]["metrics"]) if audits else None
+    after = cast(AuditFigures, audits[AUDIT]["metrics"]) if AUDIT in audits else None
     before = _audit_before(opened, audits)
     metrics = _round_metrics(bad_latents, discriminator, stage3, before, after)
     alarms = find_alarms(metrics, before, after)
@@ -241,13 +257,15 @@ def close_round(
         "size": sum(entry["size"] for stage in stages.values() for entry in stage["outputs"].values()),
         "code": code_version(),
     }
+    if after is None and before is not None:
+        record["earlier_audit"] = before
     create_record(record, store, ROUND_RECORD)
     return cast(RoundRecord, record)
 
 
-def _stage_records(store: Store, location: str, audits: Sequence[StageResult]) -> dict[str, Mapping[str, Any]]:
+def _stage_records(store: Store, location: str, audits: Mapping[str, StageResult]) -> dict[str, Mapping[str, Any]]:
     """The records of the round's stages and of the audits in its folder, by folder; InputError if one is missing."""
-    places = [split_location(audit["output_dir"]) for audit in audits]
+    places = [split_location(audit["output_dir"]) for audit in audits.values()]
     stages: dict[str, Mapping[str, Any]] = {}
     for stage in [*ROUND_STAGES, *(name for folder, name in places if folder == location)]:
         record = read_record(store.below(stage), RECORD_NAME)
@@ -257,11 +275,13 @@ def _stage_records(store: Store, location: str, audits: Sequence[StageResult]) -
     return stages
 
 
-def _audit_before(opened: Round, audits: Sequence[StageResult]) -> AuditFigures | None:
-    """Figures of the model that the round started from: of the first of two audits, or of the round before."""
-    if len(audits) > 1:
-        return cast(AuditFigures, audits[0]["metrics"])
-    return opened.parent.get("audit") if opened.parent is not None else None
+def _audit_before(opened: Round, audits: Mapping[str, StageResult]) -> AuditFigures | None:
+    """Figures of the model that the round started from, or of the last one before it that was audited."""
+    if AUDIT_BEFORE in audits:
+        return cast(AuditFigures, audits[AUDIT_BEFORE]["metrics"])
+    if opened.parent is None:
+        return None
+    return opened.parent.get("audit") or opened.parent.get("earlier_audit")
 
 
 def _round_metrics(

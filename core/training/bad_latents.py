@@ -2,21 +2,24 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
 from core.config.experiment import ExperimentConfig
+from core.config.round_sections import SamplerName
 from core.data.layouts import LayoutPictures
 from core.data.manifest import choose_rows, originals, read_manifest, split_by_layout
 from core.inputs.locations import Location, is_remote
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
+from core.models.labelled_latents import LabelledLatents
 from core.models.pictures import encode_pictures
 from core.models.sampling import CPU_BATCH, sample_latents
 from core.records.artifacts import RECORD_NAME
@@ -33,9 +36,11 @@ from core.runtime.files import atomic_write, require_writable
 from core.runtime.progress import bar, each
 from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
+from core.training.labelling import label_latents, require_both_kinds
 
 log = logging.getLogger(__name__)
 
+LABELLED_NAME = "labelled_latents.pt"
 _STAGE = "bad latents"
 # Least number of latents in a part. A crash loses at most a part, and shards are cut between parts.
 _LEAST_PART = 64
@@ -56,13 +61,17 @@ class BadLatentsRequest:
     device: str = "auto"
     held_out: bool = True  # use layouts of the validation split if there are too few training layouts
     real_variants: bool = False  # use rotated and mirrored layouts as real ones too
+    sampler: SamplerName = "ddim"
+    judged: bool = False  # judge each generated layout by the audit's rules; always with rounds.viability.labels: rules
 
 
 def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -> dict[str, Any]:
     """Stage record after writing the discriminator's dataset to `request.output_dir`.
 
     It consists of `real_latents/`, `real_latents_all.pt`, `bad_latents/`, `bad_latents_all.pt` ([N, C, h, w] float32)
-    and `discriminator_manifest.csv`. Bad latent i depends only on seed i; DDIM takes `num_steps` evaluations.
+    and `discriminator_manifest.csv`. Generated latent i depends only on seed i and the sampler's `num_steps`.
+    If generated layouts are judged, `labelled_latents.pt` holds all of them with their labels. With
+    `rounds.viability.labels: rules`, viable ones are in `viable_latents/` and `viable_latents_all.pt`, the rest is bad.
     """
     _check_options(config, request)
     inputs = {
@@ -75,6 +84,7 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
     }
     model = config.fingerprint()
     settings |= {name: model[name] for name in ("dataset", "unet", "scheduler")}
+    settings |= _label_settings(config, request)
     settings["use_amp"] = model["training"]["use_amp"]
     settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
 
@@ -82,6 +92,16 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
         return _generate(config, request, paths, workspace.folder)
 
     return run_stage(_STAGE, request.output_dir, inputs, settings, work, config.artifacts)
+
+
+def _label_settings(config: ExperimentConfig, request: BadLatentsRequest) -> dict[str, Any]:
+    """The settings that samples and labels depend on, as far as they are not the defaults of earlier versions."""
+    settings: dict[str, Any] = {} if request.sampler == "ddim" else {"sampler": request.sampler}
+    section = config.rounds.viability
+    if section.labels == "rules":
+        calibration = config.required("audit").model_dump(include={"pass_share", "pixels_per_metre"})
+        settings["judged"] = {"labels": section.labels, "rules": section.rules, **calibration}
+    return settings
 
 
 def find_shards(config: ExperimentConfig, request: BadLatentsRequest, count: int) -> list[Shard]:
@@ -134,10 +154,31 @@ def _generate(
     real = encode_pictures(pictures, autoencoder, request.batch_size, "real latents")
     parts = _latent_parts(config, request)
     _sample(unet, config, request, parts, Shard(0, request.num_samples))
-    bad = parts.read()
-    names = _write_latents(real, "real", folder) + _write_latents(bad, "bad", folder)
-    _write_manifest(names, len(real), request.seed, folder)
-    return {"real_latents": len(real), "bad_latents": len(bad), "bad_latent_std": bad.std().item()}
+    generated = parts.read()
+    section, labelled = config.rounds.viability, None
+    if _judged(config, request):
+        labelled = label_latents(generated, autoencoder, config, paths)
+        labelled.save(folder / LABELLED_NAME)
+    bad = torch.ones(len(generated), dtype=torch.bool)
+    if labelled is not None and section.labels == "rules":
+        require_both_kinds(labelled, section)
+        bad = ~labelled.viable
+    written = [_write_latents(real, range(len(real)), "real", folder).assign(source="real", is_viable=True)]
+    for kind, which in (("viable", ~bad), ("bad", bad)):
+        if which.any():
+            indices = which.nonzero().squeeze(1).tolist()
+            names = _write_latents(generated[which], indices, kind, folder)
+            names = names.assign(source="generated", is_viable=kind == "viable", score=float(kind == "viable"))
+            written.append(names if labelled is None else names.join(_label_columns(labelled, which)))
+    _write_manifest(pd.concat(written, ignore_index=True), request.seed, folder, with_source=labelled is not None)
+    metrics = {"real_latents": len(real), "bad_latents": int(bad.sum()), "bad_latent_std": generated.std().item()}
+    if labelled is not None:
+        metrics["viable_share"] = labelled.viable.double().mean().item()
+    return metrics
+
+
+def _judged(config: ExperimentConfig, request: BadLatentsRequest) -> bool:
+    return request.judged or config.rounds.viability.labels == "rules"
 
 
 def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> LatentParts:
@@ -145,6 +186,7 @@ def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> Laten
     store = publishing_store(request.output_dir, config.artifacts)
     model = config.fingerprint()
     settings = {"num_steps": request.num_steps, "seed": request.seed, "latent_shape": config.latent_shape}
+    settings |= {} if request.sampler == "ddim" else {"sampler": request.sampler}
     settings["use_amp"] = model["training"]["use_amp"]
     settings |= {name: model[name] for name in ("unet", "scheduler")}
     inputs = {"diffusion": find_checkpoint(request.diffusion_checkpoint)}
@@ -159,7 +201,8 @@ def _sample(
     """Sample the missing parts of the shard."""
     for part in each([part for part in parts.missing() if part.start in range(*shard)], _STAGE, "parts"):
         seeds = [derive_seed(request.seed, _STAGE, index) for index in part]
-        parts.add(part, sample_latents(unet, config, seeds, request.num_steps, request.batch_size, _STAGE))
+        sampled = sample_latents(unet, config, seeds, request.num_steps, request.batch_size, _STAGE, request.sampler)
+        parts.add(part, sampled)
 
 
 def _candidates(config: ExperimentConfig, request: BadLatentsRequest, manifest: Path) -> pd.DataFrame:
@@ -184,18 +227,26 @@ def _candidates(config: ExperimentConfig, request: BadLatentsRequest, manifest: 
     return training
 
 
-def _write_latents(latents: Tensor, kind: str, folder: Path) -> list[str]:
-    """Relative names of the files of single latents, after writing these and a file of all latents."""
-    names = [f"{kind}_latents/{kind}_latent_{index:05d}.pt" for index in range(len(latents))]
+def _write_latents(latents: Tensor, indices: Sequence[int], kind: str, folder: Path) -> pd.DataFrame:
+    """Rows of the manifest with their names, after writing files of single latents and a file of all of the kind."""
+    names = [f"{kind}_latents/{kind}_latent_{index:05d}.pt" for index in indices]
     for name, latent in zip(bar(names, f"writing {kind} latents"), latents, strict=True):
         save_tensors(latent.clone(), folder / name, on_disk=False)
     save_tensors(latents, folder / f"{kind}_latents_all.pt")
-    return names
+    return pd.DataFrame({"latent_path": names})
 
 
-def _write_manifest(names: list[str], num_real: int, seed: int, folder: Path) -> None:
-    labels = [1] * num_real + [0] * (len(names) - num_real)
-    rows = pd.DataFrame({"latent_path": names, "label": labels, "is_viable": [label == 1 for label in labels]})
-    shuffled = rows.sample(frac=1, random_state=seed % 2**32)
+def _label_columns(labelled: LabelledLatents, chosen: Tensor) -> pd.DataFrame:
+    """A row for each of the `chosen` latents, bool [N]: which rules it keeps, and its fifth by furniture."""
+    kept = pd.DataFrame(labelled.kept[chosen].numpy(), columns=list(labelled.rules))
+    return kept.assign(furniture_fifth=labelled.fifth[chosen].numpy())
+
+
+def _write_manifest(rows: pd.DataFrame, seed: int, folder: Path, with_source: bool) -> None:
+    """Write the manifest in a random order: path, label (1: good), is_viable, what is known of generated latents."""
+    rows.insert(1, "label", rows["is_viable"].astype(int))
+    first = ["latent_path", "label", "is_viable"]
+    columns = [*first, *(name for name in rows.columns if name not in first)] if with_source else first
+    shuffled = rows[columns].sample(frac=1, random_state=seed % 2**32)
     with atomic_write(folder / "discriminator_manifest.csv") as file:
         shuffled.to_csv(file, index=False)

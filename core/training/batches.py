@@ -89,14 +89,21 @@ class Batches:
     @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
-        return max(1, len(self.data) // self.training.batch_size)
+        return self.training.steps_per_epoch or max(1, len(self.data) // self.training.batch_size)
 
     def order(self, epoch: int) -> tuple[Tensor, ...]:
-        """The rows [B] of each batch of an epoch, full ones only; the order depends on (seed, epoch) alone."""
-        order = torch.arange(len(self.data))
-        if self.training.shuffle:
-            order = torch.randperm(len(self.data), generator=generator(self.training.seed, "order", epoch))
-        return torch.split(order[: self.steps_per_epoch * self.size], self.size)
+        """The rows [B] of each batch of an epoch, full ones only; the order depends on (seed, epoch) alone.
+
+        An epoch of more steps than a pass over the latents begins with another pass each time.
+        """
+        rng, wanted = generator(self.training.seed, "order", epoch), self.steps_per_epoch * self.size
+        batches: list[Tensor] = []
+        while len(batches) < self.steps_per_epoch:
+            order = torch.arange(len(self.data))
+            if self.training.shuffle:
+                order = torch.randperm(len(self.data), generator=rng)
+            batches += torch.split(order[: min(wanted, len(order) // self.size * self.size)], self.size)
+        return tuple(batches[: self.steps_per_epoch])
 
     def draw(self, rows: Tensor, epoch: int, position: int) -> list[Batch]:
         """This process's parts of the batch of `rows` at a position of an epoch, one for each accumulation step."""
@@ -109,8 +116,19 @@ class Batches:
 
         Processes get full batches, not shares of them: the last batch may have any number of rows.
         """
-        batches = torch.split(torch.arange(len(self.validation)), self.training.batch_size)
+        batches = torch.split(self._validated_rows(), self.training.batch_size)
         return list(distributed.own(list(enumerate(batches))))
+
+    @property
+    def validated(self) -> int:
+        """Latents that the validation losses are the mean of."""
+        return len(self._validated_rows())
+
+    def _validated_rows(self) -> Tensor:
+        """Rows of the validation split, at equal distances if not all are wanted."""
+        count = len(self.validation)
+        wanted = min(count, self.training.validation_latents or count)
+        return torch.arange(wanted) * count // wanted
 
     def draw_validation(self, rows: Tensor, position: int) -> Batch:
         """The batch of `rows` at a position of the validation split, the same in every epoch."""

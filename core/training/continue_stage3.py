@@ -13,10 +13,11 @@ import torch
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location, is_remote
 from core.inputs.state_form import weights_digest
-from core.models.adversarial import build_adversarial_form
+from core.models.adversarial import FormParts, build_adversarial_form
 from core.models.checkpoints import find_checkpoint, load_discriminator, load_unet
 from core.models.diffusion import Denoiser, denoiser
 from core.models.discriminator import LatentDiscriminator
+from core.models.labelled_latents import LabelledLatents, LabelledPairs
 from core.models.pictures import GRID_SAMPLES, save_grid, save_sample_grid
 from core.models.trajectories import saved_trajectories
 from core.records.artifacts import CONFIG_NAME, RECORD_NAME, is_stage_folder, stage3_location
@@ -95,8 +96,8 @@ def _settings(config: ExperimentConfig) -> dict[str, Any]:
     """The settings that Stage 3 depends on, without those that its inputs were made with."""
     settings = config.fingerprint()
     del settings["prerequisites"]
-    for name in ("count", "epochs_per_round", "discriminator"):
-        del settings["rounds"][name]
+    for name in ("count", "epochs_per_round", "steps_per_round", "discriminator"):
+        settings["rounds"].pop(name, None)
     for name in ("num_samples", "real_variants"):
         del settings["rounds"]["bad_latents"][name]
     return settings
@@ -120,6 +121,8 @@ def _inputs(config: ExperimentConfig, resume: bool | None, recorded: bool) -> di
         inputs["stage3"] = find_checkpoint(config.diffusion.stage3_checkpoint)
     elif recorded or not has_latest or resume is False or _needs_reference(config):
         inputs["stage2"] = find_checkpoint(config.required("diffusion.stage2_checkpoint"))
+    if _learns_from_labels(config):
+        inputs["labelled"] = config.required("discriminator.labelled_latents")
     semantic = config.training.loss.semantic_loss
     if semantic is not None and semantic.perceptual_loss.backbone is not None:
         inputs["trunk"] = semantic.perceptual_loss.backbone
@@ -128,7 +131,12 @@ def _inputs(config: ExperimentConfig, resume: bool | None, recorded: bool) -> di
 
 def _needs_reference(config: ExperimentConfig) -> bool:
     """Whether the adversarial term compares with the model that the stage started from, even when it resumes."""
-    return config.discriminator.form == "ddo" and config.discriminator.weight != 0
+    return config.discriminator.form in ("ddo", "negative_aware") and config.discriminator.weight != 0
+
+
+def _learns_from_labels(config: ExperimentConfig) -> bool:
+    """Whether the adversarial term shows the model labelled latents."""
+    return config.discriminator.form == "negative_aware" and config.discriminator.weight != 0
 
 
 def _train(config: ExperimentConfig, resume: bool | None, workspace: Workspace, recorded: bool) -> dict[str, Any]:
@@ -202,18 +210,38 @@ def _with_discriminator(
     if config.discriminator.weight == 0:
         state.adversarial_weight = None
         return dataclasses.replace(run, discriminator=discriminator)
-    path = run.workspace.folder / TRAJECTORIES_NAME
-    trajectories = saved_trajectories(path, state.ema, config, state.epoch, replace=new_trajectories)
     trained_against = state.online.model if state.online is not None else discriminator
-    reference = _reference(run) if _needs_reference(config) else None
-    alpha_bars = run.loss_models.scheduler.alphas_cumprod
-    form = build_adversarial_form(config.discriminator, trained_against, trajectories, reference, alpha_bars)
+    parts = FormParts(
+        trained_against,
+        run.loss_models.scheduler.alphas_cumprod,
+        config.scheduler.prediction_type == "v_prediction",
+        reference=_reference(run) if _needs_reference(config) else None,
+    )
+    if _learns_from_labels(config):
+        parts = dataclasses.replace(parts, pairs=_labelled_pairs(config))
+    else:
+        path = run.workspace.folder / TRAJECTORIES_NAME
+        trajectories = saved_trajectories(path, state.ema, config, state.epoch, replace=new_trajectories)
+        parts = dataclasses.replace(parts, trajectories=trajectories)
+    form = build_adversarial_form(config.discriminator, parts)
     return dataclasses.replace(
         run,
         discriminator=discriminator,
         loss_models=dataclasses.replace(run.loss_models, form=form),
         batches=dataclasses.replace(run.batches, form=form),
     )
+
+
+def _labelled_pairs(config: ExperimentConfig) -> LabelledPairs:
+    """The labelled latents of the config's file; InputError if they have another shape than the model's."""
+    path, viability = config.required("discriminator.labelled_latents"), config.rounds.viability
+    labelled = LabelledLatents.load(Path(path))
+    if labelled.latents.shape[1:] != config.latent_shape:
+        raise InputError(
+            f"labelled latents {path} have shape {list(labelled.latents.shape[1:])}, the model's have "
+            f"{list(config.latent_shape)}: give those that this model drew"
+        )
+    return LabelledPairs(labelled, viability.match, {str(rule): share for rule, share in viability.shares.items()})
 
 
 def _reference(run: DiffusionTraining) -> Denoiser:

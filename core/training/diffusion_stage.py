@@ -35,6 +35,7 @@ INPUT_KEYS = {
     "stage2": "diffusion.stage2_checkpoint",
     "stage3": "diffusion.stage3_checkpoint",
     "discriminator": "discriminator.checkpoint",
+    "labelled": "discriminator.labelled_latents",
     "trunk": "training.loss.semantic_loss.perceptual_loss.backbone",
 }
 

@@ -45,7 +45,7 @@ class Evaluation:
 
         InputError, which names the stage and epoch, if a term is not finite.
         """
-        device, count = self.batches.device, len(self.batches.validation)
+        device, count = self.batches.device, self.batches.validated
         totals = {name: torch.zeros((), dtype=torch.float64, device=device) for name in self.weights}
         with torch.no_grad(), autocast(device, reduced_dtype(device, self.training.use_amp)):
             for position, rows in bar(self.batches.validation_rows(), "validation", leave=False):
@@ -83,5 +83,7 @@ class Evaluation:
         section, own = self.config.rounds.bad_latents, distributed.own(seeds)
         latents = torch.empty(0, *self.config.latent_shape)
         if own:
-            latents = sample_latents(self.ema, self.config, own, section.num_steps, section.batch_size, description)
+            latents = sample_latents(
+                self.ema, self.config, own, section.num_steps, section.batch_size, description, section.sampler
+            )
         return distributed.gathered(latents, len(seeds))

@@ -20,7 +20,7 @@ from core.models.adversarial_weight import adversarial_weight, gradient_norms
 from core.models.autoencoder import Decoder
 from core.models.diffusion import add_noise, denoiser, predict_x0
 from core.models.discriminator import LatentDiscriminator
-from core.models.losses import adversarial_loss, noise_loss, perceptual_loss, segmentation_loss, weighted_sum
+from core.models.losses import noise_loss, perceptual_loss, segmentation_loss, weighted_mean, weighted_sum
 from core.models.perceptual import Perceptual
 from core.models.pictures import save_sample_grid
 from core.records.workspace import Workspace
@@ -263,7 +263,7 @@ def diffusion_losses(unet: UNet2DModel, models: LossModels, batch: Batch) -> dic
         assert models.form is not None
         noise_pass = NoisePass(batch.x0, batch.eps, batch.t, predict_x0(xt, eps_pred, alpha_bar))
         scored = models.form(denoise, batch.adversarial, noise_pass)
-        losses["adversarial"] = adversarial_loss(scored.logits, scored.weights, scored.total)
+        losses["adversarial"] = weighted_mean(scored.losses, scored.weights, scored.total)
     return losses
 
 

@@ -84,6 +84,7 @@ def test_shipped_stage3_configs_say_what_is_documented(name):
     documented = {"num_samples": 5000, "batch_size": 32, "num_steps": 100}
     assert config.rounds.bad_latents.model_dump() == documented | {
         "real_variants": False,
+        "sampler": "ddim",
         "shards": 1,
         "dask_address": None,
     }

@@ -132,7 +132,14 @@ def test_a_path_refuses_what_is_not_a_location(minimal, monkeypatch, key):
         assert key in line and cause in line and "SECRET" not in line
 
 
-CHOICES = [(leaf.key, choice) for leaf in LEAVES for choice in choices(leaf.kind) if isinstance(choice, str)]
+LISTS = {"rounds.viability.rules"}
+CHOICES = [
+    (leaf.key, choice)
+    for leaf in LEAVES
+    if leaf.key not in LISTS
+    for choice in choices(leaf.kind)
+    if isinstance(choice, str)
+]
 
 
 @pytest.mark.parametrize("key", sorted({key for key, _ in CHOICES}))
@@ -146,6 +153,14 @@ def test_a_choice_is_accepted_in_any_case(minimal, key):
             if choice == "online":
                 settings_.append("discriminator.form=renoise")
             assert load_config(minimal, settings_).required(key) == choice
+
+
+def test_a_misspelt_rule_is_named_beside_those_that_there_are(minimal):
+    for setting in ("rules=[enclosed, reachble]", "shares={reachble: 0.5}"):
+        line = refusal(minimal, f"rounds.viability.{setting}")
+        assert "reachble" in line and "'reachable'" in line and "'enclosed'" in line
+    line = refusal(minimal, "rounds.viability.shares={reachable: 0.7, enclosed: 0.7}")
+    assert "rounds.viability: shares add up to 1.4: they may be 1 at most" in line
 
 
 def test_an_error_calls_a_section_a_section(minimal):

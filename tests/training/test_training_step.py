@@ -1,6 +1,7 @@
 """Every term trains the UNet, and nothing else; the adversarial weight, the learning rate and the EMA."""
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -11,13 +12,14 @@ from core.config.discriminator_sections import DiscriminatorSection
 from core.config.loss_sections import PerceptualLossSection
 from core.config.training_sections import OptimizationSection
 from core.data.layouts import Pictures
-from core.models.adversarial import build_adversarial_form
+from core.models.adversarial import FormParts, NoisePass, build_adversarial_form
 from core.models.adversarial_weight import BALANCE_INTERVAL, adversarial_weight, gradient_norms
 from core.models.autoencoder import Decoder
 from core.models.checkpoints import load_unet
-from core.models.diffusion import build_scheduler, denoiser
+from core.models.diffusion import add_noise, build_scheduler, denoiser
 from core.models.discriminator import LatentDiscriminator
-from core.models.losses import adversarial_loss, weighted_sum
+from core.models.labelled_latents import LabelledLatents, LabelledPairs
+from core.models.losses import weighted_mean, weighted_sum
 from core.models.perceptual import build_perceptual
 from core.models.trajectories import Trajectories
 from core.runtime.batch_shares import Share
@@ -30,6 +32,7 @@ FORMS = {
     "draft_1": DiscriminatorSection(form="draft_k", draft_steps=1),
     "draft_3": DiscriminatorSection(form="draft_k", draft_steps=3),
     "ddo": DiscriminatorSection(form="ddo"),
+    "negative_aware": DiscriminatorSection(form="negative_aware"),
 }
 ALL_FORMS = FORMS | {"published": DiscriminatorSection(form="published")}
 CPU = torch.device("cpu")
@@ -38,6 +41,13 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def unet(config):
     return load_unet(config.diffusion.stage2_checkpoint, config).eval()
+
+
+def labelled_pairs():
+    viable, rng = torch.tensor([True, False, True, False]), torch.Generator().manual_seed(5)
+    latents = torch.randn(4, 4, 8, 8, generator=rng)
+    labelled = LabelledLatents(latents, viable, torch.zeros(4, dtype=torch.long), (), torch.zeros(4, 0) > 0)
+    return LabelledPairs(labelled, match=True, shares={})
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +61,8 @@ def loss_models(config, trunk, unet):
     reference = denoiser(copy.deepcopy(unet).requires_grad_(False), scheduler)
     t = torch.tensor([[5, 30], [60, 20]])
     trajectories = Trajectories(torch.randn(2, 2, 4, 8, 8), t, torch.randn(2, 4, 8, 8))
-    given = (discriminator, trajectories, reference, scheduler.alphas_cumprod)
-    forms = {name: build_adversarial_form(section, *given) for name, section in ALL_FORMS.items()}
+    parts = FormParts(discriminator, scheduler.alphas_cumprod, False, trajectories, reference, labelled_pairs())
+    forms = {name: build_adversarial_form(section, parts) for name, section in ALL_FORMS.items()}
     return {name: LossModels(scheduler, decoder, perceptual, form) for name, form in forms.items()}
 
 
@@ -130,7 +140,7 @@ def test_adversarial_gradient_is_that_of_a_finite_difference(unet, loss_models, 
 
     def loss():
         scored = form(denoise, given, None)
-        return adversarial_loss(scored.logits, scored.weights)
+        return weighted_mean(scored.losses, scored.weights)
 
     weight = unet.conv_out.weight
     direction = torch.randn(weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -142,6 +152,30 @@ def test_adversarial_gradient_is_that_of_a_finite_difference(unet, loss_models, 
         weight -= 2 * step * direction
         below = loss()
     assert (gradient * direction).sum().item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("predicts_v", [False, True])
+def test_negative_aware_goes_towards_viable_latents_and_away_from_others(predicts_v, loss_models):
+    """At the start the two gradients are opposite and equal, for what the UNet predicts."""
+    alpha_bars = loss_models["negative_aware"].scheduler.alphas_cumprod
+    old = torch.nn.Parameter(torch.zeros(()))  # eps_pred = xt + its value
+    reference = lambda xt, t: xt  # noqa: E731
+    parts = FormParts(None, alpha_bars, predicts_v, None, reference, labelled_pairs())
+    form = build_adversarial_form(DiscriminatorSection(form="negative_aware", negative_aware_beta=0.5), parts)
+    drawn = form.draw(torch.zeros(6, dtype=torch.long), 6, False, torch.Generator().manual_seed(1)).part(Share(), CPU)
+    assert drawn.viable.tolist() == [1, -1] * 3
+    assert ((drawn.t >= 0.05 * len(alpha_bars)) & (drawn.t < 0.95 * len(alpha_bars))).all()
+
+    def gradients(viable):
+        given = dataclasses.replace(drawn, viable=torch.full((6,), viable))
+        losses = form(lambda xt, t: xt + old, given, NoisePass(None, None, None, None)).losses
+        return torch.stack([torch.autograd.grad(loss, old, retain_graph=True)[0] for loss in losses])
+
+    towards, away = gradients(1.0), gradients(-1.0)
+    torch.testing.assert_close(towards, -away)
+    xt = add_noise(drawn.x0, drawn.eps, alpha_bars[drawn.t])
+    expected = 2 * 0.5 * (xt - drawn.eps).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(towards, expected / alpha_bars[drawn.t] if predicts_v else expected)
 
 
 def test_the_adversarial_weight_balances_the_gradients_up_to_the_cap():

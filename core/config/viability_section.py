@@ -1,0 +1,36 @@
+"""Settings of what counts as a viable layout, and of how Stage 3 is shown viable ones and others."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from core.config.setting_effects import OnlyWith, Results
+from core.inputs.section import Section, ShareOrAll
+
+# The rules of `core.audit.rules`.
+Rule = Literal["on_palette", "enclosed", "reachable", "clear_doorways", "no_fragments", "furnished"]
+
+
+class ViabilitySection(Section):
+    """Which generated layouts count as viable, and how Stage 3 draws viable ones and others."""
+
+    labels: Results[Literal["generated", "rules"]] = Field(
+        "generated",
+        description="generated: real latents are good, all generated ones bad; rules: the audit's rules judge each "
+        "generated layout",
+    )
+    rules: Annotated[Results[tuple[Rule, ...] | None], OnlyWith("labels", ("rules",))] = Field(
+        None, description="the rules that a viable layout keeps; all of them if empty"
+    )
+    match: Annotated[Results[bool], OnlyWith("labels", ("rules",))] = Field(
+        True, description="compare viable and other layouts of the same fifth of the real layouts' furniture share"
+    )
+    shares: Annotated[Results[dict[Rule, ShareOrAll]], OnlyWith("labels", ("rules",))] = Field(
+        {}, description="by rule, the share of the bad layouts of a step that are drawn among those that break it"
+    )
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "ViabilitySection":
+        if sum(self.shares.values()) > 1 + 1e-9:
+            raise ValueError(f"shares add up to {sum(self.shares.values()):.3g}: they may be 1 at most")
+        return self

@@ -1,0 +1,65 @@
+"""Labels of generated latents: which of their layouts are viable."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.audit.layout_maps import decode_maps
+from core.audit.reference import Reference, make_reference
+from core.audit.rules import RULES, VIABLE
+from core.config.experiment import ExperimentConfig
+from core.config.viability_section import ViabilitySection
+from core.models.autoencoder import Autoencoder
+from core.models.labelled_latents import LabelledLatents
+from core.runtime.errors import InputError
+
+# Of fewer of one kind nothing can be learnt.
+LEAST_SHARE = 0.02
+_FIFTHS = (0.2, 0.4, 0.6, 0.8)
+
+
+def label_latents(
+    latents: Tensor, autoencoder: Autoencoder, config: ExperimentConfig, paths: Mapping[str, Path]
+) -> LabelledLatents:
+    """Generated `latents` [N, C, h, w] with the audit's verdict of each: viable by the rules of `rounds.viability`.
+
+    The rules are calibrated on the real layouts of the manifest among `paths`. InputError if a kind of latents, viable
+    or not, is less than 2 % of them.
+    """
+    section = config.rounds.viability
+    reference = make_reference(config, paths)
+    layouts = decode_maps(latents, autoencoder.decoder)
+    statistics = reference.rules.measure(layouts.classes, layouts.off_palette)
+    kept = reference.rules.keeps(statistics)
+    viable = kept[list(section.rules)].all(axis=1) if section.labels == "rules" and section.rules else kept[VIABLE]
+    fifth = np.searchsorted(_fifths(reference), statistics["furniture_share"].to_numpy())
+    return LabelledLatents(
+        latents,
+        torch.tensor(viable.to_numpy(bool)),
+        torch.tensor(fifth),
+        tuple(RULES),
+        torch.tensor(kept[list(RULES)].to_numpy(bool)),
+    )
+
+
+def require_both_kinds(labelled: LabelledLatents, section: ViabilitySection) -> None:
+    """InputError if fewer than 2 % of the latents are of one kind, viable or not: nothing can be learnt from them."""
+    share = labelled.viable.float().mean().item()
+    if min(share, 1 - share) >= LEAST_SHARE:
+        return
+    kind = "viable" if share < 0.5 else "not viable"
+    remedy = "train Stages 1 and 2 longer, or name fewer rules" if share < 0.5 else "name stricter or more rules"
+    raise InputError(
+        f"rounds.viability.labels {section.labels}: only {min(share, 1 - share):.1%} of {len(labelled)} generated "
+        f"layouts are {kind}, and {LEAST_SHARE:.0%} are needed to learn from: {remedy} in rounds.viability.rules, or "
+        "set rounds.viability.labels: generated"
+    )
+
+
+def _fifths(reference: Reference) -> np.ndarray:
+    """The four furniture shares that part real training layouts into fifths."""
+    real = reference.rules.measure(reference.training.classes, reference.training.off_palette)
+    return np.asarray(np.quantile(real["furniture_share"], _FIFTHS))
