@@ -71,7 +71,9 @@ def _table(figures: dict[str, Any]) -> str:
     for name, (low, high) in figures["intervals"].items():
         shown = ["-" if value is None else f"{value:.4f}" for value in (figures[name], low, high)]
         lines.append(f"  {name:<22} {shown[0]:>8}  [{shown[1]}, {shown[2]}]")
-    lines.append(f"  of held-out real layouts {figures['held_out_viable']:.4f} are viable")
+    lines.append(
+        f"  of held-out real layouts {figures['held_out_viable']:.4f} are viable, {figures['judge_held_out']:.4f} sound"
+    )
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from core.audit.distribution import compare_distributions
 from core.audit.layout_maps import LayoutMaps, decode_maps, read_maps
 from core.audit.reference import Reference, make_reference
 from core.audit.rules import VIABLE
+from core.audit.second_judge import SOUND, doorless
 from core.config.experiment import ExperimentConfig
 from core.config.round_sections import AuditSection
 from core.data.manifest import originals, read_manifest
@@ -47,14 +48,16 @@ class Audit:
     reference: Reference
 
     def as_json(self) -> dict[str, Any]:
-        """Figures as plain numbers, their 95 % intervals, the calibrated rules."""
+        """Figures as plain numbers, their 95 % intervals, the calibrated rules, the second judge's bounds."""
         return {
             "layouts": len(self.layouts),
             **{name: _number(figure.value) for name, figure in self.figures.items()},
             "intervals": {name: [_number(f.low), _number(f.high)] for name, f in self.figures.items()},
             "held_out_viable": self.reference.held_out_viable(),
+            "judge_held_out": self.reference.judge_held_out(),
             "features": self.reference.features.trunk,
             "rules": self.reference.rules.as_json(),
+            "judge": self.reference.judge.as_json(),
         }
 
 
@@ -109,13 +112,14 @@ def audit_stage(
         with atomic_write(workspace.folder / LAYOUTS_NAME) as file:
             np.savez_compressed(file, classes=audit.layouts.classes, viable=audit.viable)
         save_grid(COLORS[audit.layouts.classes[:GRID_SAMPLES]], workspace.folder / PICTURE_NAME)
-        return {name: described[name] for name in (*audit.figures, "intervals", "held_out_viable")}
+        return {name: described[name] for name in (*audit.figures, "intervals", "held_out_viable", "judge_held_out")}
 
     return run_stage("audit", output_dir, inputs, settings, work, config.artifacts)
 
 
 def audit_layouts(layouts: LayoutMaps, reference: Reference, seed: int) -> Audit:
-    """The figures of layouts: the shares that keep all rules (`viable`) and each rule, then those of the distribution.
+    """The figures of layouts: the shares that keep all rules (`viable`) and each rule, those of the distribution, then
+    the shares that the second judge finds sound (`judge_sound`) and that are houses without a door (`doorless`).
 
     Raises InputError for fewer than `FEWEST` layouts.
     """
@@ -127,6 +131,10 @@ def audit_layouts(layouts: LayoutMaps, reference: Reference, seed: int) -> Audit
     figures |= compare_distributions(
         layouts.classes, reference.training.classes, reference.held_out.classes, reference.features, seed
     )
+    # Own random numbers: intervals of other figures stay as they were without a second judge.
+    rng = np.random.default_rng(derive_seed(seed, "second judge bootstrap"))
+    judged = {"judge_sound": reference.judge.check(layouts.classes)[SOUND], "doorless": doorless(layouts.classes)}
+    figures |= {name: mean_interval(np.asarray(share, float), rng) for name, share in judged.items()}
     return Audit(figures, layouts, kept[VIABLE].to_numpy(bool), reference)
 
 

@@ -1,4 +1,4 @@
-"""The reference of an audit: calibrated rules, real layouts, and a space of features."""
+"""The reference of an audit: calibrated rules and a second judge, real layouts, and a space of features."""
 
 import functools
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from core.audit.calibration import calibrate
 from core.audit.layout_features import FeatureSpace
 from core.audit.layout_maps import LayoutMaps, decode_maps, read_maps
 from core.audit.rules import VIABLE, Rules
+from core.audit.second_judge import SOUND, SecondJudge
 from core.config.experiment import ExperimentConfig
 from core.config.round_sections import AuditSection
 from core.data.layout_scale import typical_scale
@@ -26,9 +27,10 @@ _INPUTS = ("manifest", "autoencoder")
 
 @dataclass(frozen=True)
 class Reference:
-    """What layouts are compared with: calibrated rules, real layouts of both splits, and a space of features."""
+    """What layouts are compared with: rules, the second judge, real layouts of both splits, a space of features."""
 
     rules: Rules
+    judge: SecondJudge
     training: LayoutMaps
     held_out: LayoutMaps
     features: FeatureSpace
@@ -36,6 +38,10 @@ class Reference:
     def held_out_viable(self) -> float:
         """Share of the real layouts of the validation split that keep every rule."""
         return float(self.rules.check(self.held_out.classes, self.held_out.off_palette)[VIABLE].mean())
+
+    def judge_held_out(self) -> float:
+        """Share of the real layouts of the validation split that the second judge finds sound."""
+        return float(self.judge.check(self.held_out.classes)[SOUND].mean())
 
 
 def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Reference:
@@ -85,4 +91,4 @@ def _make_reference(provenance: _Provenance) -> Reference:
         shown = decode_maps(latents, autoencoder.decoder)
     rules = calibrate(real.classes, shown.off_palette, scale, section.pass_share)
     features = FeatureSpace.fit(real.classes, config.training.loss.perceptual)
-    return Reference(rules, real, read_maps(config, held_out), features)
+    return Reference(rules, SecondJudge.calibrate(real.classes), real, read_maps(config, held_out), features)
