@@ -18,7 +18,7 @@ _CHUNK_PIXELS = 4 * 2**20
 # not fit into a wall, and a part of a wall that is shorter is a crumb.
 _SPAN, _BLOB = 0.6, 0.1
 # A dot is a piece of furniture of at most this share of the map, or this many cells.
-_DOT_AREA, _DOT_CELLS = 0.0015, 2
+_DOT_AREA, _DOT_CELLS = 0.002, 2
 # Kinds of furniture that are rectangles but for what stands on or before them. Smaller pieces, as a share of the map,
 # have no form to speak of.
 _RECTANGULAR, _LARGE = ("bed", "cabinet", "sofa", "table"), 0.01
@@ -122,8 +122,7 @@ def _plans(classes: np.ndarray) -> Iterator[Plan]:
         maps = np.pad(maps, ((0, 0), (1, 1), (1, 1)), constant_values=BACKGROUND)
         wall = maps == WALL
         house = _house(wall, _odd(_SPAN * side))
-        outline = house & ~ndimage.minimum_filter(house, (1, 3, 3))
-        yield Plan(maps, wall, maps < WALL, house, outline, cell, side)
+        yield Plan(maps, wall, maps < WALL, house, house & ~_eroded(house), cell, side)
 
 
 def _house(wall: np.ndarray, span: int) -> np.ndarray:
@@ -137,6 +136,13 @@ def _house(wall: np.ndarray, span: int) -> np.ndarray:
     np.maximum.at(largest, parts.maps, parts.area)
     kept: np.ndarray = np.append(False, parts.area >= _PART * largest[parts.maps])[parts.labels]
     return kept
+
+
+def _eroded(house: np.ndarray) -> np.ndarray:
+    """The house without its outermost pixels, which are those with an edge to the outside."""
+    eroded = np.zeros_like(house)
+    eroded[:, 1:-1, 1:-1] = house[:, 2:, 1:-1] & house[:, :-2, 1:-1] & house[:, 1:-1, 2:] & house[:, 1:-1, :-2]
+    return eroded
 
 
 def _measure(plan: Plan, body: float) -> pd.DataFrame:

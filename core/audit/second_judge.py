@@ -45,10 +45,10 @@ MEASURES = {
 
 # Share of real layouts, not used for the bounds, that are within all of them.
 _PASS_SHARE = 0.95
-# From strict to lenient: the share of real layouts beyond each bound, and what is added to the bound, as a share of
-# the range of the measure. Only a few layouts need the latter.
-_LENIENCE = [(tail, 0.0) for tail in (0.02, 0.014, 0.01, 0.007, 0.005, 0.0035, 0.0025, 0.0015, 0.001, 0.0005, 0)]
-_LENIENCE += [(0, margin) for margin in (0.05, 0.1, 0.2, 0.5, 1)]
+# From strict to lenient: the share of real layouts beyond each bound, and by what share of itself the bound is then
+# moved. Of few layouts even the extremes are no bounds unless moved.
+_LENIENCE = [(tail, stretch) for tail in (0.02, 0.014, 0.01, 0.007, 0.005) for stretch in (0, 0.1, 0.2)]
+_LENIENCE += [(0, stretch) for stretch in (0, 0.1, 0.2, 0.3, 0.5)]
 _FOLDS = 5
 # A body is narrower by this factor than what is narrow for a real opening: the share of layouts whose narrowest one is
 # narrower.
@@ -110,13 +110,12 @@ class SecondJudge:
         return {"body": round(self.body, 6), "bounds": rounded}
 
 
-def _bounds(values: pd.DataFrame, tail: float, margin: float) -> dict[str, Bounds]:
+def _bounds(values: pd.DataFrame, tail: float, stretch: float) -> dict[str, Bounds]:
     bounds: dict[str, Bounds] = {}
     for name, (too_little, too_much) in MEASURES.items():
         column = values[name].to_numpy()
-        added = margin * float(np.ptp(column))
-        low = float(np.quantile(column, tail, method="lower")) - added if too_little else None
-        high = float(np.quantile(column, 1 - tail, method="higher")) + added if too_much else None
+        low = float(np.quantile(column, tail, method="lower")) * (1 - stretch) if too_little else None
+        high = float(np.quantile(column, 1 - tail, method="higher")) * (1 + stretch) if too_much else None
         bounds[name] = low, high
     return bounds
 
