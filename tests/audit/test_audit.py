@@ -1,6 +1,7 @@
 """The audit as a command and in a round: its files, its output, its effect on the run."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -53,15 +54,27 @@ def test_the_command_prints_one_json_object_last(audited, stage2, monkeypatch, c
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed["layouts"] == 10 and 0 <= printed["viable"] <= 1
     figures = printed["intervals"].keys()
-    assert figures >= {"viable", *RULES, "frechet_distance", "two_sample_accuracy", "memorised"}
+    assert figures >= {
+        "viable",
+        *RULES,
+        "frechet_distance",
+        "two_sample_accuracy",
+        "memorised",
+        "judge_sound",
+        "doorless",
+    }
     assert printed.keys() >= figures
     assert set(printed["rules"]) == {"scale", "pieces", "bounds"}
+    assert set(printed["judge"]) == {"body", "bounds"} and 0 <= printed["judge_held_out"] <= 1
 
 
 def test_layouts_in_files_are_audited_too(audited, manifest):
     printed = json.loads(audit_now(audited, layouts=manifest, json=True))
     assert printed["layouts"] == 12 and printed["viable"] >= 0.5 and printed["on_palette"] == 1.0
-    assert "viable" in audit_now(audited, layouts=manifest)
+    assert printed["judge_sound"] >= 0.5 and printed["doorless"] == 0
+    shown = audit_now(audited, layouts=manifest)
+    assert re.search(r"^  judge_sound +[\d.]+  \[", shown, re.MULTILINE)
+    assert re.search(r"of held-out real layouts [\d.]+ are viable, [\d.]+ sound$", shown)
 
 
 @pytest.fixture
@@ -194,7 +207,8 @@ def test_a_stage_leaves_figures_layouts_and_a_picture(audited, stage2, tmp_path)
     config.write_bytes(config_bytes(with_prerequisites(load_config(audited))))
     made = audit.fn(config, stage2, tmp_path / "audit", num_samples=12)
     figures = json.loads((tmp_path / "audit" / "audit.json").read_text())
-    assert figures["viable"] == made["metrics"]["viable"]
+    for name in ("viable", "judge_sound", "doorless", "judge_held_out"):
+        assert figures[name] == made["metrics"][name]
     with np.load(tmp_path / "audit" / "layouts.npz") as layouts:
         assert layouts["classes"].shape == (12, 32, 32) and layouts["viable"].mean() == pytest.approx(figures["viable"])
     assert (tmp_path / "audit" / "layouts.png").exists()
@@ -202,6 +216,20 @@ def test_a_stage_leaves_figures_layouts_and_a_picture(audited, stage2, tmp_path)
     assert (
         record["metrics"]["intervals"]["viable"][0] <= figures["viable"] <= record["metrics"]["intervals"]["viable"][1]
     )
+
+
+def test_an_audit_by_an_earlier_version_is_still_finished(audited, stage2, tmp_path, monkeypatch):
+    config = tmp_path / "filled.yaml"
+    config.write_bytes(config_bytes(with_prerequisites(load_config(audited))))
+    audit.fn(config, stage2, tmp_path / "audit", num_samples=12)
+    path = tmp_path / "audit" / "stage.json"
+    record = json.loads(path.read_text())
+    for name in ("judge_sound", "doorless"):
+        del record["metrics"][name], record["metrics"]["intervals"][name]
+    del record["metrics"]["judge_held_out"]
+    path.write_text(json.dumps(record))
+    monkeypatch.setattr("core.audit.audit._audit_model", None)  # nothing is audited again
+    assert audit.fn(config, stage2, tmp_path / "audit", num_samples=12)["metrics"] == record["metrics"]
 
 
 def test_too_few_real_layouts_are_refused(audited, stage2):
