@@ -9,7 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.runtime.errors import InputError
-from core.training.label_files import Labels, generated_names, labels_of, latents_digest, read_labels, require_both_kinds
+from core.training.label_files import (
+    Labels,
+    generated_names,
+    labels_of,
+    latents_digest,
+    read_labels,
+    require_both_kinds,
+)
 
 NAMES = [f"bad_latents/bad_latent_{number:05d}.pt" for number in range(12)]
 SPELLINGS = {True: ["true", "True", "1", "1.0", "yes", "wahr"], False: ["false", "FALSE", "0", "no", "nein"]}

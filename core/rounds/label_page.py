@@ -1,0 +1,158 @@
+"""A page on which a person says which of a round's generated layouts are viable: one HTML file that needs no other."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from core.config.experiment import ExperimentConfig
+from core.data.latents import read_latent
+from core.data.manifest import choose_rows
+from core.data.palette import COLORS, PALETTE
+from core.inputs.locations import Location, is_remote
+from core.inputs.table_files import read_table
+from core.models.checkpoints import find_checkpoint, load_autoencoder
+from core.models.pictures import decode_classes
+from core.records.artifacts import RECORD_NAME, round_location
+from core.records.input_files import describe_input, local_path
+from core.records.record_files import entry_of, read_record
+from core.records.record_forms import RecordError
+from core.runtime.device import pick_device
+from core.runtime.errors import InputError
+from core.runtime.files import Entry, atomic_write, open_input, require_writable
+from core.runtime.seeding import derive_seed
+from core.storage.opening import open_store
+from core.storage.store import Store, join
+from core.training.label_files import DIGEST_COLUMN, FLAG_COLUMN, PATH_COLUMN, generated_names, latents_digest
+from core.training.prerequisites import with_prerequisites
+
+_MANIFEST = "discriminator_manifest.csv"
+# How every label page begins, so that one is recognised before it is replaced.
+_START = (
+    '<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="adversarial-layouts: label page">\n'
+)
+_PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+    Path(__file__).with_name("label_page.html.jinja").read_text(encoding="utf-8")
+)
+
+
+@dataclass(frozen=True)
+class LabelPage:
+    """A page that was written to `path`: it shows `shown` of the `generated` layouts."""
+
+    path: Path
+    shown: int
+    generated: int
+
+
+@dataclass(frozen=True)
+class _Generated:
+    """The stage that generated latents: its store and record, and the names of the latents in order of sample."""
+
+    store: Store
+    record: Mapping[str, Any]
+    names: Sequence[str]
+
+
+def write_label_page(config: ExperimentConfig, source: int | Location, output: Path, count: int) -> LabelPage:
+    """The page after writing it to `output`, with `count` of the generated layouts, or all if there are fewer.
+
+    `source` is the number of a round, or the folder that generate-bad-latents wrote. A larger `count` shows the same
+    layouts and more. Raises InputError if nothing was generated there yet, a file is missing or altered, the config has
+    another autoencoder, or `output` is a file that is not a label page.
+    """
+    _refuse_other_file(output)
+    location = join(round_location(config, source), "bad_latents") if isinstance(source, int) else str(source)
+    title = f"round {source}" if isinstance(source, int) else location
+    config = with_prerequisites(config)
+    made = _generated(config, location)
+    seed = derive_seed(config.training.seed, "layouts to label")
+    shown = choose_rows(pd.DataFrame({PATH_COLUMN: made.names}), count, seed)[PATH_COLUMN].tolist()
+    classes = _decoded(config, made, shown)
+    digest = latents_digest(_entry(made, name)["sha256"] for name in made.names)
+    html = render_label_page(f"{config.experiment.name} · {title}", shown, classes, digest)
+    with atomic_write(output) as file:
+        file.write(html.encode())
+    return LabelPage(output, len(shown), len(made.names))
+
+
+def render_label_page(title: str, names: Sequence[str], classes: np.ndarray, digest: str) -> str:
+    """HTML page to label the layouts `names` on, whose class maps are `classes`, uint8 [N, H, W] of 0 to 9.
+
+    `digest` tells the latents of one round from those of another: it goes into the saved file, and the browser keeps
+    the labels under it. All text is escaped.
+    """
+    layouts = [{"path": name, "picture": _picture(each)} for name, each in zip(names, classes, strict=True)]
+    data = {
+        "digest": digest,
+        "columns": [PATH_COLUMN, FLAG_COLUMN, DIGEST_COLUMN],
+        "side": classes.shape[2],
+        "layouts": layouts,
+    }
+    return _START + _PAGE.render(title=title, data=data, palette=PALETTE)
+
+
+def _refuse_other_file(output: Path) -> None:
+    """InputError if `output` is not a place on this machine, or is a file that no label page is lost with."""
+    if is_remote(output):
+        raise InputError(f"--output {output} is an address: give the path of a file on this machine")
+    if output.is_dir():
+        raise InputError(f"--output {output} is a folder: give the path of a file, such as {output / 'labels.html'}")
+    if output.exists():
+        with open_input(output, "--output") as file:
+            if file.read(len(_START)) != _START.encode():
+                raise InputError(f"--output {output} is there and is not a label page: give another path")
+    require_writable(output.parent)
+
+
+def _generated(config: ExperimentConfig, location: str) -> _Generated:
+    store = open_store(location, config.artifacts)
+    record = read_record(store, RECORD_NAME)
+    if record is None:
+        raise InputError(f"{location} holds no generated latents yet: run the round first")
+    folder = store.fetch({_MANIFEST: entry_of(record, _MANIFEST, location)})
+    rows = read_table(folder / _MANIFEST, "manifest", (PATH_COLUMN,))
+    if PATH_COLUMN not in rows.columns:
+        raise InputError(f"manifest {folder / _MANIFEST} has no column {PATH_COLUMN}: generate the latents again")
+    names = generated_names(rows[PATH_COLUMN].astype(str))
+    if not names:
+        raise InputError(f"manifest {folder / _MANIFEST} names no generated latents: generate them again")
+    return _Generated(store, record, names)
+
+
+def _entry(made: _Generated, name: str) -> Entry:
+    return entry_of(made.record, name, made.store.uri)
+
+
+def _decoded(config: ExperimentConfig, made: _Generated, names: Sequence[str]) -> np.ndarray:
+    """Class maps of the latents, uint8 [N, H, W]; InputError if they were made with another autoencoder."""
+    checkpoint = find_checkpoint(config.required("autoencoder.checkpoint"))
+    before = made.record.get("inputs", {}).get("autoencoder")
+    if before is None:
+        raise RecordError(f"record {made.store.uri}/{RECORD_NAME} does not name the autoencoder: put back a copy of it")
+    if describe_input(checkpoint, "autoencoder", config.artifacts)["sha256"] != before["sha256"]:
+        raise InputError(
+            f"{made.store.uri} was made with the autoencoder {before['path']}, the config has {checkpoint}, which "
+            f"would draw something else: set autoencoder.checkpoint={before['path']}"
+        )
+    autoencoder = load_autoencoder(local_path(checkpoint, config.artifacts), config)
+    folder = made.store.fetch({name: _entry(made, name) for name in names})
+    latents = torch.stack([read_latent(folder / name, config.latent_shape) for name in names])
+    return decode_classes(latents, autoencoder.to(pick_device(config.training.device)).decoder)
+
+
+def _picture(classes: np.ndarray) -> str:
+    """PNG of a class map in palette colours, base64. Its pixels are enlarged by the browser."""
+    image = Image.fromarray(classes)
+    image.putpalette(COLORS.tobytes())
+    made = io.BytesIO()
+    image.save(made, format="PNG", optimize=True)
+    return base64.b64encode(made.getvalue()).decode()
