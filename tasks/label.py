@@ -1,7 +1,6 @@
 """label: a page on which a person says which of a round's generated layouts are viable."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from core.config.loading import load_config
 from core.inputs.locations import Location
@@ -14,7 +13,7 @@ def label(
     config: Location, round: Rounds, output: Location, count: Samples = 300, overrides: Sequence[str] = ()
 ) -> str:
     """Write one HTML file on which a person labels layouts that a round generated, and saves labels.csv."""
-    page = write_label_page(load_config(config, overrides), round, Path(output), count)
+    page = write_label_page(load_config(config, overrides), round, output, count)
     return f"{page.path}: {page.shown} of {page.generated} layouts to label; open it in a browser"
 
 

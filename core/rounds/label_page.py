@@ -62,26 +62,27 @@ class _Generated:
     names: Sequence[str]
 
 
-def write_label_page(config: ExperimentConfig, source: int | Location, output: Path, count: int) -> LabelPage:
+def write_label_page(config: ExperimentConfig, source: int | Location, output: Location, count: int) -> LabelPage:
     """The page after writing it to `output`, with `count` of the generated layouts, or all if there are fewer.
 
     `source` is the number of a round, or the folder that generate-bad-latents wrote. A larger `count` shows the same
     layouts and more. Raises InputError if nothing was generated there yet, a file is missing or altered, the config has
     another autoencoder, or `output` is a file that is not a label page.
     """
-    _refuse_other_file(output)
+    page = _page_path(output)
     location = join(round_location(config, source), "bad_latents") if isinstance(source, int) else str(source)
     title = f"round {source}" if isinstance(source, int) else location
     config = with_prerequisites(config)
     made = _generated(config, location)
+    require_writable(page.parent)
     seed = derive_seed(config.training.seed, "layouts to label")
     shown = choose_rows(pd.DataFrame({PATH_COLUMN: made.names}), count, seed)[PATH_COLUMN].tolist()
     classes = _decoded(config, made, shown)
     digest = latents_digest(_entry(made, name)["sha256"] for name in made.names)
     html = render_label_page(f"{config.experiment.name} · {title}", shown, classes, digest)
-    with atomic_write(output) as file:
+    with atomic_write(page) as file:
         file.write(html.encode())
-    return LabelPage(output, len(shown), len(made.names))
+    return LabelPage(page, len(shown), len(made.names))
 
 
 def render_label_page(title: str, names: Sequence[str], classes: np.ndarray, digest: str) -> str:
@@ -100,17 +101,18 @@ def render_label_page(title: str, names: Sequence[str], classes: np.ndarray, dig
     return _START + _PAGE.render(title=title, data=data, palette=PALETTE)
 
 
-def _refuse_other_file(output: Path) -> None:
-    """InputError if `output` is not a place on this machine, or is a file that no label page is lost with."""
+def _page_path(output: Location) -> Path:
+    """The path `output`; InputError if it is not one of this machine, or has a file that is not a label page."""
     if is_remote(output):
         raise InputError(f"--output {output} is an address: give the path of a file on this machine")
-    if output.is_dir():
-        raise InputError(f"--output {output} is a folder: give the path of a file, such as {output / 'labels.html'}")
-    if output.exists():
-        with open_input(output, "--output") as file:
+    path = Path(output)
+    if path.is_dir():
+        raise InputError(f"--output {path} is a folder: give the path of a file, such as {path / 'labels.html'}")
+    if path.exists():
+        with open_input(path, "--output") as file:
             if file.read(len(_START)) != _START.encode():
-                raise InputError(f"--output {output} is there and is not a label page: give another path")
-    require_writable(output.parent)
+                raise InputError(f"--output {path} is there and is not a label page: give another path")
+    return path
 
 
 def _generated(config: ExperimentConfig, location: str) -> _Generated:

@@ -115,21 +115,24 @@ def test_another_file_is_not_overwritten(round_1, tmp_path, content):
     assert mine.read_bytes() == content
 
 
-def test_what_is_no_place_for_a_page_is_refused(round_1, tmp_path):
+def test_what_is_no_place_for_a_page_is_refused(round_1, tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match=r"is a folder: give the path of a file, such as .*labels.html"):
         write_label_page(round_1[0], 1, tmp_path, 8)
-    with pytest.raises(InputError, match=r"--output s3://b/l.html is an address: give the path of a file on this"):
-        write_label_page(round_1[0], 1, "s3://b/l.html", 8)
+    (tmp_path / "tiny.yaml").write_bytes(config_bytes(round_1[0]))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        run_command(label, ["tiny.yaml", "--round", "1", "--output", "s3://b/l.html"])
+    assert "--output s3://b/l.html is an address: give the path of a file on this machine" in capsys.readouterr().err
 
 
 def test_without_generated_latents_no_page_is_written(round_1, tmp_path):
     config, _ = round_1
     with pytest.raises(InputError, match=r"round-02/bad_latents holds no generated latents yet: run the round first"):
-        write_label_page(config, 2, tmp_path / "labels.html", 8)
+        write_label_page(config, 2, tmp_path / "pages/labels.html", 8)
     make_latents(config, tmp_path / "none", {})
     with pytest.raises(InputError, match=r"discriminator_manifest.csv names no generated latents: generate them"):
-        write_label_page(config, tmp_path / "none", tmp_path / "labels.html", 8)
-    assert not (tmp_path / "labels.html").exists()
+        write_label_page(config, tmp_path / "none", tmp_path / "pages/labels.html", 8)
+    assert not (tmp_path / "pages").exists()
 
 
 def test_an_altered_latent_is_named(round_1, tmp_path):

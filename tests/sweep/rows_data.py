@@ -21,6 +21,7 @@ from core.data.manifest import originals, read_manifest, split_by_layout
 from core.data.palette import BACKGROUND, COLORS, classes_from_rgb
 from core.data.picture_files import read_picture
 from core.inputs.tensor_files import load_tensors
+from core.training.label_files import labels_of, read_labels, require_both_kinds
 from tests.sweep.ground import Ground, Row
 
 TITLE = "Pictures, manifests and latents that mean something else"
@@ -530,4 +531,45 @@ LATENTS = [
     Row("packed latents", "cut short", _npy(_ONES, cut=4), ("0.npy", "truncated")),
 ]
 
-ROWS = [*WRONG_COLOURS, *ODD_PICTURES, *MANIFESTS, *WRITTEN_ELSEWHERE, *LATENTS]
+
+def _labels(text: str | bytes) -> Callable[[Ground], Any]:
+    """Reads a label file as a stage does whose latents are a.pt and b.pt, and whose digest is 0a0a."""
+
+    def give(ground: Ground) -> bool:
+        labels = read_labels(ground.file("labels.csv", text))
+        found = labels_of(labels, ["a.pt", "b.pt"], "round-01", "0a0a")
+        require_both_kinds(labels)
+        return found == {"a.pt": True, "b.pt": False}
+
+    return give
+
+
+LABELS = [
+    Row("labels", given, _labels(text), ("labels.csv", says))
+    for given, text, says in (
+        ("no column of flags", "latent_path,label\na.pt,1\n", "no column is_viable"),
+        ("no column of paths", "file,is_viable\na.pt,1\n", "no column latent_path or layout_path"),
+        ("a row without a flag", "latent_path,is_viable\na.pt,1\nb.pt,\n", "row 2: is_viable is empty"),
+        ("a row without a path", "latent_path,is_viable\na.pt,1\n,0\n", "row 2: latent_path is empty"),
+        ("a flag that may mean both", "latent_path,is_viable\na.pt,perhaps\n", "row 1: is_viable is 'perhaps'"),
+        ("a latent twice", "latent_path,is_viable\na.pt,1\na.pt,1\n", "row 2: a.pt is there twice"),
+        ("latents that do not exist", "latent_path,is_viable\na.pt,1\nc.pt,0\n", "name c.pt, which round-01 does not"),
+        (
+            "of another round",
+            "latent_path,is_viable,latents_sha256\na.pt,1,0b0b\n",
+            "other latents (latents_sha256 0b0b)",
+        ),
+        ("of two rounds", "latent_path,is_viable,latents_sha256\na.pt,1,0a0a\nb.pt,0,0b0b\n", "of several rounds"),
+        ("all of one kind", "latent_path,is_viable\na.pt,1\nb.pt,1\n", "none of 2 layouts is not viable"),
+        ("a picture", b"\x89PNG\r\n\x1a\n\xff", "is not UTF-8 text"),
+    )
+] + [
+    Row(
+        "labels",
+        "a spreadsheet's form",
+        _labels("sep=;\nIs Viable;Latent-Path\nFALSCH;b.pt\nWAHR;a.pt\n;\n"),
+        meaning="its two labels",
+    )
+]
+
+ROWS = [*WRONG_COLOURS, *ODD_PICTURES, *MANIFESTS, *WRITTEN_ELSEWHERE, *LATENTS, *LABELS]
