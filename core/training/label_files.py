@@ -108,7 +108,7 @@ def require_both_kinds(labels: Labels, least_share: float = 0.02) -> None:
     remedy = "label more layouts, on a page of more if need be (--count of tasks.label)"
     if rarer == 0:
         raise InputError(f"labels {labels.path}: none of {count} layouts is {kind}, both kinds are needed: {remedy}")
-    if rarer < least_share * count:
+    if rarer / count < least_share:
         raise InputError(
             f"labels {labels.path}: only {rarer} of {count} layouts {'is' if rarer == 1 else 'are'} {kind}, and at "
             f"least {100 * least_share:g} % of each kind are needed: {remedy}"

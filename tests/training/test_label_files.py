@@ -124,6 +124,12 @@ def test_both_kinds_are_required_in_at_least_the_share(viable, others):
             require_both_kinds(labelled(viable, others))
 
 
+@given(st.integers(1, 200))
+def test_exactly_the_share_is_enough(rare):
+    require_both_kinds(labelled(rare, 49 * rare))
+    require_both_kinds(labelled(49 * rare, rare))
+
+
 def test_the_rare_kind_is_named():
     with pytest.raises(InputError, match=r"none of 40 layouts is viable, both kinds are needed: label more"):
         require_both_kinds(labelled(0, 40))
@@ -136,7 +142,7 @@ def test_the_rare_kind_is_named():
 
 
 def test_generated_latents_are_told_from_real_ones_and_ordered_by_sample():
-    names = ["viable_latents/viable_latent_00010.pt", "bad_latents/bad_latent_00009.pt", "bad_latents_all.pt"]
+    names = ["viable_latents/viable_latent_99999.pt", "bad_latents/bad_latent_00009.pt", "bad_latents_all.pt"]
     names += ["real_latents/real_latent_00000.pt", "bad_latents/bad_latent_100000.pt"]
     assert generated_names(names) == [names[1], names[0], names[4]]
 
