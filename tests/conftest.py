@@ -70,23 +70,6 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _undrawn_classifier():
-    """AlexNet without initial weights of its classifier: nothing reads these 58 million, which take 0.3 s."""
-    from torchvision import models
-
-    alexnet = models.alexnet
-
-    def build(*given, **options):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.nn.Linear, "reset_parameters", lambda layer: None)
-            return alexnet(*given, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "alexnet", build)
-        yield
-
-
 @pytest.fixture(scope="session")
 def trunk(tmp_path_factory) -> Path:
     """A small-valued AlexNet trunk in torchvision's format: a named file, so that no test needs the network."""

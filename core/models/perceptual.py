@@ -3,12 +3,15 @@
 import logging
 import socket
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lpips
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from core.config.loss_sections import PerceptualLossSection
 from core.inputs.tensor_files import load_tensors
@@ -49,7 +52,8 @@ def build_perceptual(section: PerceptualLossSection) -> Perceptual:
     installed = INSTALLED.get(section.net)
     named = section.backbone or (installed if installed and installed.exists() else None)
     if named is not None:
-        net = _lpips(section.net, random_trunk=True)
+        with _NoInitialWeights():
+            net = _lpips(section.net, random_trunk=True)
         _load_trunk(net, Path(named))
         return Perceptual(net, Path(named).name)
     timeout = socket.getdefaulttimeout()
@@ -68,6 +72,25 @@ def build_perceptual(section: PerceptualLossSection) -> Perceptual:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same random trunk in every process, so that a resumed run has the same loss
         return Perceptual(_lpips(section.net, random_trunk=True), "random")
+
+
+class _NoInitialWeights(TorchFunctionMode):
+    """Inside, new layers have arbitrary weights. For a network whose weights are all read from files.
+
+    torchvision builds AlexNet with its classifier, which LPIPS drops: its 58 million weights take most of a second.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
 
 
 def _lpips(net: str, random_trunk: bool) -> lpips.LPIPS:

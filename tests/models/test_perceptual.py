@@ -2,9 +2,12 @@
 
 import io
 import pickle
+import re
 import tarfile
+import warnings
 from pathlib import Path
 
+import lpips
 import numpy as np
 import pytest
 import torch
@@ -45,6 +48,21 @@ def test_a_named_file_wins_and_is_used(trunk):
     weights = torch.load(trunk, weights_only=True)
     assert torch.equal(model.net.net.slice1[0].weight, weights["0.weight"])
     assert not any(parameter.requires_grad for parameter in model.parameters()) and not model.training
+
+
+def test_weights_that_a_file_gives_are_not_drawn_first(trunk):
+    """AlexNet's classifier, which LPIPS drops, would take most of the time and memory."""
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    model = build_perceptual(PerceptualLossSection(backbone=str(trunk)))
+    assert torch.equal(torch.get_rng_state(), before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        usual = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    weights = torch.load(trunk, weights_only=True)
+    for key, value in model.net.state_dict().items():
+        of_trunk = re.fullmatch(r"net\.slice\d\.(.*)", key)
+        assert torch.equal(value, weights[of_trunk[1]] if of_trunk else usual.state_dict()[key]), key
 
 
 def test_the_package_is_read_without_executing_it(tmp_path, trunk):
