@@ -157,6 +157,7 @@ def orchestration(folder: Path) -> Iterator[Orchestration]:
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # how soon a new schedule has runs
         "DO_NOT_TRACK": "1",
         "OMP_NUM_THREADS": "1",
     }
