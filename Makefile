@@ -28,9 +28,9 @@ demo-s3: install
 deploy: install
 	$(RUN) -m deployments.deploy
 
-# A file's tests in one process, two files at a time, the longest files first (tests/conftest.py).
+# A file's tests in one process, three files at a time, the longest files first (tests/conftest.py).
 test: install
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # Speed beside stock training loops, and how time grows with work; needs an idle machine, takes about eleven minutes.
 bench: install

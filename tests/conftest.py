@@ -45,15 +45,20 @@ artifacts: {{root: {root}, state_minutes: 0}}
 """
 
 
-# Files that take minutes, longest first.
+# The files that take longest, in order.
 LONGEST = [
+    "test_interrupted_runs",
     "test_deployments",
-    "test_recovery",
     "test_killed_trainings",
-    "test_ui",
     "test_flows",
-    "test_distributed",
     "test_shards",
+    "test_ui",
+    "test_distributed",
+    "test_flow_commands",
+    "test_continue_stage3",
+    "test_radosgw",
+    "test_comparison",
+    "test_distribution",
     "test_audit",
 ]
 
