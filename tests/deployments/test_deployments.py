@@ -49,7 +49,8 @@ def test_events_start_rounds_with_typed_parameters(prefect, tiny):
 
 def test_a_schedule_starts_the_next_round_with_its_own_parameters(prefect, tiny):
     deployment = prefect.deployment(NEXT)
-    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=5)
+    # Later than the server's next look at its schedules, because the time after that is a minute away.
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=12)
     schedule = IntervalSchedule(interval=datetime.timedelta(minutes=1), anchor_date=soon)
     wanted = DeploymentScheduleCreate(schedule=schedule, active=True, parameters={"config": str(tiny)}, slug="soon")
     (made,) = prefect.client.create_deployment_schedules(deployment, [wanted])
