@@ -13,9 +13,10 @@ from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
 from core.inputs.section import Rounds
 from core.rounds.announcements import is_announced, last_unannounced_round, note_announced
+from core.rounds.close_round import close_round
 from core.rounds.finished_rounds import RoundRecord
 from core.rounds.planning import next_round
-from core.rounds.round import Round, close_round, open_round
+from core.rounds.round import Round, open_round
 from core.rounds.round_table import round_table
 from core.rounds.run import begin_run, hold_run
 from core.runtime.errors import LeaseError

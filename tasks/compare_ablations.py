@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from core.audit.audit import audit_stage
 from core.config.loading import load_config
 from core.inputs.locations import Location
+from core.rounds.close_round import close_round
 from core.rounds.comparison import Ablation, list_ablations, require_free_results, start_ablation, write_results
-from core.rounds.round import AUDIT, AUDIT_BEFORE, Round, close_round, open_round
+from core.rounds.round import AUDIT, AUDIT_BEFORE, Round, open_round
 from core.rounds.run import begin_run, hold_run
 from core.rounds.stage_result import StageResult
 from core.runtime.errors import LeaseError

@@ -20,13 +20,17 @@ def retrain_discriminator(
     seed: Seed = 42,
     device: str = "auto",
     use_amp: bool | None = None,
+    labelled_latents: Location | None = None,
+    learn_labels: bool = False,
     *,
     artifacts: ArtifactsSection | None = None,
 ) -> StageResult:
     """Train a fresh discriminator on real and fake latents, each a .pt or .npy file or a folder of them.
 
-    It computes in bfloat16 if that is faster on the device, unless `use_amp` is false. Writes discriminator_best.pt and
-    discriminator_history.csv to `output_dir`; returns the metrics of the stage's record.
+    With `labelled_latents` it is measured how well its score ranks generated latents by viability, and with
+    `learn_labels` it is trained on viable ones of them against the others. It computes in bfloat16 if that is faster on
+    the device, unless `use_amp` is false. Writes discriminator_best.pt and discriminator_history.csv to `output_dir`;
+    returns the metrics of the stage's record.
     """
     request = DiscriminatorRequest(
         real_latents=real_latents,
@@ -38,6 +42,8 @@ def retrain_discriminator(
         seed=seed,
         device=device,
         use_amp=use_amp is not False,
+        labelled_latents=labelled_latents,
+        learn_labels=learn_labels,
     )
     record = train_discriminator(request, artifacts)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}

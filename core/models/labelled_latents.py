@@ -35,6 +35,10 @@ class LabelledLatents:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def at(self, rows: Tensor) -> "LabelledLatents":
+        """Those in `rows` [n]."""
+        return LabelledLatents(self.latents[rows], self.viable[rows], self.fifth[rows], self.rules, self.kept[rows])
+
     def save(self, path: Path) -> None:
         """Write all fields to `path`."""
         save_tensors({**vars(self), "rules": list(self.rules)}, path)

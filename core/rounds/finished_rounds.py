@@ -1,4 +1,4 @@
-"""Finished rounds: a round is finished when its record `round.json` exists, which `round.close_round` writes last."""
+"""Finished rounds: a round is finished when its record `round.json` exists, which `close_round` writes last."""
 
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast
@@ -42,6 +42,12 @@ class RoundMetrics(TypedDict):
     val_noise_loss: NotRequired[Number]
     viable_before: NotRequired[Number]
     viable: NotRequired[Number]
+    # What the discriminator knows of viability, on generated latents that it was not trained on.
+    viability_auc: NotRequired[float]
+    viability_auc_low: NotRequired[float]
+    viability_auc_high: NotRequired[float]
+    # Share of viable ones among the latents that the round drew and judged.
+    viable_share: NotRequired[float]
 
 
 class RecordedPlan(TypedDict):

@@ -1,6 +1,5 @@
-"""A round: what it is made from, the arguments of its stages, and its end with a record."""
+"""A round: what it is made from, and the arguments of its stages."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,23 +9,20 @@ from core.config.experiment import ExperimentConfig
 from core.config.loading import config_bytes
 from core.records.artifacts import CONFIG_NAME, RECORD_NAME, ROUND_RECORD, round_location
 from core.records.lease import publishing_store
-from core.records.provenance import code_version, provenance_of, refuse_difference
-from core.records.record_files import create_record, read_record, record_bytes
-from core.rounds.alarms import find_alarms
+from core.records.provenance import provenance_of, refuse_difference
+from core.records.record_files import read_record
 from core.rounds.finished_rounds import (
-    AuditFigures,
-    RoundMetrics,
     RoundRecord,
     read_round_record,
     require_finished_round,
 )
-from core.rounds.planning import NextRoundPlan, plan_next_round, plan_of_round
-from core.rounds.round_settings import refuse_other_settings, round_settings, settings_digest, with_weight_factor
+from core.rounds.planning import NextRoundPlan, plan_of_round
+from core.rounds.round_settings import refuse_other_settings, round_settings, with_weight_factor
 from core.rounds.run import fork_parent
-from core.rounds.stage_result import StageResult
 from core.runtime.errors import InputError
 from core.runtime.seeding import derive_seed
-from core.storage.store import Store, join, replace, split_location
+from core.storage.opening import open_store
+from core.storage.store import join, replace
 from core.training.bad_latents import LABELLED_NAME, BadLatentsRequest
 from core.training.file_names import checkpoint_name
 from core.training.prerequisites import with_prerequisites
@@ -85,7 +81,11 @@ class Round:
         }
 
     def discriminator_options(self) -> dict[str, Any]:
-        """Arguments of retrain-discriminator, on the round's own real and bad latents."""
+        """Arguments of retrain-discriminator, on the round's own latents, which exist by then."""
+        folder = open_store(join(self.location, "bad_latents"), self.config.artifacts)
+        record = read_record(folder, RECORD_NAME)
+        # Rounds that an earlier version began have no labels.
+        judged = record is not None and LABELLED_NAME in record["outputs"]
         return {
             "real_latents": join(self.location, "bad_latents", "real_latents_all.pt"),
             "fake_latents": join(self.location, "bad_latents", "bad_latents_all.pt"),
@@ -94,6 +94,8 @@ class Round:
             "seed": self.seed,
             "device": self.config.training.device,
             "use_amp": self.config.training.use_amp,
+            "labelled_latents": join(folder.uri, LABELLED_NAME) if judged else None,
+            "learn_labels": self.config.rounds.viability.labels != "generated",
             "artifacts": self.config.artifacts,
         }
 
@@ -214,92 +216,3 @@ def _refuse_other_autoencoder(provenance: Mapping[str, Any], ended: RoundRecord,
             f"{parent} was made with the autoencoder {before['path']}, this run has {now['path']}: its latents mean "
             f"something else; set autoencoder.checkpoint={before['path']}"
         )
-
-
-def close_round(
-    opened: Round,
-    bad_latents: StageResult,
-    discriminator: StageResult,
-    stage3: StageResult,
-    audits: Mapping[str, StageResult],
-    seconds: float,
-) -> RoundRecord:
-    """The record of the round, after writing it. It is written once and last: from then on the round is finished.
-
-    Its outputs are the round's config and the records of its stages, which hold size and sha256 of every file.
-    `audits` are the results of the audits, of the model before the round (only if the round has no parent) and of the
-    model after it (if one is due). Alarms are in the record and are logged.
-    """
-    store = publishing_store(opened.location, opened.config.artifacts)
-    stages = _stage_records(store, opened.location, audits)
-    after = cast(AuditFigures, audits[AUDIT]["metrics"]) if AUDIT in audits else None
-    before = _audit_before(opened, audits)
-    metrics = _round_metrics(bad_latents, discriminator, stage3, before, after)
-    alarms = find_alarms(metrics, before, after)
-    for alarm in alarms:
-        log.warning("round %d: %s", opened.number, alarm.text)
-    plan = plan_next_round(opened.config.rounds, opened.number, opened.plan, alarms, metrics)
-    files = {CONFIG_NAME: config_bytes(opened.config)}
-    files |= {f"{stage}/{RECORD_NAME}": record_bytes(record) for stage, record in stages.items()}
-    record = {
-        **opened.provenance,
-        "location": opened.location,
-        "experiment": opened.config.experiment.name,
-        "config_sha256": settings_digest(opened.provenance["settings"]),
-        "seeds": {"training": opened.config.training.seed, "round": opened.seed},
-        "metrics": metrics,
-        "audit": after,
-        "alarms": [alarm.text for alarm in alarms],
-        "regression": [alarm.text for alarm in alarms if alarm.regression],
-        "next": asdict(plan),
-        "seconds": round(seconds, 1),
-        "outputs": {name: _entry(data) for name, data in files.items()},
-        "size": sum(entry["size"] for stage in stages.values() for entry in stage["outputs"].values()),
-        "code": code_version(),
-    }
-    if after is None and before is not None:
-        record["earlier_audit"] = before
-    create_record(record, store, ROUND_RECORD)
-    return cast(RoundRecord, record)
-
-
-def _stage_records(store: Store, location: str, audits: Mapping[str, StageResult]) -> dict[str, Mapping[str, Any]]:
-    """The records of the round's stages and of the audits in its folder, by folder; InputError if one is missing."""
-    places = [split_location(audit["output_dir"]) for audit in audits.values()]
-    stages: dict[str, Mapping[str, Any]] = {}
-    for stage in [*ROUND_STAGES, *(name for folder, name in places if folder == location)]:
-        record = read_record(store.below(stage), RECORD_NAME)
-        if record is None:
-            raise InputError(f"{store.uri}/{stage} has lost its {RECORD_NAME}: run the same command again")
-        stages[stage] = record
-    return stages
-
-
-def _audit_before(opened: Round, audits: Mapping[str, StageResult]) -> AuditFigures | None:
-    """Figures of the model that the round started from, or of the last one before it that was audited."""
-    if AUDIT_BEFORE in audits:
-        return cast(AuditFigures, audits[AUDIT_BEFORE]["metrics"])
-    if opened.parent is None:
-        return None
-    return opened.parent.get("audit") or opened.parent.get("earlier_audit")
-
-
-def _round_metrics(
-    bad_latents: StageResult,
-    discriminator: StageResult,
-    stage3: StageResult,
-    before: AuditFigures | None,
-    after: AuditFigures | None,
-) -> RoundMetrics:
-    metrics = {
-        "discriminator_val_acc": discriminator["metrics"]["val_acc"],
-        "bad_latent_std": bad_latents["metrics"]["bad_latent_std"],
-        **stage3["metrics"],
-        "viable_before": before and before["viable"],
-        "viable": after and after["viable"],
-    }
-    return cast(RoundMetrics, metrics)
-
-
-def _entry(data: bytes) -> dict[str, int | str]:
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -1,4 +1,4 @@
-"""retrain-discriminator: trains the latent discriminator on real latents against bad ones."""
+"""retrain-discriminator: trains the latent discriminator on good latents against bad ones."""
 
 import math
 from collections.abc import Mapping
@@ -28,6 +28,7 @@ from core.inputs.tensor_files import load_tensors
 from core.models.checkpoints import save_discriminator
 from core.models.diffusion import add_noise
 from core.models.discriminator import ADAM_BETAS, DiscriminatorLoss, LatentDiscriminator, draw_noise_levels
+from core.models.labelled_latents import LabelledLatents
 from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
 from core.runtime import distributed
@@ -38,6 +39,13 @@ from core.runtime.files import atomic_write
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed, generator
 from core.storage.store import ArtifactsSection
+from core.training.discriminator_data import (
+    DiscriminatorData,
+    knowledge_of_viability,
+    real_against_generated,
+    turned_at_random,
+    viable_against_others,
+)
 from core.training.latent_pools import pool_files, read_latent_pool
 from core.training.metrics import MetricsRow
 
@@ -46,8 +54,10 @@ _SCORED = 512
 _LATEST_NAME = "discriminator_latest.pt"
 _STATE = ("state_dict", "optimizer_state", "training_history", "best")
 
-# Share of the latents, drawn by seed, that the discriminator does not train on.
-VALIDATION_SHARE = 0.2
+_COLUMNS = ("epoch", "train_loss", "train_acc", "val_loss", "val_acc")
+# What is logged after an epoch.
+_SHOWN = (*_COLUMNS[1:], "viability_auc")
+
 # Share of the training latents that it sees clean. The others are noised, so that it learns every noise level.
 CLEAN_SHARE = 0.5
 
@@ -65,12 +75,15 @@ class DiscriminatorRequest:
     seed: int = 42
     device: str = "auto"
     use_amp: bool = True  # bfloat16 where the device multiplies it faster
+    labelled_latents: Location | None = None  # the generated latents with the audit's verdicts
+    learn_labels: bool = False  # train on viable against other generated latents, not on real against generated ones
 
 
 def train_discriminator(request: DiscriminatorRequest, artifacts: ArtifactsSection | None = None) -> dict[str, Any]:
     """Stage record after writing `discriminator_best.pt` (lowest validation loss) and `discriminator_history.csv`.
 
-    History columns: epoch, train_loss, train_acc, val_loss, val_acc, on clean latents for validation.
+    History columns: epoch, train_loss, train_acc, val_loss, val_acc, on clean latents for validation. With labelled
+    latents also those of `knowledge_of_viability`.
     """
     require_positive(epochs=request.epochs, batch_size=request.batch_size, learning_rate=request.learning_rate)
     with distributed.joined(request.device):
@@ -85,28 +98,35 @@ def _train_recorded(request: DiscriminatorRequest, artifacts: ArtifactsSection) 
     inputs |= pool_files("fake", request.fake_latents, artifacts)
     settings = {name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed", "use_amp")}
 
+    if request.labelled_latents is not None:
+        inputs["labelled"] = request.labelled_latents
+    if request.learn_labels:
+        settings["learn_labels"] = True
+
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
-        real, fake = (
-            read_latent_pool([path for name, path in paths.items() if name.startswith(kind)], source)
-            for kind, source in (("real", request.real_latents), ("fake", request.fake_latents))
-        )
-        return _train(request, real, fake, workspace)
+        return _train(request, _data(request, paths), workspace)
 
     return run_stage("discriminator", request.output_dir, inputs, settings, work, artifacts)
 
 
-def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace: Workspace) -> dict[str, Any]:
+def _data(request: DiscriminatorRequest, paths: Mapping[str, Path]) -> DiscriminatorData:
+    labelled = LabelledLatents.load(paths["labelled"]) if "labelled" in paths else None
+    if request.learn_labels:
+        if labelled is None:
+            raise InputError("--learn_labels needs labels: give --labelled_latents, of generate-bad-latents")
+        return viable_against_others(labelled, request.seed)
+    real, fake = (
+        read_latent_pool([path for name, path in paths.items() if name.startswith(kind)], source)
+        for kind, source in (("real", request.real_latents), ("fake", request.fake_latents))
+    )
+    return real_against_generated(real, fake, labelled, request.seed)
+
+
+def _train(request: DiscriminatorRequest, data: DiscriminatorData, workspace: Workspace) -> dict[str, Any]:
     """Metrics of the best epoch, after the files are written."""
     device = distributed.own_device(request.device)
-    if real.shape[1:] != fake.shape[1:]:
-        raise InputError(
-            f"real latents have shape {list(real.shape[1:])} and fake ones {list(fake.shape[1:])}: "
-            "both must come from the same autoencoder"
-        )
-    real, real_validation = _split(real, request.seed, "real split")
-    fake, fake_validation = _split(fake, request.seed, "fake split")
-    training = [pool.to(device) for pool in (real, fake)]
-    validation = [pool.to(device) for pool in (real_validation, fake_validation)]
+    training, validation = ([pool.to(device) for pool in pools] for pools in (data.training, data.validation))
+    real, fake = training
     sizes = {"latent_channels": real.shape[1], "latent_size": real.shape[2]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(request.seed, "discriminator weights"))
@@ -120,8 +140,10 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
     with EpochProgress("discriminator", request.epochs, steps, len(history)) as progress:
         for epoch in range(len(history) + 1, request.epochs + 1):
             row: MetricsRow = {"epoch": epoch}
-            row |= _train_epoch(losses, optimizer, training, request, epoch, steps, progress)
+            row |= _train_epoch(losses, optimizer, training, request, epoch, steps, progress, data.turned)
             row |= _validate(model, validation)
+            if data.unseen is not None:
+                row |= knowledge_of_viability(data.unseen, partial(_scores, model), request.seed)
             if not math.isfinite(row["val_loss"]):
                 raise InputError(
                     f"discriminator: the loss is {row['val_loss']} in the validation of epoch {epoch}; it was not "
@@ -134,11 +156,12 @@ def _train(request: DiscriminatorRequest, real: Tensor, fake: Tensor, workspace:
                 if workspace.writes:
                     save_discriminator(model, sizes, scores, workspace.folder / "discriminator_best.pt")
             workspace.keep(_LATEST_NAME, partial(_state, model, optimizer, history, best), f"epoch {epoch}")
-            progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
+            progress.epoch(epoch, {name: row[name] for name in _SHOWN if name in row})
     if workspace.writes:
         with atomic_write(workspace.folder / "discriminator_history.csv") as file:
             pd.DataFrame(history).to_csv(file, index=False)
-    return {"val_acc": best["val_acc"], "val_loss": best["val_loss"], "best_epoch": best["epoch"]}
+    known = {name: best[name] for name in best if name not in _COLUMNS}
+    return {"val_acc": best["val_acc"], "val_loss": best["val_loss"], "best_epoch": best["epoch"], **known}
 
 
 def _resume(
@@ -182,12 +205,6 @@ def _class_batch_size(request: DiscriminatorRequest) -> int:
     return request.batch_size // 2 or 1
 
 
-def _split(pool: Tensor, seed: int, stream: str) -> tuple[Tensor, Tensor]:
-    order = torch.randperm(len(pool), generator=generator(seed, stream))
-    held_out = max(1, int(VALIDATION_SHARE * len(pool)))
-    return pool[order[held_out:]], pool[order[:held_out]]
-
-
 def _train_epoch(
     losses: nn.Module,
     optimizer: Adam,
@@ -196,6 +213,7 @@ def _train_epoch(
     epoch: int,
     steps: int,
     progress: EpochProgress,
+    turned: bool,
 ) -> MetricsRow:
     """Training loss and accuracy of the epoch."""
     half, device = _class_batch_size(request), pools[0].device
@@ -214,6 +232,8 @@ def _train_epoch(
         for step in range(steps):
             take = slice(step * half, (step + 1) * half)
             latents = torch.cat([pool[order[take]] for pool, order in zip(pools, orders, strict=True)])
+            if turned:
+                latents = turned_at_random(latents, rng)
             alpha_bar = draw_noise_levels(len(latents), CLEAN_SHARE, rng)
             eps, shift = (torch.randn(latents.shape, generator=rng, device=device) for _ in range(2))
             drawn = (add_noise(latents, eps, alpha_bar), labels, alpha_bar, shift)
@@ -246,7 +266,14 @@ def _validate(model: LatentDiscriminator, pools: list[Tensor]) -> MetricsRow:
     model.eval()
     loss, accuracy = 0.0, 0.0
     for pool, label in zip(pools, (1.0, 0.0), strict=True):
-        logits = torch.cat([model(part) for part in torch.split(pool, _SCORED)])
+        logits = _scores(model, pool)
         loss += F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label)).item() / 2
         accuracy += ((logits > 0) == (label > 0.5)).float().mean().item() / 2
     return {"val_loss": loss, "val_acc": accuracy}
+
+
+@torch.no_grad()
+def _scores(model: LatentDiscriminator, latents: Tensor) -> Tensor:
+    """Logits [N] of clean latents [N, C, h, w]."""
+    device = next(model.parameters()).device
+    return torch.cat([model(part.to(device)) for part in torch.split(latents, _SCORED)])

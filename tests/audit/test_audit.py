@@ -15,8 +15,9 @@ from core.audit.reference import make_reference
 from core.audit.rules import RULES
 from core.config.loading import config_bytes, load_config
 from core.records.record_files import create_record, read_record
+from core.rounds.close_round import close_round
 from core.rounds.planning import next_round, stop_reason
-from core.rounds.round import close_round, open_round
+from core.rounds.round import open_round
 from core.rounds.run import begin_run, hold_run
 from core.runtime.errors import InputError
 from core.storage.opening import open_store

@@ -20,7 +20,8 @@ from prefect.testing.utilities import prefect_test_harness
 from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
 from core.houses.layout_generator import write_layouts
-from core.rounds.round import close_round, open_round
+from core.rounds.close_round import close_round
+from core.rounds.round import open_round
 from core.rounds.run import begin_run, hold_run
 from core.training.prerequisites import STAGES, make_prerequisite
 from flows.adversarial_training import adversarial_training
