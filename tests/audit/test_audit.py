@@ -17,7 +17,7 @@ from core.config.loading import config_bytes, load_config
 from core.records.record_files import create_record, read_record
 from core.rounds.close_round import close_round
 from core.rounds.planning import next_round, stop_reason
-from core.rounds.round import open_round
+from core.rounds.round import AUDIT, AUDIT_BEFORE, open_round
 from core.rounds.run import begin_run, hold_run
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
@@ -157,8 +157,12 @@ def close_with(config, number, before, after, **changes):
                 create_record({"outputs": {}}, store.below(name), "stage.json")
         latest = this.stage3_checkpoint.removeprefix(f"{this.location}/")
         store.create(latest, b"weights")
-        audits = [] if before is None else [{"output_dir": "elsewhere/a", "metrics": audit_figures(before)}]
-        audits.append({"output_dir": "elsewhere/b", "metrics": audit_figures(after)})
+        figures = {AUDIT_BEFORE: before, AUDIT: after}
+        audits = {
+            name: {"output_dir": f"elsewhere/{name}", "metrics": audit_figures(viable)}
+            for name, viable in figures.items()
+            if viable is not None
+        }
         parts = stage({"bad_latent_std": 1.0}), stage({"val_acc": 0.7}), stage(STAGE3 | changes)
         return close_round(this, *parts, audits, seconds=1.0)
 
@@ -178,6 +182,27 @@ def test_a_worse_round_is_in_its_record_and_the_log(with_audit, caplog):
     assert any("viable layouts fell from 0.500 to 0.300" in alarm for alarm in record["alarms"])
     assert "round 1: viable layouts fell" in caplog.text
     assert stop_reason(config, 1) is None and next_round(config) == 2
+
+
+def test_a_round_without_an_audit_is_compared_with_the_last_audit_before_it(with_audit):
+    config = with_audit("audit.every=3", "rounds.count=4")
+    assert [list(open_round(config, 1).audits_options())] == [[AUDIT_BEFORE]]
+    first = close_with(config, 1, 0.5, None)
+    assert first["metrics"]["viable_before"] == 0.5 and first["metrics"]["viable"] is first["audit"] is None
+    assert list(open_round(config, 2).audits_options()) == []
+    close_with(config, 2, None, None)
+    assert list(open_round(config, 3).audits_options()) == [AUDIT]
+    third = close_with(config, 3, None, 0.3)
+    assert third["metrics"]["viable_before"] == 0.5 and any("fell from 0.500 to 0.300" in a for a in third["alarms"])
+    assert list(open_round(config, 4).audits_options()) == [AUDIT]  # the last round is always audited
+
+
+def test_a_discriminator_that_knows_nothing_stops_a_run_that_learns_from_its_scores(with_audit):
+    knows = {"viability_auc": 0.52, "viability_auc_low": 0.47, "viability_auc_high": 0.57}
+    config = with_audit("rounds.on_regression=stop")
+    record = close_with(config, 1, 0.3, 0.4, **knows)
+    line = "the discriminator knows nothing of viability: AUC 0.520 (0.470 to 0.570) on generated latents that it did "
+    assert record["alarms"] == [line + "not see"] and stop_reason(config, 1).endswith(line + "not see")
 
 
 def test_the_run_stops_after_a_worse_round_if_configured(with_audit):

@@ -65,7 +65,7 @@ def rounds_by_core(experiment: ExperimentConfig) -> Iterator[int]:
             bad_latents = generate_bad_latents.fn(**this.bad_latents_options())
             discriminator = retrain_discriminator.fn(**this.discriminator_options())
             stage3 = continue_stage3.fn(this.config_path, recorded=True)
-            close_round(this, bad_latents, discriminator, stage3, [], seconds=0.0)
+            close_round(this, bad_latents, discriminator, stage3, {}, seconds=0.0)
             report_round.fn(this.config_path, number)
             yield number
 

@@ -45,7 +45,7 @@ def run_round(config, number):
     bad_latents = generate_bad_latents.fn(**this.bad_latents_options())
     discriminator = retrain_discriminator.fn(**this.discriminator_options())
     stage3 = continue_stage3.fn(this.config_path, recorded=True, artifacts=config.artifacts)
-    record = close_round(this, bad_latents, discriminator, stage3, [], seconds=1.0)
+    record = close_round(this, bad_latents, discriminator, stage3, {}, seconds=1.0)
     if is_new:
         ROUNDS[this.location] = {file.name: store.read(file.name).data for file in store.files()}
     return record
