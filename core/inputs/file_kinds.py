@@ -34,10 +34,15 @@ def kind_of_bytes(start: bytes) -> tuple[str, str | None] | None:
         return "an archive of numpy arrays (.npz)", "save the array with numpy.save"
     if start.startswith(b"\x93NUMPY"):
         return "a numpy array", "name it .npy"
-    if start[8:9] == b"{" and start[4:8] == bytes(4):
+    if is_safetensors(start):
         return "a safetensors file", "save the tensor with torch.save"
     folded = start.lower()
     return next(((kind, remedy) for begins, kind, remedy in _BEGINNINGS if folded.startswith(begins)), None)
+
+
+def is_safetensors(start: bytes) -> bool:
+    """Whether a file with these first bytes begins as safetensors do: the header's length, then JSON."""
+    return start[8:9] == b"{" and start[4:8] == bytes(4)
 
 
 def not_it(file: IO[bytes], message: str, remedy: str) -> InputError:

@@ -1,5 +1,6 @@
 """Checkpoint files, and models built from them."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from core.config.experiment import ExperimentConfig
 from core.config.model_sections import AutoencoderSection
 from core.inputs import state_form as form
+from core.inputs.listed_digests import require_listed_digest
 from core.inputs.locations import Location, is_remote
+from core.inputs.safetensors_files import SUFFIX, load_safetensors, save_safetensors
 from core.inputs.section import Section
 from core.inputs.state_form import are_weights, checked_weights, without_wrappers
 from core.inputs.tensor_files import load_tensors, save_tensors
@@ -39,8 +42,13 @@ def find_checkpoint(path: Location) -> Location:
 
 
 def load_checkpoint(path: Location, what: str) -> dict[str, Any]:
-    """The dictionary saved at `path`, with `state_dict` and `config`; InputError if it is not a checkpoint."""
-    checkpoint = load_tensors(path, what)
+    """The dictionary saved at `path`, with `state_dict` and `config`; InputError if it is not a checkpoint.
+
+    A `.safetensors` file holds the weights as tensors and the config as JSON in its metadata. If a SHA256SUMS beside
+    the file names it, its digest must be the one there.
+    """
+    require_listed_digest(path, what)
+    checkpoint = _from_safetensors(path, what) if str(path).endswith(SUFFIX) else load_tensors(path, what)
     content: dict[str, Any] = checkpoint if isinstance(checkpoint, dict) else {}
     weights, config = content.get("state_dict"), content.get("config")
     if not isinstance(weights, dict) or not are_weights(weights) or not isinstance(config, dict):
@@ -51,6 +59,23 @@ def load_checkpoint(path: Location, what: str) -> dict[str, Any]:
     if not form.is_plain_tree(config):
         raise InputError(f"{what} {path} has a config with more than text and numbers: give a file of a training stage")
     return content | {"state_dict": without_wrappers(weights)}
+
+
+def _from_safetensors(path: Location, what: str) -> dict[str, Any]:
+    found = load_safetensors(path, what)
+    try:
+        config = json.loads(found.text["config"])
+    except (LookupError, ValueError, RecursionError):
+        raise InputError(
+            f"{what} {path} is not a checkpoint: its metadata hold no config as JSON; give a file that "
+            "tasks.export_base wrote, or one of a training stage"
+        ) from None
+    return {"state_dict": found.tensors, "config": config}
+
+
+def export_checkpoint(weights: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> None:
+    """Write a `.safetensors` checkpoint that `load_checkpoint` reads; `config` must be JSON."""
+    save_safetensors(weights, "config", json.dumps(config, sort_keys=True), path)
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Location) -> None:
