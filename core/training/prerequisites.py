@@ -177,8 +177,13 @@ def _latents(config: ExperimentConfig) -> Prerequisite | None:
 
 
 def _stage1(config: ExperimentConfig) -> Prerequisite | None:
-    """Stage 1, unless the config names a checkpoint of it."""
-    return _diffusion_stage(1, config) if config.diffusion.stage1_checkpoint is None else None
+    """Stage 1, unless the config names a checkpoint of it, or nothing starts from one.
+
+    Stage 2 does, and the bad latents of a first round that labels all generated latents as bad.
+    """
+    named = config.diffusion
+    wanted = named.stage2_checkpoint is None or config.rounds.viability.labels == "generated"
+    return _diffusion_stage(1, config) if wanted and named.stage1_checkpoint is None else None
 
 
 def _stage2(config: ExperimentConfig) -> Prerequisite | None:
