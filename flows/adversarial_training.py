@@ -6,7 +6,9 @@ from typing import cast
 
 from prefect import flow
 
+from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
+from core.rounds.before_and_after import ending, keep_picture
 from core.rounds.finished_rounds import RoundRecord
 from core.rounds.round_table import round_table
 from core.rounds.run import begin_run, hold_run
@@ -59,9 +61,13 @@ def adversarial_training(
                 break
             # With a number a round is always done, or was.
             records.append(cast(RoundRecord, adversarial_round(config, number, decided)))
+        keep_picture(experiment, records)
         return records
 
 
+def _shown(experiment: ExperimentConfig, records: Sequence[RoundRecord]) -> str:
+    return "\n".join([round_table(records), *ending(experiment, records)])
+
+
 if __name__ == "__main__":
-    records = run_flow(adversarial_training)
-    say(round_table(records))
+    say(run_flow(adversarial_training, _shown))

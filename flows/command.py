@@ -6,13 +6,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import prefect
 from prefect import Flow
 from prefect.logging.configuration import setup_logging
 
+from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
 from core.inputs.locations import Location
 from core.runtime.errors import InputError
@@ -30,9 +31,10 @@ _SECONDS_WITHOUT_SERVER, _SECONDS_WITH_SERVER = 3, 8
 _PREFECT = os.path.dirname(prefect.__file__)
 
 
-def run_flow(flow: Flow[..., Any]) -> Any:
+def run_flow(flow: Flow[..., Any], shown: Callable[[ExperimentConfig, Any], Any] | None = None) -> Any:
     """Result of the flow called with the command line's arguments, as `run_command` calls a function.
 
+    With `shown`, what it makes of the config and that result.
     Prefect's log lines go to its server only: the terminal already shows progress bars, results and the error that
     ends the command. A temporary server ends with the command, however that ends.
     """
@@ -45,7 +47,7 @@ def run_flow(flow: Flow[..., Any]) -> Any:
 
     @functools.wraps(flow.fn)
     def checked(config: Location, overrides: Sequence[str] = (), **options: Any) -> Any:
-        load_config(config, overrides)  # a mistake ends the command before a server is started
+        experiment = load_config(config, overrides)  # a mistake ends the command before a server is started
         if (url := configured_server()) is not None:
             require_server(url)
         with (
@@ -53,7 +55,8 @@ def run_flow(flow: Flow[..., Any]) -> Any:
             server_errors(),
             server.own_database() if url is None else contextlib.nullcontext(),
         ):
-            return flow(config=config, overrides=overrides, **options)
+            result = flow(config=config, overrides=overrides, **options)
+        return result if shown is None else shown(experiment, result)
 
     with interruptible(lambda leaving: _leave_soon(leaving, server), server.end):
         return run_command(checked)

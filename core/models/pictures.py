@@ -1,5 +1,6 @@
 """From layout pictures to latents and back: encoding, decoding, grids of pictures in palette colours."""
 
+import io
 import math
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def save_sample_grid(latents: Tensor, decoder: Decoder, path: Path, columns: int
 
 def save_grid(pictures: np.ndarray, path: Path, columns: int | None = None) -> None:
     """Write a PNG with uint8 RGB `pictures` [N, H, W, 3] in rows of `columns`; without it, in a square."""
+    with atomic_write(path) as file:
+        file.write(grid_png(pictures, columns))
+
+
+def grid_png(pictures: np.ndarray, columns: int | None = None) -> bytes:
+    """The PNG that `save_grid` writes."""
     count, height = pictures.shape[:2]
     columns = columns or math.ceil(math.sqrt(count))
     scale = max(1, _SMALLEST_TILE // height)
@@ -55,5 +62,6 @@ def save_grid(pictures: np.ndarray, path: Path, columns: int | None = None) -> N
     for index, picture in enumerate(pictures.repeat(scale, axis=1).repeat(scale, axis=2)):
         top, left = index // columns * tile + _GAP, index % columns * tile + _GAP
         sheet[top : top + tile - _GAP, left : left + tile - _GAP] = picture
-    with atomic_write(path) as file:
-        Image.fromarray(sheet).save(file, format="PNG")
+    made = io.BytesIO()
+    Image.fromarray(sheet).save(made, format="PNG")
+    return made.getvalue()

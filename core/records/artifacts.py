@@ -14,6 +14,8 @@ CONFIG_NAME, DECISION_NAME, ANNOUNCED_NAME, REPORT_NAME = (
     "announced.json",
     "report.html",
 )
+# In the folder of a run: what its models draw before the first round and after the last.
+BEFORE_AFTER_NAME = "before_after.png"
 # In the folder of an unfinished stage: its resumable states, and the names of the files that it publishes.
 STATE_FOLDER, PUBLISHING_NAME = "state", "publishing.json"
 # In the folder of a run or of the prerequisites: which process works on it.

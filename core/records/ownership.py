@@ -13,6 +13,7 @@ from typing import Any
 from core.inputs.locations import is_remote
 from core.records.artifacts import (
     ANNOUNCED_NAME,
+    BEFORE_AFTER_NAME,
     CONFIG_NAME,
     DECISION_NAME,
     LEASE_NAME,
@@ -38,7 +39,7 @@ from core.storage.store import Store
 # Names of our records, which may be in any folder.
 _RECORDS = (RECORD_NAME, ROUND_RECORD, RUN_RECORD, LEASE_NAME, MADE_NAME)
 # Names of all small files that we write.
-_WRITTEN = (*_RECORDS, CONFIG_NAME, REPORT_NAME, DECISION_NAME, ANNOUNCED_NAME)
+_WRITTEN = (*_RECORDS, CONFIG_NAME, REPORT_NAME, BEFORE_AFTER_NAME, DECISION_NAME, ANNOUNCED_NAME)
 _PROBE = re.compile(r"\.probe-[0-9a-f]{16}")
 
 
@@ -150,7 +151,7 @@ class OwnFiles:
         if last in _RECORDS:
             return self._record(folder, last) is not None
         run, _, round_ = folder.rpartition("/")
-        in_run = last in (CONFIG_NAME, REPORT_NAME) and self.is_run(folder)
+        in_run = last in (CONFIG_NAME, REPORT_NAME, BEFORE_AFTER_NAME) and self.is_run(folder)
         in_round = last in (CONFIG_NAME, DECISION_NAME, ANNOUNCED_NAME) and ROUND_FOLDER.fullmatch(round_)
         return in_run or bool(in_round and self.is_run(run))
 

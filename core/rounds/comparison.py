@@ -3,29 +3,27 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from core.audit.audit import LAYOUTS_NAME
 from core.audit.bootstrap import Interval
 from core.config.experiment import ExperimentConfig
 from core.config.round_sections import ComparisonSection
 from core.data.palette import COLORS
 from core.inputs.locations import Location
 from core.models.pictures import save_grid
-from core.records.artifacts import RECORD_NAME, round_location, run_location
+from core.records.artifacts import round_location, run_location
 from core.records.created_files import CreatedFiles
-from core.records.record_files import entry_of, read_record
+from core.rounds.finished_audits import FinishedAudit, finished_audit
 from core.rounds.finished_rounds import RoundMetrics, read_round_record
 from core.rounds.round import AUDIT
 from core.runtime.errors import InputError
 from core.runtime.escaping import write_csv
 from core.runtime.files import atomic_write, require_writable
 from core.runtime.seeding import derive_seed
-from core.storage.opening import open_store
-from core.storage.store import ArtifactsSection, join
+from core.storage.store import join
 
 START, FIRST_AUDIT, FINAL_AUDIT = "stage2", "first_audit", "final_audit"
 _RESAMPLES = 2000
@@ -132,7 +130,7 @@ def result_rows(config: ExperimentConfig) -> pd.DataFrame:
     start = start_ablation(config)
     rows = []
     for place, final in ((start.first_audit, False), (start.final_audit, True)):
-        if (audit := _audit_record(place, config.artifacts)) is not None:
+        if (audit := finished_audit(place, config.artifacts)) is not None:
             rows.append(_row(START, start.seed, 0, audit) | {"final": final})
     for ablation in list_ablations(config):
         rows += _ablation_rows(ablation)
@@ -148,8 +146,8 @@ def compare(config: ExperimentConfig) -> pd.DataFrame:
     comparison: ComparisonSection = config.required("comparison")
     finished: dict[str, dict[int, np.ndarray]] = {}
     for ablation in list_ablations(config):
-        if (audit := _audit_record(ablation.final_audit, ablation.config.artifacts)) is not None:
-            finished.setdefault(ablation.name, {})[ablation.seed] = _viable(audit, config.artifacts)
+        if (audit := finished_audit(ablation.final_audit, ablation.config.artifacts)) is not None:
+            finished.setdefault(ablation.name, {})[ablation.seed] = audit.layouts(config.artifacts)["viable"]
     rows = result_rows(config)
     if rows.empty:
         return rows
@@ -187,19 +185,12 @@ def fewer_failures(pairs: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.rando
     return Interval(1 - failures[0] / max(failures[1], 1e-9), float(low), float(high))
 
 
-class _AuditRecord(NamedTuple):
-    """The record of a finished audit, and where it is."""
-
-    location: str
-    record: dict[str, Any]
-
-
 def _pictures(config: ExperimentConfig) -> np.ndarray:
     """uint8 [N, H, W, 3]: what the start and each finished ablation draw from the same noise, one row for each."""
     first = min(ablation.seed for ablation in list_ablations(config))
     ablations = [start_ablation(config), *(ablation for ablation in list_ablations(config) if ablation.seed == first)]
-    found = [_audit_record(ablation.final_audit, config.artifacts) for ablation in ablations]
-    layouts = [_layouts(audit, config.artifacts)["classes"][:_COLUMNS] for audit in found if audit is not None]
+    found = [finished_audit(ablation.final_audit, config.artifacts) for ablation in ablations]
+    layouts = [audit.layouts(config.artifacts)["classes"][:_COLUMNS] for audit in found if audit is not None]
     pictures: np.ndarray = COLORS[np.concatenate(layouts)]
     return pictures
 
@@ -211,10 +202,10 @@ def _ablation_rows(ablation: Ablation) -> Iterator[dict[str, Any]]:
         if record is None:
             return
         records.append(record)
-        audit = _audit_record(join(round_location(ablation.config, number), AUDIT), ablation.config.artifacts)
+        audit = finished_audit(join(round_location(ablation.config, number), AUDIT), ablation.config.artifacts)
         if audit is not None:
             yield _row(ablation.name, ablation.seed, number, audit, record["metrics"], record["seconds"])
-    audit = _audit_record(ablation.final_audit, ablation.config.artifacts)
+    audit = finished_audit(ablation.final_audit, ablation.config.artifacts)
     if audit is not None:
         seconds = sum(record["seconds"] for record in records)
         row = _row(ablation.name, ablation.seed, len(records), audit, records[-1]["metrics"], seconds)
@@ -225,7 +216,7 @@ def _row(
     name: str,
     seed: int,
     number: int,
-    audit: _AuditRecord,
+    audit: FinishedAudit,
     round_metrics: RoundMetrics | None = None,
     seconds: float | None = None,
 ) -> dict[str, Any]:
@@ -251,19 +242,3 @@ def _row(
 
 def _named(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.value, "low": interval.low, "high": interval.high}
-
-
-def _audit_record(location: str, artifacts: ArtifactsSection) -> _AuditRecord | None:
-    record = read_record(open_store(location, artifacts), RECORD_NAME)
-    return None if record is None else _AuditRecord(location, record)
-
-
-def _layouts(audit: _AuditRecord, artifacts: ArtifactsSection) -> Mapping[str, np.ndarray]:
-    entry = entry_of(audit.record, LAYOUTS_NAME, audit.location)
-    folder = open_store(audit.location, artifacts).fetch({LAYOUTS_NAME: entry})
-    with np.load(folder / LAYOUTS_NAME) as arrays:
-        return dict(arrays)
-
-
-def _viable(audit: _AuditRecord, artifacts: ArtifactsSection) -> np.ndarray:
-    return _layouts(audit, artifacts)["viable"]
