@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 from core.audit.audit import audit_stage
+from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
 from core.inputs.locations import Location
 from core.rounds.close_round import close_round
@@ -32,9 +33,7 @@ def compare_ablations(config: Location, output_dir: Location = "docs/evidence", 
     experiment = load_config(config, overrides)
     ablations = list_ablations(experiment)
     require_free_results(experiment, output_dir)
-    with hold_prerequisites(experiment, wait=True):
-        for stage in STAGES:
-            make_prerequisite(stage, experiment)
+    _prepare([experiment, *(ablation.config for ablation in ablations)])
     start = start_ablation(experiment)
     with hold_run(start.config, wait=True):
         stage2 = with_prerequisites(experiment).required("diffusion.stage2_checkpoint")
@@ -49,6 +48,14 @@ def compare_ablations(config: Location, output_dir: Location = "docs/evidence", 
         except LeaseError as error:
             log.info("left to another process: %s", error)
     return write_results(experiment, output_dir)
+
+
+def _prepare(configs: Sequence[ExperimentConfig]) -> None:
+    """Make what their rounds start from: with other labels a round may start from another stage."""
+    for config in {config.rounds.viability.labels: config for config in configs}.values():
+        with hold_prerequisites(config, wait=True):
+            for stage in STAGES:
+                make_prerequisite(stage, config)
 
 
 def _train(ablation: Ablation, before: StageResult) -> None:

@@ -117,7 +117,7 @@ def _verdict(more: Interval, before: Mapping[str, Any], after: Mapping[str, Any]
         verdict = "FEWER layouts are viable than before"
     else:
         verdict = "NOT SHOWN that more layouts are viable than before: the interval contains 0"
-    distance, (_, high) = after["frechet_distance"], before["intervals"]["frechet_distance"]
+    distance, high = after.get("frechet_distance"), before["intervals"].get("frechet_distance", (None, None))[1]
     if distance is not None and high is not None and distance > high:
         verdict += "; the Fréchet distance is WORSE, beyond its interval before"
     return verdict

@@ -12,6 +12,7 @@ from core.models.checkpoints import load_checkpoint
 from core.rounds.comparison import fewer_failures, list_ablations
 from core.rounds.round import open_round
 from core.runtime.errors import InputError
+from core.training.prerequisites import with_prerequisites
 from tasks.compare_ablations import compare_ablations
 from tests.conftest import own_copy
 
@@ -37,6 +38,33 @@ def compared(prepared, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(two_sample, "STEPS", 20)
         return path, folder / "results", compare_ablations(path, str(folder / "results"))
+
+
+def test_what_any_ablation_starts_from_is_made(compared, tmp_path, monkeypatch):
+    """Of the config itself, which names Stage 2 and takes the rules' labels, no round starts from Stage 1."""
+
+    class PreparedError(Exception):
+        pass
+
+    def stop(*_):
+        raise PreparedError
+
+    monkeypatch.setattr("tasks.compare_ablations._audit", stop)
+    named = with_prerequisites(load_config(compared[0]))
+    settings = [
+        f"artifacts.root={tmp_path}/artifacts",
+        f"autoencoder.checkpoint={named.autoencoder.checkpoint}",
+        f"diffusion.stage2_checkpoint={named.diffusion.stage2_checkpoint}",
+        "rounds.viability.labels=rules",
+    ]
+    made = tmp_path / "artifacts/prerequisites/stage1/stage.json"
+    with pytest.raises(PreparedError):
+        compare_ablations(compared[0], str(tmp_path / "results"), settings)
+    assert not made.exists()
+    settings.append("comparison.ablations.renoise.settings={rounds.viability.labels: generated}")
+    with pytest.raises(PreparedError):
+        compare_ablations(compared[0], str(tmp_path / "results"), settings)
+    assert made.exists()
 
 
 def final_weights(path, name):

@@ -58,6 +58,7 @@ ROWS = [
             "tasks.audit": ["--checkpoint", "a.pt"],
             "tasks.compare_ablations": [],
             "tasks.continue_stage3": [],
+            "tasks.export_base": ["--output_dir", "base"],
             "tasks.label": ["--round", "1", "--output", "labels.html"],
             "tasks.report_round": ["--number", "1"],
         }.items()
