@@ -23,7 +23,7 @@ _CODE = re.compile(r"`([^`\n]+)`")
 _MODULE = re.compile(rf"-m ((?:{'|'.join(PACKAGES)})\.[\w.]+)")
 _SECTIONS = "|".join(sorted({leaf.key.partition(".")[0] for leaf in LEAVES}))
 _KEY = re.compile(rf"(?<![\w./-])((?:{_SECTIONS})(?:\.[a-z_0-9]+)+)(?![\w/])")
-_FILE = re.compile(r"\.(json|yaml|csv|png|npz|pt|npy|md|html)$")
+_FILE = re.compile(r"\.(json|yaml|csv|png|npz|pt|npy|md|html|safetensors)$")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=str)
 

@@ -58,7 +58,7 @@ DOCUMENTED = Scale(
     discriminator_epochs=50,
 )
 TOY = Scale(
-    Path("configs/demo.yaml"),
+    Path("configs/scratch.yaml"),
     ("unet.base_channels=16", "training.device=cpu"),
     layouts=16,
     samples=64,

@@ -102,7 +102,7 @@ def draw(curves: dict[str, Points], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.growth", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/scratch.yaml"))
     parser.add_argument("--picture", type=Path, default=Path("docs/growth.png"))
     options = parser.parse_args()
     curves = {}

@@ -1,6 +1,6 @@
 """The three computations of a round against what a user would write with stock parts, in one run, in turn.
 
-    python -m tests.benchmarks.speed [--configs configs/demo.yaml configs/houses.yaml] [--repetitions 5]
+    python -m tests.benchmarks.speed [--configs configs/scratch.yaml configs/houses.yaml] [--repetitions 5]
 
 Each figure is the median over the repetitions of a ratio of two times measured one after the other. The last column
 says how close the project's own time is to the rate at which this machine multiplies large matrices. Prints the
@@ -159,7 +159,7 @@ def _figure(
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.speed", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--configs", type=Path, nargs="+", default=[Path("configs/demo.yaml"), Path("configs/houses.yaml")]
+        "--configs", type=Path, nargs="+", default=[Path("configs/scratch.yaml"), Path("configs/houses.yaml")]
     )
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()

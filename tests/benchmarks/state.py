@@ -1,6 +1,6 @@
 """What keeping a resumable state every epoch costs the training: epochs with and without it, in turn.
 
-    python -m tests.benchmarks.state [--config configs/demo.yaml] [--steps 100] [--repetitions 6]
+    python -m tests.benchmarks.state [--config configs/scratch.yaml] [--steps 100] [--repetitions 6]
 
 An epoch is so many optimizer steps of the noise loss on random latents of the config's size. Prints the figures and
 writes them to tests/benchmarks/state.csv.
@@ -69,7 +69,7 @@ def measure(config: ExperimentConfig, steps: int, repetitions: int) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.state", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/scratch.yaml"))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repetitions", type=int, default=6)
     options = parser.parse_args()
