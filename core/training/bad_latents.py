@@ -42,6 +42,12 @@ log = logging.getLogger(__name__)
 
 LABELLED_NAME = "labelled_latents.pt"
 _STAGE = "bad latents"
+# What helps if too few layouts are viable, or too few are not.
+_LABEL_REMEDIES = {
+    True: "train Stages 1 and 2 longer, name fewer rules in rounds.viability.rules, or set rounds.viability.labels: "
+    "generated",
+    False: "name more rules in rounds.viability.rules, or set rounds.viability.labels: generated",
+}
 # Least number of latents in a part. A crash loses at most a part, and shards are cut between parts.
 _LEAST_PART = 64
 
@@ -161,7 +167,7 @@ def _generate(
         labelled.save(folder / LABELLED_NAME)
     bad = torch.ones(len(generated), dtype=torch.bool)
     if labelled is not None and section.labels == "rules":
-        require_both_kinds(labelled, section)
+        require_both_kinds(labelled.viable.tolist(), "rounds.viability.labels rules", _LABEL_REMEDIES)
         bad = ~labelled.viable
     written = [_write_latents(real, range(len(real)), "real", folder).assign(source="real", is_viable=True)]
     for kind, which in (("viable", ~bad), ("bad", bad)):

@@ -101,20 +101,6 @@ def labels_of(
     return {name: labels.viable[plain] for plain, name in known.items() if plain in labels.viable}
 
 
-def require_both_kinds(labels: Labels, least_share: float = 0.02) -> None:
-    """InputError if all layouts have the same label, or less than `least_share` of them have one of the two."""
-    count, viable = len(labels.viable), sum(labels.viable.values())
-    rarer, kind = min((viable, "viable"), (count - viable, "not viable"))
-    remedy = "label more layouts, on a page of more if need be (--count of tasks.label)"
-    if rarer == 0:
-        raise InputError(f"labels {labels.path}: none of {count} layouts is {kind}, both kinds are needed: {remedy}")
-    if rarer / count < least_share:
-        raise InputError(
-            f"labels {labels.path}: only {rarer} of {count} layouts {'is' if rarer == 1 else 'are'} {kind}, and at "
-            f"least {100 * least_share:g} % of each kind are needed: {remedy}"
-        )
-
-
 def _plain_path(text: str) -> str:
     """A path as a manifest has it: without blanks around it and `./` before it, and with / between folders."""
     return PurePosixPath(text.strip().replace("\\", "/")).as_posix()

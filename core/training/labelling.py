@@ -1,6 +1,6 @@
 """Labels of generated latents: which of their layouts are viable."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ from core.audit.layout_maps import decode_maps
 from core.audit.reference import Reference, make_reference
 from core.audit.rules import RULES, VIABLE
 from core.config.experiment import ExperimentConfig
-from core.config.viability_section import ViabilitySection
 from core.models.autoencoder import Autoencoder
 from core.models.labelled_latents import LabelledLatents
 from core.runtime.errors import InputError
@@ -45,18 +44,18 @@ def label_latents(
     )
 
 
-def require_both_kinds(labelled: LabelledLatents, section: ViabilitySection) -> None:
-    """InputError if fewer than 2 % of the latents are of one kind, viable or not: nothing can be learnt from them."""
-    share = labelled.viable.float().mean().item()
-    if min(share, 1 - share) >= LEAST_SHARE:
-        return
-    kind = "viable" if share < 0.5 else "not viable"
-    remedy = "train Stages 1 and 2 longer, or name fewer rules" if share < 0.5 else "name stricter or more rules"
-    raise InputError(
-        f"rounds.viability.labels {section.labels}: only {min(share, 1 - share):.1%} of {len(labelled)} generated "
-        f"layouts are {kind}, and {LEAST_SHARE:.0%} are needed to learn from: {remedy} in rounds.viability.rules, or "
-        "set rounds.viability.labels: generated"
-    )
+def require_both_kinds(viable: Collection[bool], source: str, remedies: Mapping[bool, str]) -> None:
+    """InputError if fewer than 2 % of the labels are of one kind, viable or not: nothing can be learnt from them.
+
+    The line begins with `source` and ends with the remedy for too few viable ones (True) or too few others (False).
+    """
+    count, positive = len(viable), sum(viable)
+    rarer, kind = min((positive, True), (count - positive, False))
+    if rarer == 0 or rarer < LEAST_SHARE * count:
+        raise InputError(
+            f"{source}: {rarer} of {count} layouts {'is' if rarer == 1 else 'are'} {'viable' if kind else 'not viable'}"
+            f", at least {LEAST_SHARE:.0%} of each kind are needed to learn from: {remedies[kind]}"
+        )
 
 
 def _fifths(reference: Reference) -> np.ndarray:

@@ -15,7 +15,6 @@ from core.training.label_files import (
     labels_of,
     latents_digest,
     read_labels,
-    require_both_kinds,
 )
 
 NAMES = [f"bad_latents/bad_latent_{number:05d}.pt" for number in range(12)]
@@ -107,38 +106,6 @@ def test_labels_of_other_latents_are_refused():
     said = rf"are of other latents \(latents_sha256 {'0a' * 8}\) than those of round-01 \({'0b' * 8}\): give the file"
     with pytest.raises(InputError, match=said):
         labels_of(labels, [*NAMES, "bad_latents/x.pt", "y.pt"], "round-01", "0b" * 8)
-
-
-def labelled(viable, others):
-    flags = [True] * viable + [False] * others
-    return Labels(Path("labels.csv"), {f"{number}.pt": flag for number, flag in enumerate(flags)})
-
-
-@given(st.integers(0, 300), st.integers(0, 300))
-def test_both_kinds_are_required_in_at_least_the_share(viable, others):
-    enough = min(viable, others) > 0 and 50 * min(viable, others) >= viable + others
-    if enough:
-        require_both_kinds(labelled(viable, others))
-    elif viable + others:
-        with pytest.raises(InputError, match=r"labels labels.csv: .* needed: label more layouts, on a page of more"):
-            require_both_kinds(labelled(viable, others))
-
-
-@given(st.integers(1, 40))
-def test_exactly_the_share_is_enough(rare):
-    require_both_kinds(labelled(rare, 49 * rare))
-    require_both_kinds(labelled(49 * rare, rare))
-
-
-def test_the_rare_kind_is_named():
-    with pytest.raises(InputError, match=r"none of 40 layouts is viable, both kinds are needed: label more"):
-        require_both_kinds(labelled(0, 40))
-    with pytest.raises(InputError, match=r"none of 40 layouts is not viable, both"):
-        require_both_kinds(labelled(40, 0))
-    with pytest.raises(InputError, match=r"only 1 of 100 layouts is viable, and at least 2 % of each kind are needed"):
-        require_both_kinds(labelled(1, 99))
-    with pytest.raises(InputError, match=r"only 4 of 50 layouts are not viable, and at least 10 % of each"):
-        require_both_kinds(labelled(46, 4), least_share=0.1)
 
 
 def test_generated_latents_are_told_from_real_ones_and_ordered_by_sample():

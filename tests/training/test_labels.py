@@ -1,0 +1,189 @@
+"""Rounds with labels, from the shipped base: what is written, what the discriminator knows, and Stage 3 that learns."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.config.loading import load_config
+from core.models.labelled_latents import LabelledLatents
+from core.rounds.close_round import close_round
+from core.rounds.round import open_round
+from core.runtime.errors import InputError
+from core.runtime.files import sha256
+from core.training.labelling import require_both_kinds
+from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
+from tasks.continue_stage3 import continue_stage3
+from tasks.generate_bad_latents import generate_bad_latents
+from tasks.retrain_discriminator import retrain_discriminator
+
+CONFIG = """
+experiment: {{name: labels}}
+dataset: {{synthetic: {{count: 40, rooms: [1, 1], seed: 5}}, image_size: 32}}
+autoencoder: {{checkpoint: {base}/autoencoder.safetensors, latent_channels: 6, base_channels: 16,
+  downsampling_steps: 2, max_channels: 64}}
+diffusion: {{stage2_checkpoint: {base}/stage2.safetensors}}
+unet: {{in_channels: 6, out_channels: 6, base_channels: 32, depth: 2, num_res_blocks: 1, mid_attention: true,
+  dropout: 0.0}}
+scheduler: {{prediction_type: v_prediction}}
+discriminator: {{form: negative_aware, weight: 1.0, balance: null, batch_fraction: 1.5}}
+training: {{batch_size: 8, learning_rate: 0.0003, eval_interval: 1, device: cpu, loss: {{semantic_loss: null}}}}
+prerequisites: {{}}
+rounds:
+  count: 2
+  steps_per_round: 3
+  viability: {{labels: rules}}
+  bad_latents: {{num_samples: 128, num_steps: 6, sampler: dpm_solver}}
+  discriminator: {{epochs: 2, batch_size: 32}}
+  viability_samples: 16
+audit: {{num_samples: 10}}
+artifacts: {{root: {root}, state_minutes: 0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared_base(tmp_path_factory, request):
+    folder = tmp_path_factory.mktemp("labels")
+    path = folder / "labels.yaml"
+    base = request.config.rootpath / "configs" / "base"
+    path.write_text(CONFIG.format(base=base, root=folder / "artifacts"))
+    for stage in STAGES:
+        make_prerequisite(stage, load_config(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def rounds(prepared_base):
+    """The config and the records of two rounds, without audits."""
+    config = load_config(prepared_base)
+    return config, [do_round(config, number) for number in (1, 2)]
+
+
+def digests(folder):
+    return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def do_round(config, number):
+    this = open_round(config, number)
+    bad_latents = generate_bad_latents.fn(**this.bad_latents_options())
+    discriminator = retrain_discriminator.fn(**this.discriminator_options())
+    stage3 = continue_stage3.fn(this.config_path, recorded=True, artifacts=config.artifacts)
+    return this, close_round(this, bad_latents, discriminator, stage3, {}, 1.0)
+
+
+def test_stage_2_draws_the_first_samples_and_stage_1_is_not_needed(rounds):
+    config, [(first, _), (second, _)] = rounds
+    assert with_prerequisites(config).diffusion.stage1_checkpoint is None
+    assert first.generator == str(config.diffusion.stage2_checkpoint)
+    assert second.generator == first.stage3_checkpoint
+
+
+def test_every_generated_latent_has_its_label_source_and_rules(rounds):
+    _, [(first, record), _] = rounds
+    folder = f"{first.location}/bad_latents"
+    rows = pd.read_csv(f"{folder}/discriminator_manifest.csv")
+    generated = rows[rows["source"] == "generated"].set_index("latent_path")
+    labelled = LabelledLatents.load(f"{folder}/labelled_latents.pt")
+    assert len(generated) == len(labelled) == 128 and (rows["source"] == "real").sum() == 32
+    for index in range(128):
+        kind = "viable" if labelled.viable[index] else "bad"
+        row = generated.loc[f"{kind}_latents/{kind}_latent_{index:05d}.pt"]
+        assert row["is_viable"] == (row["label"] == 1) == labelled.viable[index].item() == (row["score"] == 1)
+        kept = [row[rule] for rule in labelled.rules]
+        assert kept == labelled.kept[index].tolist() and labelled.viable[index] == all(kept)
+        assert torch.equal(torch.load(f"{folder}/{row.name}"), labelled.latents[index])
+    share = labelled.viable.double().mean().item()
+    assert record["metrics"]["viable_share"] == share and 0.2 < share < 0.7
+    assert len(torch.load(f"{folder}/bad_latents_all.pt")) == 128 - labelled.viable.sum()
+    assert len(torch.load(f"{folder}/viable_latents_all.pt")) == labelled.viable.sum()
+
+
+def test_the_record_says_what_the_discriminator_knows_of_viability(rounds):
+    _, [(first, record), _] = rounds
+    metrics = record["metrics"]
+    assert 0 <= metrics["viability_auc_low"] <= metrics["viability_auc"] <= metrics["viability_auc_high"] <= 1
+    assert all(0 <= metrics[f"viable_fifth_{number}"] <= 1 for number in range(1, 6))
+    assert "auc_reachable" in metrics
+    history = pd.read_csv(f"{first.location}/discriminator/discriminator_history.csv")
+    assert history["viability_auc"].notna().all() and len(history) == 2
+
+
+def test_a_round_of_steps_is_one_epoch_of_them(rounds):
+    _, [(_, first), (second, last)] = rounds
+    assert (first["metrics"]["epoch"], last["metrics"]["epoch"]) == (1, 2)
+    checkpoint = torch.load(second.stage3_checkpoint, weights_only=True)
+    assert checkpoint["step"] == 6 and len(checkpoint["training_history"]) == 2
+    assert all(math.isfinite(row["train_discriminator_loss"]) for row in checkpoint["training_history"])
+
+
+def test_a_discriminator_of_real_against_generated_is_measured_too(prepared_base, tmp_path):
+    """With the documented labels, the verdicts teach nothing and are in the record all the same."""
+    config = load_config(prepared_base).with_values(
+        {
+            "experiment.name": "documented",
+            "diffusion.stage1_checkpoint": load_config(prepared_base).diffusion.stage2_checkpoint,
+            "rounds.viability": {},
+            "discriminator.form": "renoise",
+            "discriminator.batch_fraction": 0.25,
+            "discriminator.trajectories": {"num_samples": 8, "states": 2, "num_steps": 6},
+        }
+    )
+    this, record = do_round(config, 1)
+    metrics, rows = record["metrics"], pd.read_csv(f"{this.location}/bad_latents/discriminator_manifest.csv")
+    assert {"viability_auc", "viable_share"} <= metrics.keys()
+    assert not rows.loc[rows["source"] == "generated", "is_viable"].any()
+    assert len(torch.load(f"{this.location}/bad_latents/bad_latents_all.pt")) == 128
+
+
+def test_the_same_epochs_at_once_or_one_by_one_give_the_same_bytes(rounds, tmp_path):
+    _, [(first, _), _] = rounds
+
+    def train(folder, epochs):
+        values = [f"experiment.save_path={tmp_path / folder}", f"training.epochs={epochs}"]
+        continue_stage3.fn(first.config_path, overrides=values)
+        return digests(tmp_path / folder)
+
+    train("pieces", 1)
+    pieces, whole = train("pieces", 3), train("whole", 3)
+    assert pieces.pop("samples/labels_epoch_001_samples.png")
+    for files in (pieces, whole):
+        del files["checkpoints/labels_checkpoint_best.pt"]  # it names the epochs of the training that wrote it
+    assert pieces == whole
+
+
+@given(viable=st.integers(0, 300), others=st.integers(1, 300))
+def test_at_least_two_percent_of_each_kind_are_required(viable, others):
+    kinds, rarer = [True] * viable + [False] * others, min(viable, others)
+    remedies = {True: "draw better ones", False: "judge by more rules"}
+    if rarer > 0 and 50 * rarer >= viable + others:
+        require_both_kinds(kinds, "labels x", remedies)
+        return
+    kind = "viable" if viable <= others else "not viable"
+    line = rf"^labels x: {rarer} of {viable + others} layouts (is|are) {kind}, at least 2% of each kind are needed to "
+    with pytest.raises(InputError, match=line) as refused:
+        require_both_kinds(kinds, "labels x", remedies)
+    assert str(refused.value).endswith(remedies[viable <= others])
+
+
+def test_labels_by_rules_need_an_audit(prepared_base):
+    config = load_config(prepared_base).with_values({"audit": None, "experiment.name": "unaudited"})
+    with pytest.raises(InputError, match=r"^audit is missing: set it in the config"):
+        generate_bad_latents.fn(**open_round(config, 1).bad_latents_options())
+
+
+def test_stage_3_without_labels_or_with_those_of_another_model_is_refused(rounds, tmp_path):
+    _, [(first, _), _] = rounds
+    out = f"experiment.save_path={tmp_path / 'out'}"
+    with pytest.raises(InputError, match=r"discriminator\.labelled_latents is missing"):
+        continue_stage3.fn(first.config_path, overrides=[out, "discriminator.labelled_latents=null"])
+    labelled = LabelledLatents.load(f"{first.location}/bad_latents/labelled_latents.pt")
+    small = LabelledLatents(labelled.latents[:, :4], labelled.viable, labelled.fifth, labelled.rules, labelled.kept)
+    small.save(tmp_path / "small.pt")
+    with pytest.raises(InputError, match=r"labelled latents .* have shape \[4, 8, 8\], the model's have \[6, 8, 8\]"):
+        continue_stage3.fn(
+            first.config_path, overrides=[out, f"discriminator.labelled_latents={tmp_path / 'small.pt'}"]
+        )
+    assert not (tmp_path / "out" / "checkpoints").exists()
