@@ -183,11 +183,10 @@ def _fresh_start(config: ExperimentConfig) -> _Start:
 
     Labels are of what the model itself generates, so with labels Stage 2 generates.
     """
-    stage2 = config.required("diffusion.stage2_checkpoint")
-    if config.rounds.viability.labels != "generated":
-        return _Start(stage2, {"stage2": stage2}, _length(config, 0), None)
-    stage1 = config.required("diffusion.stage1_checkpoint")
-    return _Start(stage1, {"stage1": stage1, "stage2": stage2}, _length(config, 0), None)
+    generated = config.rounds.viability.labels == "generated"
+    inputs = {"stage1": config.required("diffusion.stage1_checkpoint")} if generated else {}
+    inputs["stage2"] = config.required("diffusion.stage2_checkpoint")
+    return _Start(inputs["stage1" if generated else "stage2"], inputs, _length(config, 0), None)
 
 
 def _length(config: ExperimentConfig, epoch: int) -> dict[str, Any]:

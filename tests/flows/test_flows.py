@@ -341,6 +341,16 @@ def test_other_data_is_noticed(finished, manifest, tmp_path):
     assert watch_data(config, [f"dataset.manifest={other}"]) is True
 
 
+def test_a_training_with_audits_at_both_ends_says_last_what_it_changed(experiment):
+    settings = ["audit={num_samples: 10, pass_share: 0.5}", "rounds.count=1", "rounds.epochs_per_round=1"]
+    done = run("flows.adversarial_training", experiment, *(part for one in settings for part in ("--set", one)))
+    assert done.returncode == 0, done.stderr
+    table, lines = done.stdout.splitlines()[:2], done.stdout.splitlines()[2:]
+    picture = experiment.parent / "artifacts/tiny/before_after.png"
+    assert table[1].endswith("round-01") and lines[0].startswith("10 layouts of the same noise, before the rounds")
+    assert lines[-1].endswith(f"before | after | real: {picture}") and picture.stat().st_size > 1000
+
+
 def test_prerequisites_are_found_not_made_again(prepared):
     before = snapshot(prepared.parent / "artifacts" / "prerequisites")
     made = prerequisites(prepared)
