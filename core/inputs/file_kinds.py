@@ -35,7 +35,7 @@ def kind_of_bytes(start: bytes) -> tuple[str, str | None] | None:
     if start.startswith(b"\x93NUMPY"):
         return "a numpy array", "name it .npy"
     if is_safetensors(start):
-        return "a safetensors file", "save the tensor with torch.save"
+        return "a safetensors file", "save the tensor with torch.save, or name a checkpoint .safetensors"
     folded = start.lower()
     return next(((kind, remedy) for begins, kind, remedy in _BEGINNINGS if folded.startswith(begins)), None)
 

@@ -146,6 +146,8 @@ def _card(
         f"python -m tasks.export_base {config_path} --output_dir {folder}",
         "```",
         "",
+        "`make base` gives both commands for `configs/base.yaml`.",
+        "",
         "| file | bytes | sha256 |",
         "|---|---|---|",
         *(f"| `{name}` | {entry['size']:,} | `{entry['sha256']}` |" for name, entry in files.items()),
