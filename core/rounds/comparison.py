@@ -16,6 +16,7 @@ from core.inputs.locations import Location
 from core.models.pictures import save_grid
 from core.records.artifacts import round_location, run_location
 from core.records.created_files import CreatedFiles
+from core.rounds.comparison_curves import draw_comparison, round_rows
 from core.rounds.finished_audits import FinishedAudit, finished_audit
 from core.rounds.finished_rounds import RoundMetrics, read_round_record
 from core.rounds.round import AUDIT
@@ -32,6 +33,8 @@ _COLUMNS = 16
 # Column titles of the table, and the figures in the columns.
 _TABLE = {
     "viable": "viable",
+    "sound": "judge_sound",
+    "doorless": "doorless",
     "frechet": "frechet_distance",
     "coverage": "coverage",
     "two-sample acc": "two_sample_accuracy",
@@ -103,7 +106,11 @@ def start_ablation(config: ExperimentConfig) -> Ablation:
 
 
 def write_results(config: ExperimentConfig, output_dir: Location) -> str:
-    """The table of the comparison, after writing it as `{name}.md`, all figures as `.csv` and a picture as `.png`."""
+    """The table of the comparison, after writing it to `output_dir` as `{name}.md`.
+
+    `{name}.csv` has all figures of all audits, `{name}.png` what each ablation draws, `{name}_rounds.csv` and
+    `{name}_rounds.png` the figures of each round.
+    """
     rows, folder, name = result_rows(config), Path(output_dir), config.experiment.name
     CreatedFiles(folder).declare(_result_names(config), "--output_dir")
     text = compare(config).to_string(index=False, float_format="{:.4f}".format, na_rep="")
@@ -112,6 +119,12 @@ def write_results(config: ExperimentConfig, output_dir: Location) -> str:
     with atomic_write(folder / f"{name}.md") as file:
         file.write(f"```\n{text}\n```\n".encode())
     save_grid(_pictures(config), folder / f"{name}.png", _COLUMNS)
+    trained = list_ablations(config)
+    by_round = pd.DataFrame([row for one in trained for row in round_rows(one.name, one.seed, one.config)])
+    with atomic_write(folder / f"{name}_rounds.csv") as file:
+        write_csv(by_round, file, float_format="%.6g")
+    with atomic_write(folder / f"{name}_rounds.png") as file:
+        file.write(draw_comparison(by_round))
     return text
 
 
@@ -122,7 +135,8 @@ def require_free_results(config: ExperimentConfig, output_dir: Location) -> None
 
 
 def _result_names(config: ExperimentConfig) -> list[str]:
-    return [f"{config.experiment.name}.{kind}" for kind in ("csv", "md", "png")]
+    name = config.experiment.name
+    return [*(f"{name}.{kind}" for kind in ("csv", "md", "png")), f"{name}_rounds.csv", f"{name}_rounds.png"]
 
 
 def result_rows(config: ExperimentConfig) -> pd.DataFrame:
@@ -157,7 +171,7 @@ def compare(config: ExperimentConfig) -> pd.DataFrame:
     for key, group in last.groupby("ablation", sort=False):
         name = str(key)
         row = {"ablation": name, "seeds": len(group)} | {
-            title: group[figure].mean() for title, figure in _TABLE.items()
+            title: group[figure].mean() for title, figure in _TABLE.items() if figure in group
         }
         shared = sorted(control.keys() & finished.get(name, {}).keys())
         if shared and name != comparison.control:

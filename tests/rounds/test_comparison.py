@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from core.audit import two_sample
 from core.audit.bootstrap import Interval
@@ -95,6 +96,12 @@ def test_every_figure_of_every_audit_is_a_row(compared):
     same = rows[rows["final"] & rows["ablation"].isin(["control", "published"])]
     assert same["frechet_distance"].nunique() == 1
     assert (folder / "tiny.png").stat().st_size > 1000
+    by_round = pd.read_csv(folder / "tiny_rounds.csv")
+    assert by_round["ablation"].tolist() == [ablation for ablation in ablations for _ in range(2)]
+    assert by_round["round"].tolist() == [1, 2] * 4 and by_round["viable_share"].between(0, 1).all()
+    assert by_round["judge_sound"].notna().all() and by_round["val_noise_loss"].gt(0).all()
+    with Image.open(folder / "tiny_rounds.png") as picture:
+        assert picture.format == "PNG" and picture.width > 500
     assert table in (folder / "tiny.md").read_text()
     assert "fewer_failures" in table.splitlines()[0]
 
