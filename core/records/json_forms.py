@@ -142,6 +142,15 @@ class RoundMetrics(Form):
     viability_floor: float = 0
     viable: Number = None
     viable_before: Number = None
+    viable_share: Number = None
+    viability_auc: Number = None
+    viability_auc_low: Number = None
+    viability_auc_high: Number = None
+    viable_fifth_1: Number = None
+    viable_fifth_2: Number = None
+    viable_fifth_3: Number = None
+    viable_fifth_4: Number = None
+    viable_fifth_5: Number = None
     noise_before: Number = None
     val_noise_loss: Number = None
     val_segmentation_loss: Number = None
@@ -170,6 +179,7 @@ class RoundRecord(Form):
     outputs: dict[FileName, Entry]
     metrics: RoundMetrics
     audit: AuditFigures | None = None
+    taught: list[str] = []
     alarms: list[str] = []
     regression: list[str] = []
     next: NextRound | None = None

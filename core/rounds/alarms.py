@@ -23,7 +23,7 @@ LOWER_IS_BETTER = (
     "memorised",
 )
 # Figures that describe layouts without saying which are better.
-_NO_DIRECTION = ("nearest_agreement",)
+NO_DIRECTION = ("nearest_agreement",)
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,13 @@ def find_alarms(
 
 
 def taught_figures(config: ExperimentConfig) -> list[str]:
-    """The rules that the labels of a config's rounds teach, and `viable`; none if no label is of a rule."""
+    """The rules that the labels of a config's rounds teach, and `viable`.
+
+    Empty if no label is of a rule, or if Stage 3 does not learn from labels: the discriminator's weight is zero.
+    """
     section = config.rounds.viability
-    return [VIABLE, *(section.rules or RULES)] if section.labels == "rules" else []
+    learns = section.labels == "rules" and config.discriminator.weight != 0
+    return [VIABLE, *(section.rules or RULES)] if learns else []
 
 
 def _knowledge_alarms(metrics: RoundMetrics, scores_teach: bool) -> list[Alarm]:
@@ -81,7 +85,7 @@ def _partial_label_alarms(taught: Sequence[str], before: AuditFigures, after: Au
     """Something that is taught became better beyond its interval, something that is not became worse beyond its own."""
     names = before["intervals"].keys() & after["intervals"].keys()
     better = [name for name in taught if name in names and _changed(name, before, after) > 0]
-    worse = [name for name in sorted(names - {*taught, VIABLE, *_NO_DIRECTION}) if _changed(name, before, after) < 0]
+    worse = [name for name in sorted(names - {*taught, VIABLE, *NO_DIRECTION}) if _changed(name, before, after) < 0]
     if not better or not worse:
         return []
     told = [f"{name} went from {audit_figure(before, name):.3f} to {audit_figure(after, name):.3f}" for name in worse]

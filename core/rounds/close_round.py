@@ -47,7 +47,8 @@ def close_round(
     before = _audit_before(opened, audits)
     metrics = _round_metrics(bad_latents, discriminator, stage3, before, after)
     config = opened.config
-    alarms = find_alarms(metrics, before, after, taught=taught_figures(config), scores_teach=_scores_teach(config))
+    taught = taught_figures(config)
+    alarms = find_alarms(metrics, before, after, taught=taught, scores_teach=_scores_teach(config))
     for alarm in alarms:
         log.warning("round %d: %s", opened.number, alarm.text)
     plan = plan_next_round(opened.config.rounds, opened.number, opened.plan, alarms, metrics)
@@ -61,6 +62,7 @@ def close_round(
         "seeds": {"training": opened.config.training.seed, "round": opened.seed},
         "metrics": metrics,
         "audit": after,
+        "taught": taught,
         "alarms": [alarm.text for alarm in alarms],
         "regression": [alarm.text for alarm in alarms if alarm.regression or alarm.stops],
         "next": asdict(plan),

@@ -1,8 +1,8 @@
-"""Curves of a run: every loss and viability by epoch, discriminator accuracy and audited viability by round."""
+"""Curves of a run: losses and viability by epoch, accuracy and audits by round; viable shares by fifths of a score."""
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,19 +10,26 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from core.rounds.finished_rounds import RoundMetrics, RoundRecord
+from core.rounds.finished_rounds import AuditFigures, RoundMetrics, RoundRecord, audit_figure
 
 _COLUMNS = 3
 _PANEL = (3.4, 2.3)  # inches
 _SPLITS = {"train": "#4477aa", "val": "#cc6677"}
+# Shares of good layouts that an audit finds, and how they are drawn.
+_AUDITED = {"viable": ("#117733", "viable, by the audit"), "judge_sound": ("#4477aa", "sound, by the second judge")}
+_FRECHET = "frechet_distance"
+
+# Figures by the number of the round after which they were measured; 0 is what the first round started from.
+AuditsByRound = Sequence[tuple[int, AuditFigures]]
 
 
-def draw_curves(history: pd.DataFrame, records: Sequence[RoundRecord]) -> bytes:
-    """PNG of a run, from its metrics table (one row for each epoch) and the records of its rounds."""
+def draw_curves(history: pd.DataFrame, records: Sequence[RoundRecord], audits: AuditsByRound) -> bytes:
+    """PNG of a run, from its metrics table (one row for each epoch), the records of its rounds, and its audits."""
     losses = [column.removeprefix("train_") for column in map(str, history) if column.startswith("train_")]
     rounds = [record["metrics"] for record in records]
-    audited = [record for record in records if record["metrics"].get("viable") is not None]
-    count = len(losses) + 2 + bool(audited)
+    drawn = [(record["round"], share) for record in records if (share := _drawn_share(record)) is not None]
+    distances = any(_points(audits, _FRECHET))
+    count = len(losses) + 2 + bool(audits or drawn) + distances
     rows = math.ceil(count / _COLUMNS)
     figure = Figure(figsize=(_PANEL[0] * _COLUMNS, _PANEL[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -32,13 +39,28 @@ def draw_curves(history: pd.DataFrame, records: Sequence[RoundRecord]) -> bytes:
         _draw_loss(axes, history, loss, ends)
     _draw_viability(panels[len(losses)], history, rounds, ends)
     _draw_accuracy(panels[len(losses) + 1], records)
-    if audited:
-        _draw_audit(panels[len(losses) + 2], audited)
+    if audits or drawn:
+        _draw_shares(panels[len(losses) + 2], audits, drawn)
+    if distances:
+        _draw_distance(panels[count - 1], audits)
     for axes in panels[count:]:
         axes.set_axis_off()
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=80)
-    return data.getvalue()
+    return _png(figure)
+
+
+def draw_fifths(shares: Sequence[float]) -> bytes:
+    """PNG of the share of viable latents in each fifth by a score, from the lowest; a line is the share of all."""
+    figure = Figure(figsize=_PANEL, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    overall = sum(shares) / len(shares)
+    axes.bar(range(1, len(shares) + 1), shares, color="#117733", width=0.7)
+    axes.axhline(overall, color="#222222", linewidth=1, linestyle="--", label=f"all: {overall:.2f}")
+    axes.set_title("share of viable latents", fontsize=9)
+    axes.set_ylim(0, 1.05)
+    axes.legend(fontsize=7, frameon=False)
+    _finish(axes, "fifth by the discriminator's score (1: lowest)", [])
+    return _png(figure)
 
 
 def _draw_loss(axes: Axes, history: pd.DataFrame, loss: str, ends: Sequence[int]) -> None:
@@ -75,16 +97,52 @@ def _draw_accuracy(axes: Axes, records: Sequence[RoundRecord]) -> None:
     _finish(axes, "round", [])
 
 
-def _draw_audit(axes: Axes, audited: Sequence[RoundRecord]) -> None:
-    axes.set_title("share of viable layouts, by the audit", fontsize=9)
-    numbers = [record["round"] for record in audited]
-    shares = [viable for record in audited if (viable := record["metrics"].get("viable")) is not None]
-    before = audited[0]["metrics"].get("viable_before")
-    if before is not None:
-        numbers, shares = [numbers[0] - 1, *numbers], [before, *shares]
-    axes.plot(numbers, shares, color="#117733", marker="o")
+def _draw_shares(axes: Axes, audits: AuditsByRound, drawn: Sequence[tuple[int, float]]) -> None:
+    axes.set_title("shares of generated layouts", fontsize=9)
+    if drawn:
+        label = "viable, drawn as the round starts"
+        axes.plot(*zip(*drawn, strict=True), color="#aa3377", marker=".", linestyle=":", label=label)
+    for name, (colour, label) in _AUDITED.items():
+        _draw_figure(axes, audits, name, colour, label)
     axes.set_ylim(0, 1.05)
+    axes.legend(fontsize=7, frameon=False)
     _finish(axes, "round (0: what the first started from)", [])
+
+
+def _draw_distance(axes: Axes, audits: AuditsByRound) -> None:
+    axes.set_title("Fréchet distance to real layouts", fontsize=9)
+    _draw_figure(axes, audits, _FRECHET, "#882255", "by the audit")
+    axes.set_ylim(bottom=0)
+    _finish(axes, "round (0: what the first started from)", [])
+
+
+def _draw_figure(axes: Axes, audits: AuditsByRound, name: str, colour: str, label: str) -> None:
+    """A figure of the audits with its intervals; nothing if no audit has it."""
+    points = list(_points(audits, name))
+    if not points:
+        return
+    numbers, values, lows, highs = zip(*points, strict=True)
+    axes.plot(numbers, values, color=colour, marker="o", markersize=4, label=label)
+    axes.vlines(numbers, lows, highs, color=colour, alpha=0.5)
+
+
+def _points(audits: AuditsByRound, name: str) -> Iterator[tuple[int, float, float, float]]:
+    """Round, value and both ends of the interval (the value where one is unknown) of each audit that has the figure."""
+    for number, audit in audits:
+        value = audit_figure(audit, name) if name in audit["intervals"] else None
+        if value is not None:
+            low, high = (value if end is None else end for end in audit["intervals"][name])
+            yield number, value, low, high
+
+
+def _drawn_share(record: RoundRecord) -> float | None:
+    return record["metrics"].get("viable_share")
+
+
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=80)
+    return data.getvalue()
 
 
 def _finish(axes: Axes, unit: str, ends: Sequence[int]) -> None:

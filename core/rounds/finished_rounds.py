@@ -46,6 +46,12 @@ class RoundMetrics(TypedDict):
     viability_auc: NotRequired[float]
     viability_auc_low: NotRequired[float]
     viability_auc_high: NotRequired[float]
+    # Share of viable ones in each fifth of these latents by its score, from the lowest.
+    viable_fifth_1: NotRequired[float]
+    viable_fifth_2: NotRequired[float]
+    viable_fifth_3: NotRequired[float]
+    viable_fifth_4: NotRequired[float]
+    viable_fifth_5: NotRequired[float]
     # Share of viable ones among the latents that the round drew and judged.
     viable_share: NotRequired[float]
 
@@ -70,6 +76,7 @@ class RoundRecord(TypedDict):
     outputs: dict[str, Entry]
     metrics: RoundMetrics
     audit: NotRequired[AuditFigures | None]
+    taught: NotRequired[list[str]]  # figures of the audit that the round's labels teach
     earlier_audit: NotRequired[AuditFigures]  # the last before the round, if the round itself was not audited
     alarms: NotRequired[list[str]]
     regression: NotRequired[list[str]]

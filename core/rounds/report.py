@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import pandas as pd
@@ -15,8 +15,13 @@ from core.config.experiment import ExperimentConfig
 from core.records.artifacts import RECORD_NAME, REPORT_NAME, round_location, run_location
 from core.records.lease import publishing_store
 from core.records.record_files import entry_of, read_record
-from core.rounds.curves import draw_curves
-from core.rounds.finished_rounds import Number, RoundRecord, audit_figure, read_round_record
+from core.rounds.alarms import taught_figures
+from core.rounds.audit_table import AUDIT_HEADER, AuditTable, audit_table
+from core.rounds.curves import draw_curves, draw_fifths
+from core.rounds.finished_audits import finished_audit
+from core.rounds.finished_rounds import AuditFigures, RoundRecord, read_round_record
+from core.rounds.knowledge import known_of_viability, viable_by_fifths
+from core.rounds.round import AUDIT_BEFORE
 from core.rounds.round_table import METRIC_TITLES
 from core.runtime.errors import InputError, one_line
 from core.runtime.escaping import markdown_code, markdown_text
@@ -49,11 +54,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class RoundPart:
-    """What a report shows of one round; `locations` are titles and addresses."""
+    """What a report shows of one round; `locations` are titles and addresses.
+
+    `known` is what the discriminator knows of viability and `fifths` a picture of it. They and `audit` are None in a
+    round without them.
+    """
 
     number: int
     alarms: list[str]
-    audit: list[str]
+    known: str | None
+    fifths: Picture | None
+    audit: AuditTable | None
     pictures: list[Picture]
     locations: list[tuple[str, str]]
 
@@ -81,7 +92,7 @@ def make_report(config: ExperimentConfig, number: int) -> Report:
 
 def render_page(name: str, rows: Sequence[Sequence[str]], curves: Picture, rounds: Sequence[RoundPart]) -> str:
     """HTML page of the run `name`: a table of `rows`, the curves, and a part for each round. All text is escaped."""
-    return _PAGE.render(name=name, header=_HEADER, rows=rows, curves=curves, rounds=rounds)
+    return _PAGE.render(name=name, header=_HEADER, rows=rows, curves=curves, rounds=rounds, audit_header=AUDIT_HEADER)
 
 
 def round_summary(config: ExperimentConfig, number: int) -> str:
@@ -111,10 +122,13 @@ def _records(config: ExperimentConfig, number: int) -> list[RoundRecord]:
 
 
 def _round_part(config: ExperimentConfig, record: RoundRecord) -> RoundPart:
+    taught = record.get("taught", taught_figures(config))
     return RoundPart(
         number=record["round"],
         alarms=[one_line(alarm) for alarm in record.get("alarms", [])],
-        audit=_audit_lines(record),
+        known=known_of_viability(record["metrics"]),
+        fifths=_fifths(record),
+        audit=audit_table(record.get("audit"), taught),
         pictures=list(_pictures(config, record)),
         locations=_locations(record),
     )
@@ -123,8 +137,13 @@ def _round_part(config: ExperimentConfig, record: RoundRecord) -> RoundPart:
 def _round_markdown(name: str, table: str, curves: Picture, part: RoundPart) -> str:
     blocks = [f"# {markdown_text(name)} · round {part.number}", table]
     blocks += [f"**Alarm:** {markdown_text(alarm)}" for alarm in part.alarms]
+    if part.known:
+        blocks.append(markdown_text(part.known))
+    if part.fifths:
+        blocks.append(_markdown(part.fifths))
     if part.audit:
-        blocks.append("\n".join(["## Audit\n", *(f"- {markdown_text(line)}" for line in part.audit)]))
+        rows = [[markdown_text(cell) for cell in row] for row in part.audit.rows]
+        blocks += ["## Audit", markdown_text(part.audit.taught), _markdown_rows(AUDIT_HEADER, rows)]
     blocks += [_markdown(picture) for picture in [curves, *part.pictures]]
     places = [f"- {title}: {markdown_code(place)}" for title, place in part.locations]
     blocks.append("\n".join(["## Artefacts\n", *places]))
@@ -140,29 +159,16 @@ def _row(record: RoundRecord) -> list[str]:
 
 
 def _markdown_table(records: Sequence[RoundRecord]) -> str:
-    lines = [_HEADER, ["---"] * len(_HEADER), *(_row(record) for record in records)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _markdown_rows(_HEADER, [_row(record) for record in records])
+
+
+def _markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
 
 
 def _markdown(picture: Picture) -> str:
     caption = markdown_text(picture.caption)
     return f"**{caption}**\n\n![{caption}]({picture.uri})"
-
-
-def _audit_lines(record: RoundRecord) -> list[str]:
-    """The figures of the audit after a round, each with its interval; empty without an audit."""
-    audit = record.get("audit")
-    if audit is None:
-        return []
-    shown = []
-    for name, interval in audit["intervals"].items():
-        value, low, high = (_short(number) for number in (audit_figure(audit, name), *interval))
-        shown.append(f"{name.replace('_', ' ')} {value} [{low}, {high}]")
-    return shown
-
-
-def _short(number: Number) -> str:
-    return "-" if number is None else f"{number:.3f}"
 
 
 def _locations(record: RoundRecord) -> list[tuple[str, str]]:
@@ -176,7 +182,37 @@ def _curves(config: ExperimentConfig, records: Sequence[RoundRecord]) -> Picture
     name = metrics_name(config.experiment.name)
     folder, stage = _stage3(config, records[-1])
     history = pd.read_csv(folder.fetch({name: entry_of(stage, name, folder.uri)}) / name)
-    return Picture("Losses by epoch; viability and discriminator accuracy by round", draw_curves(history, records))
+    audits = _audits(config, records)
+    shown = ["Losses by epoch", "viability and discriminator accuracy by round"]
+    if audits:
+        shown.append("audits by round")
+    return Picture("; ".join(shown), draw_curves(history, records, audits))
+
+
+def _audits(config: ExperimentConfig, records: Sequence[RoundRecord]) -> list[tuple[int, AuditFigures]]:
+    """The audits of the run, each with the number of the round before it; 0 is what the first round started from."""
+    audits = [(record["round"], audit) for record in records if (audit := record.get("audit")) is not None]
+    first = _first_audit(config, records[0])
+    return audits if first is None else [(records[0]["round"] - 1, first), *audits]
+
+
+def _first_audit(config: ExperimentConfig, record: RoundRecord) -> AuditFigures | None:
+    """Figures of what the first round started from: only `viable`, if this was audited in another run."""
+    found = finished_audit(join(record["location"], AUDIT_BEFORE), config.artifacts)
+    if found is not None and found.record.get("stage") == "audit":
+        return cast(AuditFigures, found.record["metrics"])
+    if "earlier_audit" in record:
+        return record["earlier_audit"]
+    viable = record["metrics"].get("viable_before")
+    return None if viable is None else {"viable": viable, "intervals": {"viable": [None, None]}}
+
+
+def _fifths(record: RoundRecord) -> Picture | None:
+    shares = viable_by_fifths(record["metrics"])
+    if shares is None:
+        return None
+    told = ", ".join(f"{share:.2f}" for share in shares)
+    return Picture(f"Viable share by fifths of the discriminator's score, from the lowest: {told}", draw_fifths(shares))
 
 
 def _pictures(config: ExperimentConfig, record: RoundRecord) -> Iterator[Picture]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from core.rounds.alarms import find_alarms
+from core.config.experiment import ExperimentConfig
+from core.rounds.alarms import find_alarms, taught_figures
 
 METRICS = {
     "discriminator_val_acc": 0.7,
@@ -80,3 +81,22 @@ def test_a_figure_that_is_not_taught_and_becomes_worse_is_an_alarm(after, expect
         (alarm,) = alarms
         assert alarm.name == "partial_labels" and expected in alarm.text and not alarm.regression
         assert alarm.text.startswith("what is taught rose (enclosed), and what is not became worse: ")
+
+
+RULES_TAUGHT = {"labels": "rules", "rules": ("enclosed", "reachable")}
+
+
+@pytest.mark.parametrize(
+    ("viability", "weight", "taught"),
+    [
+        (RULES_TAUGHT, 1.0, ["viable", "enclosed", "reachable"]),
+        (RULES_TAUGHT, 0.0, []),  # Stage 3 sees no label
+        ({"labels": "generated"}, 1.0, []),
+    ],
+)
+def test_what_is_taught_are_the_rules_of_labels_that_stage_3_learns_from(viability, weight, taught):
+    sections = {"rounds": {"viability": viability}, "discriminator": {"weight": weight}}
+    config = ExperimentConfig.model_validate(
+        {"experiment": {"name": "a"}, "dataset": {"manifest": "m.csv"}, **sections}
+    )
+    assert taught_figures(config) == taught

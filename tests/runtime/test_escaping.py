@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import escape
 
+from core.rounds.audit_table import AuditTable
 from core.rounds.report import Picture, RoundPart, render_page
 from core.runtime.errors import LONGEST_LINE, InputError, one_line, system_line, without_secrets
 from core.runtime.escaping import markdown_code, markdown_text, write_csv
@@ -91,9 +92,11 @@ def test_markdown_holds_no_markup_of_the_text(text):
 @pytest.mark.parametrize("text", ["a|b", "![x](http://evil)", "<script>", "a\n# title", "`code`", "*b*", "</pre>"])
 def test_text_does_not_leave_its_place_on_a_page(text):
     picture = Picture(text, b"")
-    page = render_page(text, [[text]], picture, [RoundPart(1, [text], [text], [picture], [(text, text)])])
-    # Heading and title, a cell, alarm and audit, location and its title, twice each picture's two captions.
-    assert page.count(str(escape(text))) == 11 and ("<" not in text or text not in page)
+    part = RoundPart(1, [text], text, picture, AuditTable(text, [[text]]), [picture], [(text, text)])
+    page = render_page(text, [[text]], picture, [part])
+    # Heading and title, a cell, alarm, what is known, the audit's sentence and cell, location and its title, and three
+    # pictures with two captions each.
+    assert page.count(str(escape(text))) == 15 and ("<" not in text or text not in page)
     code = markdown_code(text)
     inner = code.strip("`")
     fence = len(code) - len(code.lstrip("`"))

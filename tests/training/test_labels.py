@@ -106,7 +106,7 @@ def test_the_record_says_what_the_discriminator_knows_of_viability(rounds):
     metrics = record["metrics"]
     assert 0 <= metrics["viability_auc_low"] <= metrics["viability_auc"] <= metrics["viability_auc_high"] <= 1
     assert all(0 <= metrics[f"viable_fifth_{number}"] <= 1 for number in range(1, 6))
-    assert "auc_reachable" in metrics
+    assert "auc_reachable" in metrics and record["taught"][0] == "viable" and "reachable" in record["taught"]
     history = pd.read_csv(f"{first.location}/discriminator/discriminator_history.csv")
     assert history["viability_auc"].notna().all() and len(history) == 2
 
@@ -133,7 +133,7 @@ def test_a_discriminator_of_real_against_generated_is_measured_too(prepared_base
     )
     this, record = do_round(config, 1)
     metrics, rows = record["metrics"], pd.read_csv(f"{this.location}/bad_latents/discriminator_manifest.csv")
-    assert {"viability_auc", "viable_share"} <= metrics.keys()
+    assert {"viability_auc", "viable_share"} <= metrics.keys() and record["taught"] == []
     assert not rows.loc[rows["source"] == "generated", "is_viable"].any()
     assert len(torch.load(f"{this.location}/bad_latents/bad_latents_all.pt")) == 128
 
