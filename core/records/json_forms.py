@@ -156,6 +156,13 @@ class RoundMetrics(Form):
     val_segmentation_loss: Number = None
     val_perceptual_loss: Number = None
 
+    @model_validator(mode="after")
+    def _every_auc_is_a_number(self) -> "RoundMetrics":
+        for name, value in (self.model_extra or {}).items():
+            if name.startswith("auc_") and (isinstance(value, bool) or not isinstance(value, int | float | None)):
+                raise ValueError(f"{name} is not a number")
+        return self
+
 
 class NextRound(Form):
     """The plan that a round leaves for the next one."""
@@ -180,6 +187,7 @@ class RoundRecord(Form):
     metrics: RoundMetrics
     audit: AuditFigures | None = None
     taught: list[str] = []
+    earlier_audit: AuditFigures | None = None
     alarms: list[str] = []
     regression: list[str] = []
     next: NextRound | None = None

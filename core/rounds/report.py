@@ -201,8 +201,9 @@ def _first_audit(config: ExperimentConfig, record: RoundRecord) -> AuditFigures 
     found = finished_audit(join(record["location"], AUDIT_BEFORE), config.artifacts)
     if found is not None and found.record.get("stage") == "audit":
         return cast(AuditFigures, found.record["metrics"])
-    if "earlier_audit" in record:
-        return record["earlier_audit"]
+    earlier = record.get("earlier_audit")
+    if earlier is not None:
+        return earlier
     viable = record["metrics"].get("viable_before")
     return None if viable is None else {"viable": viable, "intervals": {"viable": [None, None]}}
 

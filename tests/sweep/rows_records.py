@@ -150,6 +150,8 @@ WRONG: list[tuple[str, str, Any, tuple[str, ...]]] = [
     ("round.json", "no metrics", _without(ROUND, "metrics"), ("metrics",)),
     ("round.json", "a figure in words", _with(ROUND, "metrics", "viability_after", to="high"), ("viability_after",)),
     ("round.json", "an AUC in words", _with(ROUND, "metrics", "viability_auc", to="high"), ("viability_auc",)),
+    ("round.json", "a rule's AUC in words", _with(ROUND, "metrics", "auc_enclosed", to="high"), ("auc_enclosed",)),
+    ("round.json", "an earlier audit without intervals", ROUND | {"earlier_audit": {"viable": 0.5}}, ("intervals",)),
     ("round.json", "taught figures that are no list", ROUND | {"taught": "viable"}, ("taught",)),
     ("round.json", "seconds below 0", ROUND | {"seconds": -1}, ("seconds",)),
     ("round.json", "a weight factor of 0", _with(ROUND, "next", "weight_factor", to=0), ("weight_factor",)),
