@@ -12,6 +12,7 @@ import pandas as pd
 from core.inputs.flags import flag, is_empty_cell
 from core.inputs.table_files import read_table
 from core.runtime.errors import InputError
+from core.training.labelling import require_both_kinds
 
 # The columns of a label file, in the order in which the label page writes them.
 PATH_COLUMN, FLAG_COLUMN, DIGEST_COLUMN = "latent_path", "is_viable", "latents_sha256"
@@ -99,6 +100,12 @@ def labels_of(
             "latents, or remove the rows"
         )
     return {name: labels.viable[plain] for plain, name in known.items() if plain in labels.viable}
+
+
+def require_both_labels(labels: Labels) -> None:
+    """InputError if all layouts have the same label, or less than 2 % of them have one of the two."""
+    remedy = "label more layouts, on a page of more if need be (--count of tasks.label)"
+    require_both_kinds(list(labels.viable.values()), f"labels {labels.path}", {True: remedy, False: remedy})
 
 
 def _plain_path(text: str) -> str:

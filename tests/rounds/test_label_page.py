@@ -20,7 +20,7 @@ from core.models.pictures import decode_classes
 from core.records.stage_run import run_stage
 from core.rounds.label_page import render_label_page, write_label_page
 from core.runtime.errors import InputError
-from core.training.label_files import labels_of, read_labels, require_both_kinds
+from core.training.label_files import labels_of, read_labels, require_both_labels
 from tasks.command_line import run_command
 from tasks.label import label
 
@@ -211,7 +211,7 @@ def test_keys_and_clicks_label_layouts_and_the_file_holds_them(page, tmp_path):
     assert text[:2] == ["latent_path,is_viable,latents_sha256", f"{IN_ORDER[0]},true,{labels.latents_sha256}"]
     digest = data_of(tmp_path / "labels.html")["digest"]
     assert labels_of(labels, IN_ORDER, "round-01", digest) == wanted
-    require_both_kinds(labels)
+    require_both_labels(labels)
 
 
 def test_back_clear_and_the_strip_correct_what_was_said(page, tmp_path):

@@ -21,7 +21,7 @@ from core.data.manifest import originals, read_manifest, split_by_layout
 from core.data.palette import BACKGROUND, COLORS, classes_from_rgb
 from core.data.picture_files import read_picture
 from core.inputs.tensor_files import load_tensors
-from core.training.label_files import labels_of, read_labels, require_both_kinds
+from core.training.label_files import labels_of, read_labels, require_both_labels
 from tests.sweep.ground import Ground, Row
 
 TITLE = "Pictures, manifests and latents that mean something else"
@@ -538,7 +538,7 @@ def _labels(text: str | bytes) -> Callable[[Ground], Any]:
     def give(ground: Ground) -> bool:
         labels = read_labels(ground.file("labels.csv", text))
         found = labels_of(labels, ["a.pt", "b.pt"], "round-01", "0a0a")
-        require_both_kinds(labels)
+        require_both_labels(labels)
         return found == {"a.pt": True, "b.pt": False}
 
     return give
@@ -560,7 +560,7 @@ LABELS = [
             "other latents (latents_sha256 0b0b)",
         ),
         ("of two rounds", "latent_path,is_viable,latents_sha256\na.pt,1,0a0a\nb.pt,0,0b0b\n", "of several rounds"),
-        ("all of one kind", "latent_path,is_viable\na.pt,1\nb.pt,1\n", "none of 2 layouts is not viable"),
+        ("all of one kind", "latent_path,is_viable\na.pt,1\nb.pt,1\n", "0 of 2 layouts are not viable"),
         ("a picture", b"\x89PNG\r\n\x1a\n\xff", "is not UTF-8 text"),
     )
 ] + [
