@@ -49,9 +49,7 @@ def test_shrunk_houses_keep_palette_and_walls(config):
 
 @needs_layouts
 def test_held_out_houses_keep_the_audits_rules():
-    config = load_config(
-        "configs/forms.yaml", [f"dataset.manifest={MANIFEST}", "dataset.filters={num_rooms__le: 2}"]
-    )
+    config = load_config("configs/forms.yaml", [f"dataset.manifest={MANIFEST}", "dataset.filters={num_rooms__le: 2}"])
     rows = read_manifest(config.dataset.manifest, ["layout_path"], config.dataset)
     training, held_out = (
         read_maps(config, split)
