@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+
 from core.audit.calibration import calibrate
 from core.audit.layout_features import FeatureSpace
 from core.audit.layout_maps import LayoutMaps, decode_maps, read_maps
@@ -57,6 +59,13 @@ def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Refer
     return _make_reference(_Provenance(repr((settings, training, files)), config, paths))
 
 
+def split_originals(config: ExperimentConfig, manifest: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Manifest rows of the original layouts: those of the training split, and those held out."""
+    rows = read_manifest(manifest, [config.dataset.outputs.rgb], config.dataset)
+    training, held_out = split_by_layout(rows, config.training.train_split, config.training.split_seed)
+    return originals(training), originals(held_out)
+
+
 @dataclass(frozen=True)
 class _Provenance:
     """What a reference is made from. The `key` decides equality: the settings that count and the files' hashes."""
@@ -71,9 +80,7 @@ class _Provenance:
 @functools.cache
 def _make_reference(provenance: _Provenance) -> Reference:
     config, paths = provenance.config, provenance.paths
-    rows = read_manifest(paths["manifest"], [config.dataset.outputs.rgb], config.dataset)
-    splits = split_by_layout(rows, config.training.train_split, config.training.split_seed)
-    training, held_out = (originals(split) for split in splits)
+    training, held_out = split_originals(config, paths["manifest"])
     if min(len(training), len(held_out)) < 2:
         raise InputError(
             f"audit: {len(training)} original layouts to train on and {len(held_out)} held out, it needs two of each: "

@@ -5,8 +5,9 @@ weights, for a share of the draws the sum over all shares divided by their numbe
 row of weight 0, so that every model is called.
 """
 
-from dataclasses import dataclass
-from typing import Protocol, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,11 +38,9 @@ class TrajectoryDraws:
     total: Tensor
     rows: Rows | None = None
 
-    def part(self, share: Share, device: torch.device) -> Self:
+    def part(self, share: Share, device: torch.device) -> "TrajectoryDraws":
         """One share of the draws, on `device`."""
-        rows, weights = _rows_and_weights(share, self.weights)
-        xt, t, s, eps = (value[rows.positions].to(device) for value in (self.xt, self.t, self.s, self.eps))
-        return type(self)(xt, t, s, eps, weights.to(device), (self.total / share.count).to(device), rows)
+        return _share_of(self, ("xt", "t", "s", "eps"), share, device)
 
 
 @dataclass(frozen=True)
@@ -77,13 +76,11 @@ class PairDraws:
     total: Tensor
     rows: Rows | None = None
 
-    def part(self, share: Share, device: torch.device) -> Self:
+    def part(self, share: Share, device: torch.device) -> "PairDraws":
         """One share of the draws, on `device`; its positions are those in the same share of the batch."""
-        rows, weights = _rows_and_weights(share, self.weights)
-        positions = rows.positions // share.count
-        x0, s, eps = (value[rows.positions].to(device) for value in (self.x0, self.s, self.eps))
-        total = (self.total / share.count).to(device)
-        return type(self)(positions.to(device), x0, s, eps, weights.to(device), total, rows)
+        own = _share_of(self, ("x0", "s", "eps"), share, device)
+        assert own.rows is not None
+        return replace(own, positions=(own.rows.positions // share.count).to(device))
 
 
 @dataclass(frozen=True)
@@ -102,11 +99,9 @@ class LabelledDraws:
     total: Tensor
     rows: Rows | None = None
 
-    def part(self, share: Share, device: torch.device) -> Self:
+    def part(self, share: Share, device: torch.device) -> "LabelledDraws":
         """One share of the draws, on `device`."""
-        rows, weights = _rows_and_weights(share, self.weights)
-        x0, viable, t, eps = (value[rows.positions].to(device) for value in (self.x0, self.viable, self.t, self.eps))
-        return type(self)(x0, viable, t, eps, weights.to(device), (self.total / share.count).to(device), rows)
+        return _share_of(self, ("x0", "viable", "t", "eps"), share, device)
 
 
 def lowest_timesteps(t: Tensor, count: int, alpha_bars: Tensor, max_t: float) -> BatchDraws:
@@ -116,9 +111,16 @@ def lowest_timesteps(t: Tensor, count: int, alpha_bars: Tensor, max_t: float) ->
     return BatchDraws(lowest, weights, weights.sum())
 
 
-def _rows_and_weights(share: Share, weights: Tensor) -> tuple[Rows, Tensor]:
-    """The rows of a share of the draws with these `weights` [A], and the weights of its rows."""
-    rows = share.rows(len(weights))
+Samples = TypeVar("Samples", TrajectoryDraws, PairDraws, LabelledDraws)
+
+
+def _share_of(draws: Samples, names: Sequence[str], share: Share, device: torch.device) -> Samples:
+    """The rows of a share of the draws, on `device`: of the fields `names`, [A, ...] each, and of the weights."""
+    rows, weights = share.rows(len(draws.weights)), draws.weights
     if len(rows.positions):
-        return rows, weights[rows.positions]
-    return rows._replace(positions=torch.zeros(1, dtype=torch.long)), weights.new_zeros(1)
+        weights = weights[rows.positions]
+    else:
+        rows, weights = rows._replace(positions=torch.zeros(1, dtype=torch.long)), weights.new_zeros(1)
+    own = {name: getattr(draws, name)[rows.positions].to(device) for name in names}
+    total = (draws.total / share.count).to(device)
+    return replace(draws, **own, weights=weights.to(device), total=total, rows=rows)

@@ -9,14 +9,15 @@ import numpy as np
 
 from core.audit.bootstrap import Interval, mean_interval
 from core.audit.layout_maps import read_maps
+from core.audit.reference import split_originals
 from core.config.experiment import ExperimentConfig
-from core.data.manifest import originals, read_manifest, split_by_layout
 from core.data.palette import COLORS
 from core.models.pictures import grid_png
 from core.records.artifacts import BEFORE_AFTER_NAME, round_location, run_location
 from core.records.input_files import local_path
 from core.records.lease import publishing_store
 from core.records.provenance import difference
+from core.rounds.audit_table import short
 from core.rounds.comparison import fewer_failures
 from core.rounds.finished_audits import FinishedAudit, finished_audit
 from core.rounds.finished_rounds import RoundRecord
@@ -128,7 +129,7 @@ def _text(interval: Interval, form: str) -> str:
 
 
 def _with_interval(metrics: Mapping[str, Any], name: str) -> str:
-    value, low, high = ("-" if x is None else f"{x:.3f}" for x in (metrics[name], *metrics["intervals"][name]))
+    value, low, high = map(short, (metrics[name], *metrics["intervals"][name]))
     return f"{value} [{low}, {high}]"
 
 
@@ -136,9 +137,8 @@ def _real(config: ExperimentConfig) -> np.ndarray:
     """Class maps of the first real held-out layouts, uint8 [N, H, W]."""
     config = with_prerequisites(config)
     manifest = local_path(config.required("dataset.manifest"), config.artifacts)
-    rows = read_manifest(manifest, [config.dataset.outputs.rgb], config.dataset)
-    _, held_out = split_by_layout(rows, config.training.train_split, config.training.split_seed)
-    return read_maps(config, originals(held_out).head(_SHOWN)).classes
+    _, held_out = split_originals(config, manifest)
+    return read_maps(config, held_out.head(_SHOWN)).classes
 
 
 def _rows(count: int) -> int:

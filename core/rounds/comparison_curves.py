@@ -1,20 +1,15 @@
 """What the rounds of a comparison's ablations did one by one: a table and curves over rounds."""
 
-import io
 from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from core.config.experiment import ExperimentConfig
-from core.records.artifacts import RECORD_NAME
-from core.records.record_files import read_record
+from core.rounds.curves import figure_png, finish_panel
 from core.rounds.finished_rounds import audit_figure, read_round_record
-from core.storage.opening import open_store
-from core.storage.store import join
 
 # The figure of each panel, and its title.
 _PANELS = {
@@ -54,9 +49,7 @@ def round_rows(name: str, seed: int, config: ExperimentConfig) -> list[dict[str,
             break
         metrics, audit = record["metrics"], record.get("audit")
         row: dict[str, float | str | None] = {"ablation": name, "seed": seed, "round": number}
-        drawn = read_record(open_store(join(record["location"], "bad_latents"), config.artifacts), RECORD_NAME)
-        row |= {"viable_share": None if drawn is None else drawn["metrics"].get("viable_share")}
-        row |= {"viability_auc": metrics.get("viability_auc")}
+        row |= {"viable_share": metrics.get("viable_share"), "viability_auc": metrics.get("viability_auc")}
         row |= {"val_noise_loss": metrics.get("val_noise_loss"), "seconds": record["seconds"]}
         if audit is not None:
             row |= {figure: audit_figure(audit, figure) for figure in _AUDITED if figure in audit["intervals"]}
@@ -77,9 +70,7 @@ def draw_comparison(rows: pd.DataFrame) -> bytes:
         axes.set_axis_off()
     if shown:
         panels[0].legend(fontsize=7, frameon=False)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=100)
-    return data.getvalue()
+    return figure_png(figure)
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, name: str) -> None:
@@ -92,7 +83,4 @@ def _draw(axes: Axes, rows: pd.DataFrame, name: str) -> None:
             axes.plot(seed["round"], seed[name], color=colour, linewidth=0.7, alpha=0.5)
         mean = known.groupby("round")[name].mean()
         axes.plot(mean.index, mean, color=colour, linewidth=1.8, marker=".", label=ablation)
-    axes.set_xlabel("round", fontsize=7)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
+    finish_panel(axes, "round", [])

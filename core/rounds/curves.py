@@ -45,7 +45,7 @@ def draw_curves(history: pd.DataFrame, records: Sequence[RoundRecord], audits: A
         _draw_distance(panels[count - 1], audits)
     for axes in panels[count:]:
         axes.set_axis_off()
-    return _png(figure)
+    return figure_png(figure)
 
 
 def draw_fifths(shares: Sequence[float]) -> bytes:
@@ -59,8 +59,8 @@ def draw_fifths(shares: Sequence[float]) -> bytes:
     axes.set_title("share of viable latents", fontsize=9)
     axes.set_ylim(0, 1.05)
     axes.legend(fontsize=7, frameon=False)
-    _finish(axes, "fifth by the discriminator's score (1: lowest)", [])
-    return _png(figure)
+    finish_panel(axes, "fifth by the discriminator's score (1: lowest)", [])
+    return figure_png(figure)
 
 
 def _draw_loss(axes: Axes, history: pd.DataFrame, loss: str, ends: Sequence[int]) -> None:
@@ -71,7 +71,7 @@ def _draw_loss(axes: Axes, history: pd.DataFrame, loss: str, ends: Sequence[int]
             known = history[["epoch", column]].dropna()
             axes.plot(known["epoch"], known[column], color=colour, marker=".", markersize=4, linewidth=1, label=split)
     axes.legend(fontsize=7, frameon=False)
-    _finish(axes, "epoch", ends)
+    finish_panel(axes, "epoch", ends)
 
 
 def _draw_viability(axes: Axes, history: pd.DataFrame, rounds: Sequence[RoundMetrics], ends: Sequence[int]) -> None:
@@ -85,7 +85,7 @@ def _draw_viability(axes: Axes, history: pd.DataFrame, rounds: Sequence[RoundMet
         axes.plot(epochs, scores, color="#117733", marker="o", markersize=4, label="" if index else "a round")
     axes.set_ylim(0, 1.05)
     axes.legend(fontsize=7, frameon=False)
-    _finish(axes, "epoch (each round has its own discriminator)", ends)
+    finish_panel(axes, "epoch (each round has its own discriminator)", ends)
 
 
 def _draw_accuracy(axes: Axes, records: Sequence[RoundRecord]) -> None:
@@ -94,7 +94,7 @@ def _draw_accuracy(axes: Axes, records: Sequence[RoundRecord]) -> None:
     accuracies = [record["metrics"]["discriminator_val_acc"] for record in records]
     axes.plot(numbers, accuracies, color="#882255", marker="o")
     axes.set_ylim(0, 1.05)
-    _finish(axes, "round", [])
+    finish_panel(axes, "round", [])
 
 
 def _draw_shares(axes: Axes, audits: AuditsByRound, drawn: Sequence[tuple[int, float]]) -> None:
@@ -106,14 +106,14 @@ def _draw_shares(axes: Axes, audits: AuditsByRound, drawn: Sequence[tuple[int, f
         _draw_figure(axes, audits, name, colour, label)
     axes.set_ylim(0, 1.05)
     axes.legend(fontsize=7, frameon=False)
-    _finish(axes, "round (0: what the first started from)", [])
+    finish_panel(axes, "round (0: what the first started from)", [])
 
 
 def _draw_distance(axes: Axes, audits: AuditsByRound) -> None:
     axes.set_title("Fréchet distance to real layouts", fontsize=9)
     _draw_figure(axes, audits, _FRECHET, "#882255", "by the audit")
     axes.set_ylim(bottom=0)
-    _finish(axes, "round (0: what the first started from)", [])
+    finish_panel(axes, "round (0: what the first started from)", [])
 
 
 def _draw_figure(axes: Axes, audits: AuditsByRound, name: str, colour: str, label: str) -> None:
@@ -139,13 +139,15 @@ def _drawn_share(record: RoundRecord) -> float | None:
     return record["metrics"].get("viable_share")
 
 
-def _png(figure: Figure) -> bytes:
+def figure_png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=80)
     return data.getvalue()
 
 
-def _finish(axes: Axes, unit: str, ends: Sequence[int]) -> None:
+def finish_panel(axes: Axes, unit: str, ends: Sequence[int]) -> None:
+    """Label the horizontal axis, and draw a line at each of the `ends` of rounds."""
     for end in ends:
         axes.axvline(end, color="#dddddd", linewidth=1, zorder=0)
     axes.set_xlabel(unit, fontsize=7)

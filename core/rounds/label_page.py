@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import torch
@@ -25,6 +24,7 @@ from core.records.artifacts import RECORD_NAME, round_location
 from core.records.input_files import describe_input, local_path
 from core.records.record_files import entry_of, read_record
 from core.records.record_forms import RecordError
+from core.rounds.page_templates import page_template
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError
 from core.runtime.files import Entry, atomic_write, open_input, require_writable
@@ -39,9 +39,7 @@ _MANIFEST = "discriminator_manifest.csv"
 _START = (
     '<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="adversarial-layouts: label page">\n'
 )
-_PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-    Path(__file__).with_name("label_page.html.jinja").read_text(encoding="utf-8")
-)
+_PAGE = "label_page.html.jinja"
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def render_label_page(title: str, names: Sequence[str], classes: np.ndarray, dig
         "side": classes.shape[2],
         "layouts": layouts,
     }
-    return _START + _PAGE.render(title=title, data=data, palette=PALETTE)
+    return _START + page_template(_PAGE).render(title=title, data=data, palette=PALETTE)
 
 
 def _page_path(output: Location) -> Path:

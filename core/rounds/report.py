@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import jinja2
 import pandas as pd
 from PIL import Image
 
@@ -21,6 +20,7 @@ from core.rounds.curves import draw_curves, draw_fifths
 from core.rounds.finished_audits import finished_audit
 from core.rounds.finished_rounds import AuditFigures, RoundRecord, read_round_record
 from core.rounds.knowledge import known_of_viability, viable_by_fifths
+from core.rounds.page_templates import page_template
 from core.rounds.round import AUDIT_BEFORE
 from core.rounds.round_table import METRIC_TITLES
 from core.runtime.errors import InputError, one_line
@@ -34,9 +34,7 @@ _PICTURE_BYTES = 200_000
 _WIDTH = 640
 _STAGE_TITLES = {"bad_latents": "bad latents", "discriminator": "discriminator", "stage3": "Stage 3"}
 _HEADER = ["round", "epochs", *METRIC_TITLES, "weight", "minutes"]
-_PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-    Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-)
+_PAGE = "report.html.jinja"
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,9 @@ def make_report(config: ExperimentConfig, number: int) -> Report:
 
 def render_page(name: str, rows: Sequence[Sequence[str]], curves: Picture, rounds: Sequence[RoundPart]) -> str:
     """HTML page of the run `name`: a table of `rows`, the curves, and a part for each round. All text is escaped."""
-    return _PAGE.render(name=name, header=_HEADER, rows=rows, curves=curves, rounds=rounds, audit_header=AUDIT_HEADER)
+    return page_template(_PAGE).render(
+        name=name, header=_HEADER, rows=rows, curves=curves, rounds=rounds, audit_header=AUDIT_HEADER
+    )
 
 
 def round_summary(config: ExperimentConfig, number: int) -> str:

@@ -102,12 +102,16 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
 
 def _label_settings(config: ExperimentConfig, request: BadLatentsRequest) -> dict[str, Any]:
     """The settings that samples and labels depend on, as far as they are not the defaults of earlier versions."""
-    settings: dict[str, Any] = {} if request.sampler == "ddim" else {"sampler": request.sampler}
+    settings: dict[str, Any] = dict(_sampler_settings(request))
     section = config.rounds.viability
     if section.labels == "rules":
         calibration = config.required("audit").model_dump(include={"pass_share", "pixels_per_metre"})
         settings["judged"] = {"labels": section.labels, "rules": section.rules, **calibration}
     return settings
+
+
+def _sampler_settings(request: BadLatentsRequest) -> dict[str, str]:
+    return {} if request.sampler == "ddim" else {"sampler": request.sampler}
 
 
 def find_shards(config: ExperimentConfig, request: BadLatentsRequest, count: int) -> list[Shard]:
@@ -192,7 +196,7 @@ def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> Laten
     store = publishing_store(request.output_dir, config.artifacts)
     model = config.fingerprint()
     settings = {"num_steps": request.num_steps, "seed": request.seed, "latent_shape": config.latent_shape}
-    settings |= {} if request.sampler == "ddim" else {"sampler": request.sampler}
+    settings |= _sampler_settings(request)
     settings["use_amp"] = model["training"]["use_amp"]
     settings |= {name: model[name] for name in ("unet", "scheduler")}
     inputs = {"diffusion": find_checkpoint(request.diffusion_checkpoint)}

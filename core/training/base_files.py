@@ -6,11 +6,10 @@ from typing import Any
 
 from core.audit.audit import audit_checkpoint
 from core.audit.layout_maps import decode_maps
-from core.audit.reference import make_reference
+from core.audit.reference import make_reference, split_originals
 from core.audit.rules import VIABLE
 from core.config.experiment import ExperimentConfig
 from core.data.layouts import LayoutPictures
-from core.data.manifest import originals, read_manifest, split_by_layout
 from core.inputs.listed_digests import LIST_NAME, digest_list
 from core.inputs.locations import Location
 from core.models.checkpoints import (
@@ -108,9 +107,8 @@ def _figures(config: ExperimentConfig, paths: Mapping[str, Path]) -> Iterator[tu
 
 def _decoded_viable(config: ExperimentConfig, paths: Mapping[str, Path]) -> float:
     """Share of the real held-out layouts that keep every rule once they went through the autoencoder."""
-    rows = read_manifest(paths["manifest"], [config.dataset.outputs.rgb], config.dataset)
-    _, held_out = split_by_layout(rows, config.training.train_split, config.training.split_seed)
-    pictures = LayoutPictures(originals(held_out), config.dataset.outputs.rgb, config.dataset.image_size)
+    _, held_out = split_originals(config, paths["manifest"])
+    pictures = LayoutPictures(held_out, config.dataset.outputs.rgb, config.dataset.image_size)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(pick_device(config.training.device))
     latents = encode_pictures(pictures, autoencoder, config.rounds.bad_latents.batch_size, "held-out layouts")
     maps = decode_maps(latents, autoencoder.decoder)

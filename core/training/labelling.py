@@ -25,8 +25,7 @@ def label_latents(
 ) -> LabelledLatents:
     """Generated `latents` [N, C, h, w] with the audit's verdict of each: viable by the rules of `rounds.viability`.
 
-    The rules are calibrated on the real layouts of the manifest among `paths`. InputError if a kind of latents, viable
-    or not, is less than 2 % of them.
+    The rules are calibrated on the real layouts of the manifest among `paths`.
     """
     section = config.rounds.viability
     reference = make_reference(config, paths)

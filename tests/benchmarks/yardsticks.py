@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, random_split
 
 from core.models.discriminator import ADAM_BETAS, PENALTY_NOISE, PENALTY_WEIGHT, LatentDiscriminator
-from core.training.train_discriminator import VALIDATION_SHARE
+from core.training.discriminator_data import VALIDATION_SHARE
 
 
 class LatentFiles(Dataset):
