@@ -36,7 +36,8 @@ def generate_bad_latents(
     Writes real_latents/, real_latents_all.pt, bad_latents/, bad_latents_all.pt and discriminator_manifest.csv
     to `output_dir`; returns the metrics of the stage's record. `held_out` is false inside a round: layouts of the
     validation split are never used. With `real_variants`, rotated and mirrored layouts count as real too. If layouts
-    are `judged`, or the config's rounds.viability.labels is rules, labelled_latents.pt holds the audit's verdicts.
+    are `judged`, or the config's rounds.viability.labels is rules, labelled_latents.pt holds the audit's verdicts; if
+    it is file, those of a critic that learnt from a person's labels.
     """
     request = BadLatentsRequest(
         manifest=manifest,

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from core.config.setting_effects import OnlyWith, Results
-from core.inputs.section import Section, ShareOrAll
+from core.config.setting_effects import InputFile, OnlyWith, Results
+from core.inputs.locations import Place
+from core.inputs.section import Section, Share, ShareOrAll
 
 # The rules of `core.audit.rules`.
 Rule = Literal["on_palette", "enclosed", "reachable", "clear_doorways", "no_fragments", "furnished"]
@@ -14,19 +15,28 @@ Rule = Literal["on_palette", "enclosed", "reachable", "clear_doorways", "no_frag
 class ViabilitySection(Section):
     """Which generated layouts count as viable, and how Stage 3 draws viable ones and others."""
 
-    labels: Results[Literal["generated", "rules"]] = Field(
+    labels: Results[Literal["generated", "rules", "file"]] = Field(
         "generated",
         description="generated: real latents are good, all generated ones bad; rules: the audit's rules judge each "
-        "generated layout",
+        "generated layout; file: a critic does that learnt from a person's labels",
     )
     rules: Annotated[Results[tuple[Rule, ...] | None], OnlyWith("labels", ("rules",))] = Field(
         None, description="the rules that a viable layout keeps; all of them if empty"
     )
-    match: Annotated[Results[bool], OnlyWith("labels", ("rules",))] = Field(
+    match: Annotated[Results[bool], OnlyWith("labels", ("rules", "file"))] = Field(
         True, description="compare viable and other layouts of the same fifth of the real layouts' furniture share"
     )
     shares: Annotated[Results[dict[Rule, ShareOrAll]], OnlyWith("labels", ("rules",))] = Field(
         {}, description="by rule, the share of the bad layouts of a step that are drawn among those that break it"
+    )
+    file: InputFile[Place | None] = Field(
+        None, description="labels.csv that was saved from a label page, for labels: file"
+    )
+    latents: InputFile[Place | None] = Field(
+        None, description="folder of generate-bad-latents whose layouts the file labels, of an earlier round"
+    )
+    least_auc: Annotated[Results[Share], OnlyWith("labels", ("file",))] = Field(
+        0.65, description="the critic judges if its AUC on labels that it did not see is above this"
     )
 
     @model_validator(mode="after")

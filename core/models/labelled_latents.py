@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ class LabelledLatents:
     """Generated `latents` [N, C, h, w], and of the layout of each: whether it is `viable`, bool [N].
 
     `fifth` [N], 0 to 4, is the fifth of the real layouts' furniture shares that its own lies in. `kept` bool [N, R]
-    says which of the `rules` it keeps; without rules R is 0.
+    says which of the `rules` it keeps; without rules R is 0. If a critic labelled them, `score` float64 [N] is the
+    probability of each to be viable.
     """
 
     latents: Tensor
@@ -31,17 +32,22 @@ class LabelledLatents:
     fifth: Tensor
     rules: tuple[str, ...]
     kept: Tensor
+    score: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
 
     def at(self, rows: Tensor) -> "LabelledLatents":
         """Those in `rows` [n]."""
-        return LabelledLatents(self.latents[rows], self.viable[rows], self.fifth[rows], self.rules, self.kept[rows])
+        score = None if self.score is None else self.score[rows]
+        return LabelledLatents(
+            self.latents[rows], self.viable[rows], self.fifth[rows], self.rules, self.kept[rows], score
+        )
 
     def save(self, path: Path) -> None:
-        """Write all fields to `path`."""
-        save_tensors({**vars(self), "rules": list(self.rules)}, path)
+        """Write all fields to `path`, `score` only if there is one."""
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        save_tensors({**fields, "rules": list(self.rules)}, path)
 
     @classmethod
     def load(cls, path: Path) -> "LabelledLatents":
@@ -62,7 +68,20 @@ class LabelledLatents:
                 raise source.error(name, f"is {kind_of(value)}, not {dtype} {shape}")
         if not ((saved["fifth"] >= 0) & (saved["fifth"] < _NUMBER_OF_FIFTHS)).all():
             raise source.error("fifth", f"is not from 0 to {_NUMBER_OF_FIFTHS - 1}")
-        return cls(latents, saved["viable"], saved["fifth"], tuple(rules), saved["kept"])
+        return cls(latents, saved["viable"], saved["fifth"], tuple(rules), saved["kept"], _score(saved, source))
+
+
+def _score(saved: Mapping[str, Any], source: Source) -> Tensor | None:
+    """The score in a file, whose latents are sound; None if it has none."""
+    score = saved.get("score")
+    if score is None:
+        return None
+    shape = [len(saved["latents"])]
+    if not isinstance(score, Tensor) or not is_plain(score, (torch.float64,)) or list(score.shape) != shape:
+        raise source.error("score", f"is {kind_of(score)}, not {torch.float64} {shape}")
+    if not ((score >= 0) & (score <= 1)).all():
+        raise source.error("score", "is not from 0 to 1")
+    return score
 
 
 class _Group(NamedTuple):

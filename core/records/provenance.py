@@ -17,7 +17,7 @@ from core.records.record_files import Record
 from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection
 
-_PACKAGES = ("torch", "diffusers", "lpips", "prefect", "pandas", "numpy", "boto3")
+_PACKAGES = ("torch", "diffusers", "lpips", "prefect", "pandas", "numpy", "scikit-learn", "boto3")
 
 # Settings whose keys the user chooses. Only among these a removed key is a difference.
 KEYS_OF_THE_USER = ("dataset.filters",)

@@ -23,6 +23,8 @@ from core.storage.store import Store, split_location
 
 # Metrics of the discriminator's training; the others say what it knows of viability.
 _TRAINING_METRICS = ("val_acc", "val_loss", "best_epoch")
+# Metrics of the bad latents that say who is viable, and how well a critic knows.
+_LABEL_METRICS = ("viable_share", "critic_auc", "critic_auc_low", "critic_auc_high", "labels_used")
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +108,12 @@ def _round_metrics(
     after: AuditFigures | None,
 ) -> RoundMetrics:
     known = {name: value for name, value in discriminator["metrics"].items() if name not in _TRAINING_METRICS}
-    share = {name: value for name, value in bad_latents["metrics"].items() if name == "viable_share"}
+    labels = {name: value for name, value in bad_latents["metrics"].items() if name in _LABEL_METRICS}
     metrics = {
         "discriminator_val_acc": discriminator["metrics"]["val_acc"],
         "bad_latent_std": bad_latents["metrics"]["bad_latent_std"],
         **known,
-        **share,
+        **labels,
         **stage3["metrics"],
         "viable_before": before and before["viable"],
         "viable": after and after["viable"],

@@ -54,6 +54,11 @@ class RoundMetrics(TypedDict):
     viable_fifth_5: NotRequired[float]
     # Share of viable ones among the latents that the round drew and judged.
     viable_share: NotRequired[float]
+    # How well a critic ranks labels by hand that it did not see, and how many of these there are.
+    critic_auc: NotRequired[float]
+    critic_auc_low: NotRequired[float]
+    critic_auc_high: NotRequired[float]
+    labels_used: NotRequired[int]
 
 
 class RecordedPlan(TypedDict):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from diffusers import UNet2DModel
@@ -36,11 +37,11 @@ from core.runtime.files import atomic_write, require_writable
 from core.runtime.progress import bar, each
 from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
-from core.training.labelling import label_latents, require_both_kinds
+from core.training.hand_labels import hand_label_inputs, label_by_critic, read_hand_labels
+from core.training.labelling import LABELLED_NAME, label_latents, require_both_kinds
 
 log = logging.getLogger(__name__)
 
-LABELLED_NAME = "labelled_latents.pt"
 _STAGE = "bad latents"
 # What helps if too few layouts are viable, or too few are not.
 _LABEL_REMEDIES = {
@@ -78,12 +79,14 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
     and `discriminator_manifest.csv`. Generated latent i depends only on seed i and the sampler's `num_steps`.
     If generated layouts are judged, `labelled_latents.pt` holds all of them with their labels. With
     `rounds.viability.labels: rules`, viable ones are in `viable_latents/` and `viable_latents_all.pt`, the rest is bad.
+    So it is with `file`, by a critic; if its AUC is too low, all of these files hold the latents labelled by hand.
     """
     _check_options(config, request)
     inputs = {
         "manifest": request.manifest,
         "autoencoder": find_checkpoint(request.autoencoder_checkpoint),
         "diffusion": find_checkpoint(request.diffusion_checkpoint),
+        **hand_label_inputs(config),
     }
     settings = {
         name: getattr(request, name) for name in ("num_samples", "num_steps", "seed", "held_out", "real_variants")
@@ -104,9 +107,15 @@ def _label_settings(config: ExperimentConfig, request: BadLatentsRequest) -> dic
     """The settings that samples and labels depend on, as far as they are not the defaults of earlier versions."""
     settings: dict[str, Any] = dict(_sampler_settings(request))
     section = config.rounds.viability
+    if section.labels == "generated":
+        return settings
+    calibration = config.required("audit").model_dump(include={"pass_share", "pixels_per_metre"})
+    judge: dict[str, Any]
     if section.labels == "rules":
-        calibration = config.required("audit").model_dump(include={"pass_share", "pixels_per_metre"})
-        settings["judged"] = {"labels": section.labels, "rules": section.rules, **calibration}
+        judge = {"rules": section.rules}
+    else:
+        judge = {"least_auc": section.least_auc, "seed": config.training.seed}
+    settings["judged"] = {"labels": section.labels, **judge, **calibration}
     return settings
 
 
@@ -123,6 +132,8 @@ def find_shards(config: ExperimentConfig, request: BadLatentsRequest, count: int
     _check_options(config, request)
     if read_record(open_store(request.output_dir, config.artifacts), RECORD_NAME) is not None:
         return []
+    if config.rounds.viability.labels == "file":
+        read_hand_labels(config)  # before the sampling, which may take hours
     missing = _latent_parts(config, request).missing()
     chunks = [missing[len(missing) * n // count : len(missing) * (n + 1) // count] for n in range(count)]
     return [Shard(chunk[0].start, chunk[-1].stop) for chunk in chunks if chunk]
@@ -156,6 +167,8 @@ def _generate(
     config: ExperimentConfig, request: BadLatentsRequest, paths: Mapping[str, Path], folder: Path
 ) -> dict[str, Any]:
     device = pick_device(request.device)
+    section, labelled = config.rounds.viability, None
+    by_hand = read_hand_labels(config, paths) if section.labels == "file" else None
     rows = _candidates(config, request, paths["manifest"])
     unet = load_unet(paths["diffusion"], config).to(device)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
@@ -165,23 +178,28 @@ def _generate(
     parts = _latent_parts(config, request)
     _sample(unet, config, request, parts, Shard(0, request.num_samples))
     generated = parts.read()
-    section, labelled = config.rounds.viability, None
-    if _judged(config, request):
+    metrics = {"bad_latent_std": generated.std().item()}
+    if by_hand is not None:
+        labelled, known = label_by_critic(generated, by_hand, autoencoder, config, paths)
+        generated, metrics = labelled.latents, metrics | known
+    elif _judged(config, request):
         labelled = label_latents(generated, autoencoder, config, paths)
+    if labelled is not None:
         labelled.save(folder / LABELLED_NAME)
     bad = torch.ones(len(generated), dtype=torch.bool)
-    if labelled is not None and section.labels == "rules":
-        require_both_kinds(labelled.viable.tolist(), "rounds.viability.labels rules", _LABEL_REMEDIES)
+    if labelled is not None and section.labels != "generated":
+        if section.labels == "rules":
+            require_both_kinds(labelled.viable.tolist(), "rounds.viability.labels rules", _LABEL_REMEDIES)
         bad = ~labelled.viable
     written = [_write_latents(real, range(len(real)), "real", folder).assign(source="real", is_viable=True)]
     for kind, which in (("viable", ~bad), ("bad", bad)):
         if which.any():
             indices = which.nonzero().squeeze(1).tolist()
             names = _write_latents(generated[which], indices, kind, folder)
-            names = names.assign(source="generated", is_viable=kind == "viable", score=float(kind == "viable"))
+            names = names.assign(source="generated", is_viable=kind == "viable", score=_score(labelled, kind, which))
             written.append(names if labelled is None else names.join(_label_columns(labelled, which)))
     _write_manifest(pd.concat(written, ignore_index=True), request.seed, folder, with_source=labelled is not None)
-    metrics = {"real_latents": len(real), "bad_latents": int(bad.sum()), "bad_latent_std": generated.std().item()}
+    metrics |= {"real_latents": len(real), "bad_latents": int(bad.sum())}
     if labelled is not None:
         metrics["viable_share"] = labelled.viable.double().mean().item()
     return metrics
@@ -189,6 +207,13 @@ def _generate(
 
 def _judged(config: ExperimentConfig, request: BadLatentsRequest) -> bool:
     return request.judged or config.rounds.viability.labels == "rules"
+
+
+def _score(labelled: LabelledLatents | None, kind: str, chosen: Tensor) -> float | np.ndarray:
+    """The scores of the `chosen` latents, which are of one kind: the critic's, else 1 for viable ones and 0 for bad."""
+    if labelled is None or labelled.score is None:
+        return float(kind == "viable")
+    return labelled.score[chosen].numpy()
 
 
 def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> LatentParts:

@@ -241,7 +241,8 @@ def _labelled_pairs(config: ExperimentConfig) -> LabelledPairs:
             f"labelled latents {path} have shape {list(labelled.latents.shape[1:])}, the model's have "
             f"{list(config.latent_shape)}: give those that this model drew"
         )
-    return LabelledPairs(labelled, viability.match, {str(rule): share for rule, share in viability.shares.items()})
+    shares = {} if viability.labels == "file" else viability.shares
+    return LabelledPairs(labelled, viability.match, {str(rule): share for rule, share in shares.items()})
 
 
 def _reference(run: DiffusionTraining) -> Denoiser:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from core.models.autoencoder import Autoencoder
 from core.models.labelled_latents import LabelledLatents
 from core.runtime.errors import InputError
 
+LABELLED_NAME = "labelled_latents.pt"
 # Of fewer of one kind nothing can be learnt.
 LEAST_SHARE = 0.02
 _FIFTHS = (0.2, 0.4, 0.6, 0.8)
@@ -27,6 +29,13 @@ def label_latents(
 
     The rules are calibrated on the real layouts of the manifest among `paths`.
     """
+    return judge_latents(latents, autoencoder, config, paths)[0]
+
+
+def judge_latents(
+    latents: Tensor, autoencoder: Autoencoder, config: ExperimentConfig, paths: Mapping[str, Path]
+) -> tuple[LabelledLatents, pd.DataFrame]:
+    """What `label_latents` returns, and the measures of each layout that the rules judge, one row per layout."""
     section = config.rounds.viability
     reference = make_reference(config, paths)
     layouts = decode_maps(latents, autoencoder.decoder)
@@ -34,13 +43,14 @@ def label_latents(
     kept = reference.rules.keeps(statistics)
     viable = kept[list(section.rules)].all(axis=1) if section.labels == "rules" and section.rules else kept[VIABLE]
     fifth = np.searchsorted(_fifths(reference), statistics["furniture_share"].to_numpy())
-    return LabelledLatents(
+    verdicts = LabelledLatents(
         latents,
         torch.tensor(viable.to_numpy(bool)),
         torch.tensor(fifth),
         tuple(RULES),
         torch.tensor(kept[list(RULES)].to_numpy(bool)),
     )
+    return verdicts, statistics
 
 
 def require_both_kinds(viable: Collection[bool], source: str, remedies: Mapping[bool, str]) -> None:

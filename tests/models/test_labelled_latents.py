@@ -1,5 +1,7 @@
 """Labelled latents: what is drawn is matched in furniture and mixed by rule, and a file of another form is refused."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -76,10 +78,14 @@ def test_a_share_of_a_rule_that_judged_nothing_is_refused():
 
 def test_a_file_comes_back_as_it_was_written_and_another_is_refused(tmp_path):
     data = labelled([True, False, True], [0, 4, 2])
-    data.save(tmp_path / "l.pt")
-    again = LabelledLatents.load(tmp_path / "l.pt")
-    for name, value in vars(data).items():
-        assert value == getattr(again, name) if name == "rules" else torch.equal(value, getattr(again, name))
+    judged = dataclasses.replace(data, score=torch.tensor([1.0, 0.0, 0.7], dtype=torch.float64))
+    for written in (data, judged):
+        written.save(tmp_path / "l.pt")
+        again = LabelledLatents.load(tmp_path / "l.pt")
+        for name, value in vars(written).items():
+            same = torch.equal(value, getattr(again, name)) if torch.is_tensor(value) else value == getattr(again, name)
+            assert same, name
+    assert again.at(torch.tensor([2])).score.tolist() == [0.7]
     for name, wrong, line in (
         ("latents", torch.full((3, 1, 2, 2), torch.nan), "latents holds NaN or infinite numbers"),
         ("latents", torch.zeros(3), "latents is a tensor"),
@@ -87,6 +93,8 @@ def test_a_file_comes_back_as_it_was_written_and_another_is_refused(tmp_path):
         ("fifth", torch.tensor([0, 5, 1]), "fifth is not from 0 to 4"),
         ("rules", [1], "rules is"),
         ("kept", torch.zeros(3, 1, dtype=torch.bool), "kept is a tensor"),
+        ("score", torch.zeros(3), "score is a tensor"),
+        ("score", torch.tensor([0.0, 1.1, 0.0], dtype=torch.float64), "score is not from 0 to 1"),
     ):
         saved = {**vars(data), "rules": list(RULES), name: wrong}
         torch.save(saved, tmp_path / "wrong.pt")
