@@ -22,6 +22,7 @@ from core.rounds.close_round import close_round
 from core.rounds.round import open_round
 from core.runtime.errors import InputError
 from core.runtime.files import sha256
+from core.training.bad_latents import find_shards
 from core.training.label_files import generated_names, latents_digest
 from core.training.labelling import require_both_kinds
 from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
@@ -302,6 +303,9 @@ def refuse(config, line):
     with pytest.raises(InputError, match=line) as refused:
         generate_bad_latents.fn(**open_round(config, 1).bad_latents_options())
     assert "\n" not in str(refused.value)
+    with pytest.raises(InputError, match=line):  # nothing is sampled in shards either
+        this = open_round(config, 1)
+        find_shards(this.config, this.bad_latents_request(), 2)
     assert {path.name for path in Path(round_location(config, 1)).rglob("*") if path.is_file()} <= {"config.yaml"}
 
 
