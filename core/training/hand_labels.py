@@ -137,7 +137,7 @@ def _labelled_record(config: ExperimentConfig) -> Record:
 def _require_enough(viable: list[bool], source: str) -> None:
     count = len(viable)
     if count < LEAST_LABELS:
-        raise InputError(f"{source}: {count} layouts are labelled, at least {LEAST_LABELS} are needed: {_MORE_LABELS}")
+        raise InputError(f"{source}: only {count} labelled, at least {LEAST_LABELS} layouts are needed: {_MORE_LABELS}")
     require_both_kinds(viable, source, {True: _MORE_LABELS, False: _MORE_LABELS})
     rarer, kind = min((sum(viable), "viable"), (count - sum(viable), "not viable"))
     if rarer < FOLDS:

@@ -291,7 +291,7 @@ def test_the_round_learns_from_the_labels_alone_if_the_critic_knows_too_little(b
         (100, {"file": "/none.csv"}, r"^labels input /none\.csv does not exist: give the path of an existing file"),
         (100, {"latents": "/none"}, r"^rounds\.viability\.latents: /none holds no finished generate-bad-latents: give"),
         (100, {"digest": "0a" * 8}, r"^labels \S+ are of other latents \(latents_sha256 0a0a0a0a0a0a0a0a\) than those"),
-        (19, {}, r"^labels \S+: 19 layouts are labelled, at least 20 are needed: label more layouts$"),
+        (19, {}, r"^labels \S+: only 19 labelled, at least 20 layouts are needed: label more layouts$"),
     ],
 )
 def test_labels_that_teach_nothing_are_refused(by_hand, count, change, line):
