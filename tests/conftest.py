@@ -44,6 +44,30 @@ audit: null
 artifacts: {{root: {root}, state_minutes: 0}}
 """
 
+# Rounds that learn from labels by rules, from the shipped base.
+LABELS = """
+experiment: {{name: labels}}
+dataset: {{synthetic: {{count: 40, rooms: [1, 1], seed: 5}}, image_size: 32}}
+autoencoder: {{checkpoint: {base}/autoencoder.safetensors, latent_channels: 6, base_channels: 16,
+  downsampling_steps: 2, max_channels: 64}}
+diffusion: {{stage2_checkpoint: {base}/stage2.safetensors}}
+unet: {{in_channels: 6, out_channels: 6, base_channels: 32, depth: 2, num_res_blocks: 1, mid_attention: true,
+  dropout: 0.0}}
+scheduler: {{prediction_type: v_prediction}}
+discriminator: {{form: negative_aware, weight: 1.0, balance: null, batch_fraction: 1.5}}
+training: {{batch_size: 8, learning_rate: 0.0003, eval_interval: 1, device: cpu, loss: {{semantic_loss: null}}}}
+prerequisites: {{}}
+rounds:
+  count: 2
+  steps_per_round: 3
+  viability: {{labels: rules}}
+  bad_latents: {{num_samples: 128, num_steps: 6, sampler: dpm_solver}}
+  discriminator: {{epochs: 2, batch_size: 32}}
+  viability_samples: 16
+audit: {{num_samples: 10}}
+artifacts: {{root: {root}, state_minutes: 0}}
+"""
+
 
 # The files that take longest, in order.
 LONGEST = [
@@ -102,6 +126,18 @@ def prepared(tmp_path_factory, manifest, trunk) -> Path:
     config = load_config(path)
     for stage in STAGES:
         make_prerequisite(stage, config)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared_base(request, tmp_path_factory) -> Path:
+    """Config file of rounds with labels from the shipped base, and its finished prerequisites."""
+    folder = tmp_path_factory.mktemp("labels")
+    path = folder / "labels.yaml"
+    base = request.config.rootpath / "configs" / "base"
+    path.write_text(LABELS.format(base=base, root=folder / "artifacts"))
+    for stage in STAGES:
+        make_prerequisite(stage, load_config(path))
     return path
 
 

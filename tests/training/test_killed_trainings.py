@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import random
@@ -37,18 +38,26 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server, prepared, tmp_path_factory):
-    """Seconds that a training takes when nothing happens, and the digests of its files."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    config = ready_config(prepared, folder, str(folder / "artifacts"))
-    return train_undisturbed(config), finished_digests(config)
+def undisturbed(server, tmp_path_factory):
+    """By prepared config: seconds that a training takes when nothing happens, and the digests of its files."""
+
+    @functools.cache
+    def trained(prepared):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        config = ready_config(prepared, folder, str(folder / "artifacts"))
+        return train_undisturbed(config), finished_digests(config)
+
+    return trained
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("where", "kills"), [("local", 3), ("radosgw", 7)])
-def test_killed_again_and_again_ends_with_the_same_bytes(request, undisturbed, prepared, tmp_path, where, kills):
-    place = request.getfixturevalue(f"{where}_place")
-    (seconds, expected), rng, spent = undisturbed, random.Random(7), 0
+@pytest.mark.parametrize(
+    ("experiment", "where", "kills"),
+    [("prepared", "local", 3), ("prepared", "radosgw", 7), ("prepared_base", "local", 4)],
+)
+def test_killed_again_and_again_ends_with_the_same_bytes(request, undisturbed, tmp_path, experiment, where, kills):
+    prepared, place = request.getfixturevalue(experiment), request.getfixturevalue(f"{where}_place")
+    (seconds, expected), rng, spent = undisturbed(prepared), random.Random(7), 0
     while spent < kills:
         root = f"{place.uri}/{spent}"
         config = ready_config(prepared, tmp_path, root, place.artifacts.endpoint_url)

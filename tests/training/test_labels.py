@@ -25,44 +25,10 @@ from core.runtime.files import sha256
 from core.training.bad_latents import find_shards
 from core.training.label_files import generated_names, latents_digest
 from core.training.labelling import require_both_kinds
-from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
+from core.training.prerequisites import with_prerequisites
 from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
 from tasks.retrain_discriminator import retrain_discriminator
-
-CONFIG = """
-experiment: {{name: labels}}
-dataset: {{synthetic: {{count: 40, rooms: [1, 1], seed: 5}}, image_size: 32}}
-autoencoder: {{checkpoint: {base}/autoencoder.safetensors, latent_channels: 6, base_channels: 16,
-  downsampling_steps: 2, max_channels: 64}}
-diffusion: {{stage2_checkpoint: {base}/stage2.safetensors}}
-unet: {{in_channels: 6, out_channels: 6, base_channels: 32, depth: 2, num_res_blocks: 1, mid_attention: true,
-  dropout: 0.0}}
-scheduler: {{prediction_type: v_prediction}}
-discriminator: {{form: negative_aware, weight: 1.0, balance: null, batch_fraction: 1.5}}
-training: {{batch_size: 8, learning_rate: 0.0003, eval_interval: 1, device: cpu, loss: {{semantic_loss: null}}}}
-prerequisites: {{}}
-rounds:
-  count: 2
-  steps_per_round: 3
-  viability: {{labels: rules}}
-  bad_latents: {{num_samples: 128, num_steps: 6, sampler: dpm_solver}}
-  discriminator: {{epochs: 2, batch_size: 32}}
-  viability_samples: 16
-audit: {{num_samples: 10}}
-artifacts: {{root: {root}, state_minutes: 0}}
-"""
-
-
-@pytest.fixture(scope="module")
-def prepared_base(tmp_path_factory, request):
-    folder = tmp_path_factory.mktemp("labels")
-    path = folder / "labels.yaml"
-    base = request.config.rootpath / "configs" / "base"
-    path.write_text(CONFIG.format(base=base, root=folder / "artifacts"))
-    for stage in STAGES:
-        make_prerequisite(stage, load_config(path))
-    return path
 
 
 @pytest.fixture(scope="module")
