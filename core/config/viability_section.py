@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from core.config.setting_effects import InputFile, OnlyWith, Results
+from core.config.setting_effects import AddedLater, InputFile, OnlyWith, Results
 from core.inputs.locations import Place
-from core.inputs.section import Section, Share, ShareOrAll
+from core.inputs.section import Section, Share, ShareOrAll, ShareOrNone
 
 # The rules of `core.audit.rules`.
 Rule = Literal["on_palette", "enclosed", "reachable", "clear_doorways", "no_fragments", "furnished"]
@@ -28,6 +28,12 @@ class ViabilitySection(Section):
     )
     shares: Annotated[Results[dict[Rule, ShareOrAll]], OnlyWith("labels", ("rules",))] = Field(
         {}, description="by rule, the share of the bad layouts of a step that are drawn among those that break it"
+    )
+    real_share: Annotated[Results[ShareOrNone], OnlyWith("labels", ("rules", "file")), AddedLater()] = Field(
+        0.0, description="the share of the viable latents of a step that real ones stand in for"
+    )
+    encode_again: Annotated[Results[bool], OnlyWith("labels", ("rules", "file")), AddedLater()] = Field(
+        False, description="show a viable layout as the autoencoder encodes it, not as the model drew it"
     )
     file: InputFile[Place | None] = Field(
         None, description="labels.csv that was saved from a label page, for labels: file"

@@ -20,7 +20,7 @@ from core.models.adversarial_draws import (
 )
 from core.models.diffusion import Denoiser, add_noise, predict_x0
 from core.models.discriminator import LatentDiscriminator
-from core.models.labelled_latents import LabelledPairs
+from core.models.labelled_latents import LabelledPairs, RealLatents
 from core.models.losses import adversarial_losses
 from core.models.trajectories import Trajectories
 from core.runtime.batch_shares import whole_batch_dropout
@@ -210,7 +210,8 @@ class NegativeAware:
     With the prediction p_old of `reference`, which drew the labelled latents, and p of the model, the loss of a viable
     latent is |(1 - b) p_old + b p - target|^2, and of another |(1 + b) p_old - b p - target|^2, where b is `beta`: the
     first moves the model towards the latent, the second away from it. Squares are averaged over the latent. What is
-    compared is what the UNet predicts: v, whose error is that of eps over sqrt(alpha_bar), or eps.
+    compared is what the UNet predicts: v, whose error is that of eps over sqrt(alpha_bar), or eps. The `real` latents
+    stand in for a share of the viable ones.
     """
 
     reference: Denoiser
@@ -218,6 +219,7 @@ class NegativeAware:
     alpha_bars: Tensor
     beta: float
     predicts_v: bool
+    real: RealLatents | None = None
 
     def draw(self, t: Tensor, count: int, held_out: bool, rng: torch.Generator) -> LabelledDraws:
         """`count` latents in pairs of a viable and another, at timesteps from 0.05 T to 0.95 T, all of weight 1."""
@@ -225,6 +227,9 @@ class NegativeAware:
         rows = torch.stack(self.pairs.draw(-(-count // 2), held_out, rng), dim=1).flatten()[:count]
         x0 = labelled.latents[rows].float()
         viable = torch.where(labelled.viable[rows], 1.0, -1.0)
+        if self.real is not None:
+            stand_ins = self.real.draw(int((viable > 0).sum()), held_out, rng)
+            x0[(viable > 0).nonzero().squeeze(1)[: len(stand_ins)]] = stand_ins
         low, high = (int(share * timesteps) for share in _LABELLED_T)
         s = torch.randint(low, max(high, low + 1), (count,), generator=rng)
         weights = torch.ones(count)
@@ -265,7 +270,8 @@ class Published:
 class FormParts:
     """What the forms are built from. A form's own parts must be given: `core.config.discriminator_sections` says which.
 
-    `reference` is the model that the stage began with, `pairs` are latents that it drew. `alpha_bars` [T].
+    `reference` is the model that the stage began with, `pairs` are latents that it drew; `real` ones stand in for a
+    share of them. `alpha_bars` [T].
     """
 
     discriminator: LatentDiscriminator
@@ -274,6 +280,7 @@ class FormParts:
     trajectories: Trajectories | None = None
     reference: Denoiser | None = None
     pairs: LabelledPairs | None = None
+    real: RealLatents | None = None
 
 
 def build_adversarial_form(section: DiscriminatorSection, parts: FormParts) -> AnyForm:
@@ -294,7 +301,9 @@ def build_adversarial_form(section: DiscriminatorSection, parts: FormParts) -> A
             return DirectDiscriminative(reference, trajectories, alpha_bars, section.ddo_beta, section.ddo_alpha)
         case "negative_aware":
             reference, pairs = _given(parts.reference, section), _given(parts.pairs, section)
-            return NegativeAware(reference, pairs, alpha_bars, section.negative_aware_beta, parts.predicts_v)
+            return NegativeAware(
+                reference, pairs, alpha_bars, section.negative_aware_beta, parts.predicts_v, parts.real
+            )
         case "published":
             return Published(discriminator)
 

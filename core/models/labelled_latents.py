@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from core.data.latents import Latents
 from core.inputs.state_form import Source, is_plain, kind_of, mapping
 from core.inputs.tensor_files import load_tensors, save_tensors
 from core.runtime.errors import InputError
@@ -82,6 +83,20 @@ def _score(saved: Mapping[str, Any], source: Source) -> Tensor | None:
     if not ((score >= 0) & (score <= 1)).all():
         raise source.error("score", "is not from 0 to 1")
     return score
+
+
+@dataclass(frozen=True)
+class RealLatents:
+    """Real latents, which stand in for a `share` (0 to 1) of the viable ones: of training, and of validation."""
+
+    share: float
+    training: Latents
+    validation: Latents
+
+    def draw(self, viable: int, held_out: bool, rng: torch.Generator) -> Tensor:
+        """Latents [n, C, h, w], float32 on the CPU, for the share of `viable` ones; `held_out` for validation."""
+        latents, count = self.validation if held_out else self.training, round(self.share * viable)
+        return latents.batch(torch.randint(len(latents), (count,), generator=rng)).cpu()
 
 
 class _Group(NamedTuple):

@@ -14,11 +14,11 @@ from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location, is_remote
 from core.inputs.state_form import weights_digest
 from core.models.adversarial import FormParts, build_adversarial_form
-from core.models.checkpoints import find_checkpoint, load_discriminator, load_unet
+from core.models.checkpoints import find_checkpoint, load_autoencoder, load_discriminator, load_unet
 from core.models.diffusion import Denoiser, denoiser
 from core.models.discriminator import LatentDiscriminator
-from core.models.labelled_latents import LabelledLatents, LabelledPairs
-from core.models.pictures import GRID_SAMPLES, save_grid, save_sample_grid
+from core.models.labelled_latents import LabelledLatents, LabelledPairs, RealLatents
+from core.models.pictures import GRID_SAMPLES, encode_again, save_grid, save_sample_grid
 from core.models.trajectories import saved_trajectories
 from core.records.artifacts import CONFIG_NAME, RECORD_NAME, is_stage_folder, stage3_location
 from core.records.created_files import CreatedFiles
@@ -218,7 +218,7 @@ def _with_discriminator(
         reference=_reference(run) if _needs_reference(config) else None,
     )
     if _learns_from_labels(config):
-        parts = dataclasses.replace(parts, pairs=_labelled_pairs(config))
+        parts = dataclasses.replace(parts, pairs=_labelled_pairs(run), real=_real_latents(run))
     else:
         path = run.workspace.folder / TRAJECTORIES_NAME
         trajectories = saved_trajectories(path, state.ema, config, state.epoch, replace=new_trajectories)
@@ -232,17 +232,31 @@ def _with_discriminator(
     )
 
 
-def _labelled_pairs(config: ExperimentConfig) -> LabelledPairs:
-    """The labelled latents of the config's file; InputError if they have another shape than the model's."""
-    path, viability = config.required("discriminator.labelled_latents"), config.rounds.viability
+def _labelled_pairs(run: DiffusionTraining) -> LabelledPairs:
+    """The labelled latents of the config's file, which are shown as `rounds.viability` says.
+
+    InputError if they have another shape than the model's.
+    """
+    config, viability = run.config, run.config.rounds.viability
+    path = config.required("discriminator.labelled_latents")
     labelled = LabelledLatents.load(Path(path))
     if labelled.latents.shape[1:] != config.latent_shape:
         raise InputError(
             f"labelled latents {path} have shape {list(labelled.latents.shape[1:])}, the model's have "
             f"{list(config.latent_shape)}: give those that this model drew"
         )
+    if viability.encode_again:
+        autoencoder = load_autoencoder(config.required("autoencoder.checkpoint"), config).to(run.device)
+        latents = labelled.latents.clone()
+        latents[labelled.viable] = encode_again(latents[labelled.viable], autoencoder)
+        labelled = dataclasses.replace(labelled, latents=latents)
     shares = {} if viability.labels == "file" else viability.shares
     return LabelledPairs(labelled, viability.match, {str(rule): share for rule, share in shares.items()})
+
+
+def _real_latents(run: DiffusionTraining) -> RealLatents | None:
+    share = run.config.rounds.viability.real_share
+    return RealLatents(share, run.batches.data.latents, run.batches.validation.latents) if share > 0 else None
 
 
 def _reference(run: DiffusionTraining) -> Denoiser:

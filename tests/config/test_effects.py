@@ -9,6 +9,7 @@ from tests.schema import LEAVES
 EFFECTS = dict(effects(ExperimentConfig))
 # A value other than the default, for settings whose default is the only value, empty or bounded.
 OTHERS = {
+    "rounds.viability.real_share": 0.5,
     "experiment.name": "other",
     "experiment.save_path": "/out",
     "experiment.phase": "diffusion_stage2",
@@ -61,6 +62,8 @@ UNUSED = {
     "discriminator.negative_aware_beta": {"discriminator.form": "negative_aware"},
     "rounds.viability.rules": {"rounds.viability.labels": "rules"},
     "rounds.viability.match": {"rounds.viability.labels": "rules"},
+    "rounds.viability.real_share": {"rounds.viability.labels": "rules"},
+    "rounds.viability.encode_again": {"rounds.viability.labels": "rules"},
     "rounds.viability.least_auc": {"rounds.viability.labels": "file"},
     "rounds.viability.shares": {"rounds.viability.labels": "rules"},
     "discriminator.online_steps": {"discriminator.update": "online"},

@@ -15,8 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.config.loading import load_config
+from core.config.loading import config_bytes, load_config
+from core.models.checkpoints import load_autoencoder
 from core.models.labelled_latents import LabelledLatents
+from core.models.pictures import decode_classes, encode_again
 from core.records.artifacts import round_location
 from core.rounds.close_round import close_round
 from core.rounds.round import open_round
@@ -128,6 +130,25 @@ def test_the_same_epochs_at_once_or_one_by_one_give_the_same_bytes(rounds, tmp_p
     for files in (pieces, whole):
         del files["checkpoints/labels_checkpoint_best.pt"]  # it names the epochs of the training that wrote it
     assert pieces == whole
+
+
+def test_viable_latents_are_encoded_again_and_real_ones_stand_in(rounds, tmp_path):
+    """Both change what the model learns, and a layout that is encoded again is nearly the same."""
+    config, [(first, _), _] = rounds
+    labelled = LabelledLatents.load(f"{first.location}/bad_latents/labelled_latents.pt")
+    autoencoder = load_autoencoder(first.config.autoencoder.checkpoint, config)
+    again = encode_again(labelled.latents, autoencoder)
+    before, after = (decode_classes(latents, autoencoder.decoder) for latents in (labelled.latents, again))
+    assert (before == after).mean() > 0.97 and not torch.equal(again, labelled.latents)
+    latest = "checkpoints/labels_checkpoint_latest.pt"
+    models = {sha256(Path(first.location, "stage3", latest))}
+    for number, setting in enumerate(("encode_again=true", "real_share=0.5")):
+        folder, path = tmp_path / str(number), tmp_path / f"{number}.yaml"
+        settings = [f"rounds.viability.{setting}", f"experiment.save_path={folder}"]
+        path.write_bytes(config_bytes(load_config(first.config_path, settings)))
+        continue_stage3.fn(path, recorded=True)
+        models.add(sha256(folder / latest))
+    assert len(models) == 3
 
 
 @given(viable=st.integers(0, 300), others=st.integers(1, 300))

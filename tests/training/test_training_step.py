@@ -12,13 +12,13 @@ from core.config.discriminator_sections import DiscriminatorSection
 from core.config.loss_sections import PerceptualLossSection
 from core.config.training_sections import OptimizationSection
 from core.data.layouts import Pictures
-from core.models.adversarial import FormParts, NoisePass, build_adversarial_form
+from core.models.adversarial import FormParts, NegativeAware, NoisePass, build_adversarial_form
 from core.models.adversarial_weight import BALANCE_INTERVAL, adversarial_weight, gradient_norms
 from core.models.autoencoder import Decoder
 from core.models.checkpoints import load_unet
 from core.models.diffusion import add_noise, build_scheduler, denoiser
 from core.models.discriminator import LatentDiscriminator
-from core.models.labelled_latents import LabelledLatents, LabelledPairs
+from core.models.labelled_latents import LabelledLatents, LabelledPairs, RealLatents
 from core.models.losses import weighted_mean, weighted_sum
 from core.models.perceptual import build_perceptual
 from core.models.trajectories import Trajectories
@@ -176,6 +176,29 @@ def test_negative_aware_goes_towards_viable_latents_and_away_from_others(predict
     xt = add_noise(drawn.x0, drawn.eps, alpha_bars[drawn.t])
     expected = 2 * 0.5 * (xt - drawn.eps).mean(dim=(1, 2, 3))
     torch.testing.assert_close(towards, expected / alpha_bars[drawn.t] if predicts_v else expected)
+
+
+class Constant:
+    """Real latents that are all of one value."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __len__(self):
+        return 3
+
+    def batch(self, rows):
+        return torch.full((len(rows), 4, 8, 8), self.value)
+
+
+@pytest.mark.parametrize(("share", "stand_ins"), [(0.0, 0), (0.34, 2), (0.5, 3), (0.99, 6)])
+@pytest.mark.parametrize(("held_out", "value"), [(False, 7.0), (True, 9.0)])
+def test_real_latents_stand_in_for_a_share_of_the_viable_ones(share, stand_ins, held_out, value):
+    real = RealLatents(share, Constant(7.0), Constant(9.0))
+    form = NegativeAware(None, labelled_pairs(), torch.linspace(0.99, 0.01, 100), 1.0, False, real)
+    drawn = form.draw(torch.zeros(12, dtype=torch.long), 12, held_out, torch.Generator().manual_seed(1))
+    is_real = (drawn.x0 == value).flatten(1).all(1)
+    assert is_real.sum() == stand_ins and (drawn.viable[is_real] == 1).all()
 
 
 def test_the_adversarial_weight_balances_the_gradients_up_to_the_cap():
