@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 RUN := $(VENV)/bin/python
 
-.PHONY: install demo base demo-s3 deploy test bench lint clean
+.PHONY: install demo base evidence-gpu demo-s3 deploy test bench lint clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,12 @@ demo: install
 base: install
 	$(RUN) -m flows.prerequisites configs/base.yaml --set artifacts.root=artifacts/base
 	$(RUN) -m tasks.export_base configs/base.yaml --output_dir configs/base --set artifacts.root=artifacts/base
+
+# The comparison of docs/evidence at 512x512 on a GPU. It goes on where it was stopped.
+# MANIFEST=/data/manifest.csv names the layouts; SETTINGS='--set key=value' changes what else there is.
+evidence-gpu: install
+	$(RUN) -m flows.prerequisites configs/evidence_gpu.yaml $(if $(MANIFEST),--set dataset.manifest=$(MANIFEST)) $(SETTINGS)
+	$(RUN) -m tasks.compare_ablations configs/evidence_gpu.yaml $(if $(MANIFEST),--set dataset.manifest=$(MANIFEST)) $(SETTINGS)
 
 # The demo with every artefact in a bucket of a Ceph gateway on this machine, whose data is in .radosgw.
 demo-s3: install
