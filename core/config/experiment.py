@@ -110,6 +110,15 @@ class ExperimentConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_labels_to_learn_from(self) -> "ExperimentConfig":
+        if self.discriminator.form == "negative_aware" and self.rounds.viability.labels == "generated":
+            raise ValueError(
+                "discriminator.form negative_aware learns from viable and other generated layouts, and "
+                "rounds.viability.labels generated tells none apart: set it to rules, file or command"
+            )
+        return self
+
     @property
     def latent_size(self) -> int:
         """Side of the square latent."""

@@ -70,6 +70,8 @@ ShareOrNone = Annotated[float, NUMBER, Field(ge=0, lt=1)]
 # Grace period before something is removed.
 Hours = Annotated[float, NUMBER, Field(ge=0, le=87_600)]
 Minutes = Annotated[float, NUMBER, Field(ge=0, le=10_080)]
+# Time limit.
+Seconds = Annotated[float, NUMBER, Field(gt=0, le=604_800)]
 
 # Names, such as those of columns.
 Name = Annotated[str, Field(min_length=1, max_length=255)]

@@ -25,7 +25,7 @@ from core.storage.opening import open_store
 from core.storage.store import join, replace
 from core.training.bad_latents import BadLatentsRequest
 from core.training.file_names import checkpoint_name
-from core.training.hand_labels import hand_label_inputs
+from core.training.label_sources import label_inputs
 from core.training.labelling import LABELLED_NAME
 from core.training.prerequisites import with_prerequisites
 
@@ -143,7 +143,7 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
     inputs = {
         "manifest": config.required("dataset.manifest"),
         "autoencoder": config.required("autoencoder.checkpoint"),
-        **hand_label_inputs(config),
+        **label_inputs(config),
     }
     plan = plan_of_round(config, number)
     config = with_weight_factor(config, plan.weight_factor)

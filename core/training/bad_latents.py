@@ -37,18 +37,12 @@ from core.runtime.files import atomic_write, require_writable
 from core.runtime.progress import bar, each
 from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
-from core.training.hand_labels import hand_label_inputs, label_by_critic, read_hand_labels
-from core.training.labelling import LABELLED_NAME, label_latents, require_both_kinds
+from core.training.label_sources import label_inputs, label_settings, labeller, require_label_source
+from core.training.labelling import LABELLED_NAME
 
 log = logging.getLogger(__name__)
 
 _STAGE = "bad latents"
-# What helps if too few layouts are viable, or too few are not.
-_LABEL_REMEDIES = {
-    True: "train Stages 1 and 2 longer, name fewer rules in rounds.viability.rules, or set rounds.viability.labels: "
-    "generated",
-    False: "name more rules in rounds.viability.rules, or set rounds.viability.labels: generated",
-}
 # Least number of latents in a part. A crash loses at most a part, and shards are cut between parts.
 _LEAST_PART = 64
 
@@ -79,21 +73,22 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
     and `discriminator_manifest.csv`. Generated latent i depends only on seed i and the sampler's `num_steps`.
     If generated layouts are judged, `labelled_latents.pt` holds all of them with their labels. With
     `rounds.viability.labels: rules`, viable ones are in `viable_latents/` and `viable_latents_all.pt`, the rest is bad.
-    So it is with `file`, by a critic; if its AUC is too low, all of these files hold the latents labelled by hand.
+    So it is with `file`, by a critic; if its AUC is too low, all of these files hold the latents labelled by hand. With
+    `command`, the user's program says which are viable.
     """
     _check_options(config, request)
     inputs = {
         "manifest": request.manifest,
         "autoencoder": find_checkpoint(request.autoencoder_checkpoint),
         "diffusion": find_checkpoint(request.diffusion_checkpoint),
-        **hand_label_inputs(config),
+        **label_inputs(config),
     }
     settings = {
         name: getattr(request, name) for name in ("num_samples", "num_steps", "seed", "held_out", "real_variants")
     }
     model = config.fingerprint()
     settings |= {name: model[name] for name in ("dataset", "unet", "scheduler")}
-    settings |= _label_settings(config, request)
+    settings |= _sampler_settings(request) | label_settings(config)
     settings["use_amp"] = model["training"]["use_amp"]
     settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
 
@@ -103,23 +98,8 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
     return run_stage(_STAGE, request.output_dir, inputs, settings, work, config.artifacts)
 
 
-def _label_settings(config: ExperimentConfig, request: BadLatentsRequest) -> dict[str, Any]:
-    """The settings that samples and labels depend on, as far as they are not the defaults of earlier versions."""
-    settings: dict[str, Any] = dict(_sampler_settings(request))
-    section = config.rounds.viability
-    if section.labels == "generated":
-        return settings
-    calibration = config.required("audit").model_dump(include={"pass_share", "pixels_per_metre"})
-    judge: dict[str, Any]
-    if section.labels == "rules":
-        judge = {"rules": section.rules}
-    else:
-        judge = {"least_auc": section.least_auc, "seed": config.training.seed}
-    settings["judged"] = {"labels": section.labels, **judge, **calibration}
-    return settings
-
-
 def _sampler_settings(request: BadLatentsRequest) -> dict[str, str]:
+    # Earlier versions had no other sampler, and do not name it.
     return {} if request.sampler == "ddim" else {"sampler": request.sampler}
 
 
@@ -132,8 +112,7 @@ def find_shards(config: ExperimentConfig, request: BadLatentsRequest, count: int
     _check_options(config, request)
     if read_record(open_store(request.output_dir, config.artifacts), RECORD_NAME) is not None:
         return []
-    if config.rounds.viability.labels == "file":
-        read_hand_labels(config)  # before the sampling, which may take hours
+    require_label_source(config)  # before the sampling, which may take hours
     missing = _latent_parts(config, request).missing()
     chunks = [missing[len(missing) * n // count : len(missing) * (n + 1) // count] for n in range(count)]
     return [Shard(chunk[0].start, chunk[-1].stop) for chunk in chunks if chunk]
@@ -167,8 +146,7 @@ def _generate(
     config: ExperimentConfig, request: BadLatentsRequest, paths: Mapping[str, Path], folder: Path
 ) -> dict[str, Any]:
     device = pick_device(request.device)
-    section, labelled = config.rounds.viability, None
-    by_hand = read_hand_labels(config, paths) if section.labels == "file" else None
+    label, labelled = labeller(config, paths, folder, request.judged), None
     rows = _candidates(config, request, paths["manifest"])
     unet = load_unet(paths["diffusion"], config).to(device)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
@@ -179,17 +157,12 @@ def _generate(
     _sample(unet, config, request, parts, Shard(0, request.num_samples))
     generated = parts.read()
     metrics = {"bad_latent_std": generated.std().item()}
-    if by_hand is not None:
-        labelled, known = label_by_critic(generated, by_hand, autoencoder, config, paths)
-        generated, metrics = labelled.latents, metrics | known
-    elif _judged(config, request):
-        labelled = label_latents(generated, autoencoder, config, paths)
-    if labelled is not None:
+    if label is not None:
+        labelled, known = label(generated, autoencoder)
         labelled.save(folder / LABELLED_NAME)
+        generated, metrics = labelled.latents, metrics | known
     bad = torch.ones(len(generated), dtype=torch.bool)
-    if labelled is not None and section.labels != "generated":
-        if section.labels == "rules":
-            require_both_kinds(labelled.viable.tolist(), "rounds.viability.labels rules", _LABEL_REMEDIES)
+    if labelled is not None and config.rounds.viability.labels != "generated":
         bad = ~labelled.viable
     written = [_write_latents(real, range(len(real)), "real", folder).assign(source="real", is_viable=True)]
     for kind, which in (("viable", ~bad), ("bad", bad)):
@@ -203,10 +176,6 @@ def _generate(
     if labelled is not None:
         metrics["viable_share"] = labelled.viable.double().mean().item()
     return metrics
-
-
-def _judged(config: ExperimentConfig, request: BadLatentsRequest) -> bool:
-    return request.judged or config.rounds.viability.labels == "rules"
 
 
 def _score(labelled: LabelledLatents | None, kind: str, chosen: Tensor) -> float | np.ndarray:

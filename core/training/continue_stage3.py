@@ -250,7 +250,7 @@ def _labelled_pairs(run: DiffusionTraining) -> LabelledPairs:
         latents = labelled.latents.clone()
         latents[labelled.viable] = encode_again(latents[labelled.viable], autoencoder)
         labelled = dataclasses.replace(labelled, latents=latents)
-    shares = {} if viability.labels == "file" else viability.shares
+    shares = viability.shares if viability.labels == "rules" else {}
     return LabelledPairs(labelled, viability.match, {str(rule): share for rule, share in shares.items()})
 
 

@@ -40,11 +40,9 @@ _REMEDIES = {
 def hand_label_inputs(config: ExperimentConfig) -> dict[str, Location]:
     """The input files of `rounds.viability.labels: file`: the label file, and all the latents that it is about.
 
-    Empty with other labels. Raises InputError if a setting is missing, or if `rounds.viability.latents` is no folder of
-    generate-bad-latents with labelled latents.
+    Raises InputError if a setting is missing, or if `rounds.viability.latents` is no folder of generate-bad-latents
+    with labelled latents.
     """
-    if config.rounds.viability.labels != "file":
-        return {}
     file = config.required(_FILE)
     _labelled_record(config)
     return {"labels": file, "labelled": join(config.required(_LATENTS), LABELLED_NAME)}

@@ -4,6 +4,7 @@ import pytest
 
 from core.config.experiment import ExperimentConfig
 from core.config.setting_effects import Effect, effects
+from core.runtime.errors import InputError
 from tests.schema import LEAVES
 
 EFFECTS = dict(effects(ExperimentConfig))
@@ -44,6 +45,7 @@ OTHERS = {
     "rounds.viability.file": "/labels.csv",
     "rounds.viability.latents": "/bad_latents",
     "rounds.viability.shares": {"reachable": 0.5},
+    "rounds.viability.command": ["check"],
     "training.loss.semantic_loss.perceptual_loss.net": "vgg",
     "training.loss.semantic_loss.perceptual_loss.backbone": "/b.pt",
 }
@@ -59,13 +61,17 @@ UNUSED = {
     "discriminator.draft_steps": {"discriminator.form": "draft_k"},
     "discriminator.ddo_beta": {"discriminator.form": "ddo"},
     "discriminator.ddo_alpha": {"discriminator.form": "ddo"},
-    "discriminator.negative_aware_beta": {"discriminator.form": "negative_aware"},
+    "discriminator.negative_aware_beta": {
+        "discriminator.form": "negative_aware",
+        "rounds.viability.labels": "rules",
+    },
     "rounds.viability.rules": {"rounds.viability.labels": "rules"},
     "rounds.viability.match": {"rounds.viability.labels": "rules"},
     "rounds.viability.real_share": {"rounds.viability.labels": "rules"},
     "rounds.viability.encode_again": {"rounds.viability.labels": "rules"},
     "rounds.viability.least_auc": {"rounds.viability.labels": "file"},
     "rounds.viability.shares": {"rounds.viability.labels": "rules"},
+    "rounds.viability.command": {"rounds.viability.labels": "command", "rounds.viability.command": ["other"]},
     "discriminator.online_steps": {"discriminator.update": "online"},
     "discriminator.online_learning_rate": {"discriminator.update": "online"},
 }
@@ -115,6 +121,21 @@ def test_a_setting_counts_only_with_the_form_that_uses_it(config, key):
     using = config.with_values(UNUSED[key])
     assert changed(config, key).fingerprint() == config.fingerprint()
     assert changed(using, key).fingerprint() != using.fingerprint()
+
+
+@pytest.mark.parametrize("labels", ["generated", "rules", "file", "command"])
+def test_how_pairs_are_drawn_counts_wherever_stage_3_draws_them(config, labels):
+    """`match` acts in every config that negative_aware accepts, `shares` only where rules say what a layout breaks."""
+    values = {"rounds.viability.labels": labels, "rounds.viability.command": ["check"]}
+    if labels == "generated":
+        line = r"discriminator\.form negative_aware learns from .* set it to rules, file or command$"
+        with pytest.raises(InputError, match=line):
+            config.with_values(values | {"discriminator.form": "negative_aware"})
+        return
+    learns = config.with_values(values | {"discriminator.form": "negative_aware"})
+    assert changed(learns, "rounds.viability.match").fingerprint() != learns.fingerprint()
+    same = changed(learns, "rounds.viability.shares").fingerprint() == learns.fingerprint()
+    assert same == (labels != "rules")
 
 
 def test_what_the_published_form_does_not_use_is_left_out(config):

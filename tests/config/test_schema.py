@@ -76,6 +76,7 @@ def test_every_path_is_a_place():
     others = {
         *("experiment.name", "training.device", "rounds.bad_latents.dask_address", "comparison.control"),
         *("dataset.outputs.latent", "dataset.outputs.rgb", "dataset.outputs.segmentation"),
+        "rounds.viability.command",
     }
     addresses = {leaf.key for leaf in TEXTS if any(getattr(part, "func", None) is address for part in leaf.metadata)}
     assert {leaf.key for leaf in TEXTS} - others - addresses == PLACES
@@ -133,6 +134,12 @@ def test_a_path_refuses_what_is_not_a_location(minimal, monkeypatch, key):
 
 
 LISTS = {"rounds.viability.rules"}
+# What a choice goes with.
+WITH = {
+    "online": ["discriminator.form=renoise"],
+    "negative_aware": ["rounds.viability.labels=rules"],
+    "command": ["rounds.viability.command=[check]"],
+}
 CHOICES = [
     (leaf.key, choice)
     for leaf in LEAVES
@@ -149,9 +156,7 @@ def test_a_choice_is_accepted_in_any_case(minimal, key):
     for choice in offered:
         assert f"'{choice}'" in line
         for written in (choice, choice.upper(), choice.lower()):
-            settings_ = [f"{key}={written}"]
-            if choice == "online":
-                settings_.append("discriminator.form=renoise")
+            settings_ = [f"{key}={written}", *WITH.get(choice, ())]
             assert load_config(minimal, settings_).required(key) == choice
 
 

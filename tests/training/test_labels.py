@@ -7,6 +7,7 @@ import math
 import random
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -347,3 +348,35 @@ def test_latents_that_nobody_judged_or_of_another_shape_or_autoencoder_are_refus
     refuse(
         altered(name, known), r"was made with the autoencoder \S+, this run has \S+: its latents mean something else; s"
     )
+
+
+def test_discriminator_and_stage_3_learn_from_the_labels_of_a_command(rounds, tmp_path):
+    """The pictures of a layout with a bed and of one without differ in colour, so a program can tell them apart."""
+    script = tmp_path / "check.py"
+    script.write_text(
+        "import pathlib, sys\nfrom PIL import Image\nimport pandas as pd\n"
+        "folder, rows = pathlib.Path(sys.argv[1]), pd.read_csv(sys.argv[2])\n"
+        "colours = [dict(map(reversed, Image.open(folder / name).getcolors())) for name in rows['layout_path']]\n"
+        "rows['is_viable'] = [(228, 26, 28) in found for found in colours]\n"
+        "rows.to_csv(sys.argv[2], index=False)\n"
+    )
+    config = rounds[0].with_values(
+        {
+            "experiment.name": "commanded",
+            "rounds.viability": {"labels": "command", "command": [sys.executable, str(script)]},
+        }
+    )
+    this, record = do_round(config, 1)
+    metrics = record["metrics"]
+    assert 0.02 < metrics["viable_share"] < 0.98 and "viability_auc" in metrics and metrics["epoch"] == 1
+    assert record["taught"] == []
+    discriminator = json.loads(Path(this.location, "discriminator", "stage.json").read_text())
+    assert discriminator["settings"]["learn_labels"]
+    labelled = Path(this.location, "bad_latents", "labelled_latents.pt")
+    assert discriminator["inputs"]["labelled"]["sha256"] == sha256(labelled)
+    history = torch.load(this.stage3_checkpoint, weights_only=True)["training_history"]
+    assert math.isfinite(history[0]["train_discriminator_loss"])
+    # Another script is another run.
+    script.write_text(script.read_text() + "# stricter\n")
+    with pytest.raises(InputError, match=r"round-01 holds a round made with input command_1 \w+, now it is \w+"):
+        open_round(config, 1)
