@@ -1,5 +1,6 @@
 """The gate between two rounds: a person sees the results of a round and decides whether and how to continue."""
 
+import secrets
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.section import Weight
+from core.rounds.awaited_labels import awaited_labels
 from core.rounds.gate_answers import RecordedDecision, keep_decision, read_decision
 from core.rounds.planning import stop_reason
 from core.rounds.report import round_summary
@@ -30,6 +32,12 @@ class Decision(RunInput):
     )
 
 
+class LabelsMade(RunInput):
+    """A person's answer while the label file is missing."""
+
+    answer: Literal["go on", "stop"] = Field("go on", description="go on: the file is there now; stop: end the run")
+
+
 class Stopped(Exception):
     """The run ends after a round: a person decided so, or the model became worse."""
 
@@ -45,9 +53,10 @@ def require_somebody_to_ask(experiment: ExperimentConfig) -> None:
 def pass_gate(experiment: ExperimentConfig, number: int, overrides: Sequence[str]) -> Sequence[str]:
     """The overrides for round `number`, with the decisions made after earlier rounds; asks for one that is missing.
 
-    Without a gate no question is asked and no answer stops the run. A weight that was decided earlier, while there was
-    a gate, still holds, because later rounds were made with it. Raises Stopped if the answer was to stop, or if the
-    model became worse in the round before and `rounds.on_regression` is stop.
+    With a gate, rounds that learn from a label file also wait until it exists: the question comes again as long as it
+    is missing. Without a gate no question is asked and no answer stops the run. A weight that was decided earlier,
+    while there was a gate, still holds, because later rounds were made with it. Raises Stopped if the answer was to
+    stop, or if the model became worse in the round before and `rounds.on_regression` is stop.
     """
     if number > 1 and (reason := stop_reason(experiment, number - 1)) is not None:
         raise Stopped(reason)
@@ -63,7 +72,24 @@ def pass_gate(experiment: ExperimentConfig, number: int, overrides: Sequence[str
             raise Stopped(f"stopped after round {finished}, as answered")
         if decision["discriminator_weight"] is not None:
             overrides = [*overrides, f"discriminator.weight={decision['discriminator_weight']}"]
+    if asks:
+        _wait_for_labels(experiment, number)
     return overrides
+
+
+def _wait_for_labels(experiment: ExperimentConfig, number: int) -> None:
+    """Ask for the label file that the rounds learn from, until it is there; Stopped if the answer was to stop."""
+    while (missing := awaited_labels(experiment)) is not None:
+        question = f"Round {number} of {markdown_text(experiment.experiment.name)} waits for labels. {missing}"
+        # A key that was answered would not be asked again.
+        answer = pause_flow_run(
+            wait_for_input=LabelsMade.with_initial_data(description=question),
+            timeout=_WAIT_SECONDS,
+            poll_interval=_POLL_SECONDS,
+            key=f"labels-{secrets.token_hex(4)}",
+        )
+        if answer.answer == "stop":
+            raise Stopped(f"stopped before round {number}, as answered: its label file is missing")
 
 
 def _ask(experiment: ExperimentConfig, number: int) -> RecordedDecision:

@@ -20,6 +20,8 @@ METRIC_TITLES = {
 
 def round_table(records: Sequence[RoundRecord]) -> str:
     """A row for each round: its metrics, its seconds and the location of its artefacts."""
+    if not records:
+        return "no round is finished"
     rows = [
         {"round": record["round"], "epoch": record["metrics"]["epoch"]}
         | {title: record["metrics"].get(name) for title, name in METRIC_TITLES.items()}
