@@ -37,7 +37,7 @@ def generate_bad_latents(
     to `output_dir`; returns the metrics of the stage's record. `held_out` is false inside a round: layouts of the
     validation split are never used. With `real_variants`, rotated and mirrored layouts count as real too. If layouts
     are `judged`, or the config's rounds.viability.labels is rules, labelled_latents.pt holds the audit's verdicts; if
-    it is file, those of a critic that learnt from a person's labels.
+    it is file, those of a critic that learnt from a person's labels; if it is command, those of the user's program.
     """
     request = BadLatentsRequest(
         manifest=manifest,

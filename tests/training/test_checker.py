@@ -193,9 +193,23 @@ def test_a_command_that_takes_too_long_is_killed_with_what_it_started(checked, t
     body = f"child = subprocess.Popen(['sleep', '600'])\nopen({str(pid)!r}, 'w').write(str(child.pid))\ntime.sleep(600)"
     line = r"^rounds\.viability\.command: \S+ took longer than 2 seconds and was killed: raise rounds\.viability\.comma"
     refuse(checked(f"{body}\n", command_seconds=2), line)
+    assert has_ended(pid)
+
+
+def has_ended(pid):
     state = Path("/proc", pid.read_text(), "stat")
     # Where nobody collects it, a killed process stays as a zombie.
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX"
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+def test_an_interrupted_run_ends_the_command_too(checked, tmp_path):
+    pid = tmp_path / "pid"
+    body = f"open({str(pid)!r}, 'w').write(str(os.getpid()))\nos.kill(os.getppid(), 2)\ntime.sleep(600)\n"
+    config = checked(body)
+    with pytest.raises(KeyboardInterrupt):
+        generate(config)
+    assert has_ended(pid)
+    assert not list(Path(round_location(config, 1)).rglob("*.png"))
 
 
 def test_after_a_failure_the_corrected_command_labels_the_same_latents(checked):
