@@ -18,6 +18,8 @@ def _argument(text: str) -> str:
     return text
 
 
+# The setting acts where generated latents of both kinds are told apart.
+WithLabels = OnlyWith("labels", ("rules", "file", "command"))
 Argument = Annotated[str, Field(max_length=4096), AfterValidator(_argument)]
 
 
@@ -32,16 +34,16 @@ class ViabilitySection(Section):
     rules: Annotated[Results[tuple[Rule, ...] | None], OnlyWith("labels", ("rules",))] = Field(
         None, description="the rules that a viable layout keeps; all of them if empty"
     )
-    match: Annotated[Results[bool], OnlyWith("labels", ("rules", "file", "command"))] = Field(
+    match: Annotated[Results[bool], WithLabels] = Field(
         True, description="compare viable and other layouts of the same fifth of the real layouts' furniture share"
     )
     shares: Annotated[Results[dict[Rule, ShareOrAll]], OnlyWith("labels", ("rules",))] = Field(
         {}, description="by rule, the share of the bad layouts of a step that are drawn among those that break it"
     )
-    real_share: Annotated[Results[ShareOrNone], OnlyWith("labels", ("rules", "file")), AddedLater()] = Field(
+    real_share: Annotated[Results[ShareOrNone], WithLabels, AddedLater()] = Field(
         0.0, description="the share of the viable latents of a step that real ones stand in for"
     )
-    encode_again: Annotated[Results[bool], OnlyWith("labels", ("rules", "file")), AddedLater()] = Field(
+    encode_again: Annotated[Results[bool], WithLabels, AddedLater()] = Field(
         False, description="show a viable layout as the autoencoder encodes it, not as the model drew it"
     )
     file: InputFile[Place | None] = Field(
