@@ -43,9 +43,6 @@ class ViabilitySection(Section):
     real_share: Annotated[Results[ShareOrNone], WithLabels, AddedLater()] = Field(
         0.0, description="the share of the viable latents of a step that real ones stand in for"
     )
-    encode_again: Annotated[Results[bool], WithLabels, AddedLater()] = Field(
-        False, description="show a viable layout as the autoencoder encodes it, not as the model drew it"
-    )
     file: InputFile[Place | None] = Field(
         None, description="labels.csv that was saved from a label page, for labels: file"
     )

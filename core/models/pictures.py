@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.data.layouts import LayoutPictures, pictures_from_classes
+from core.data.layouts import LayoutPictures
 from core.data.palette import rgb_from_classes
 from core.models.autoencoder import Autoencoder, Decoder
 from core.runtime.files import atomic_write
@@ -39,17 +39,6 @@ def decode_classes(latents: Tensor, decoder: Decoder, batch_size: int = 64) -> n
     device = next(decoder.parameters()).device
     parts = [decoder(part.to(device)).logits.argmax(1).byte().cpu() for part in torch.split(latents, batch_size)]
     return torch.cat(parts).numpy()
-
-
-@torch.no_grad()
-def encode_again(latents: Tensor, autoencoder: Autoencoder, batch_size: int = 64) -> Tensor:
-    """Latents [N, C, h, w] of the layouts of generated `latents`, decoded to palette colours, on the CPU.
-
-    A generated latent holds errors that its layout does not show. These have none.
-    """
-    device, classes = next(autoencoder.parameters()).device, decode_classes(latents, autoencoder.decoder, batch_size)
-    parts = [classes[start : start + batch_size] for start in range(0, len(classes), batch_size)]
-    return torch.cat([autoencoder.encode(pictures_from_classes(part, device).rgb).cpu() for part in parts])
 
 
 def save_sample_grid(latents: Tensor, decoder: Decoder, path: Path, columns: int | None = None) -> None:

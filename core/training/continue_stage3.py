@@ -14,11 +14,11 @@ from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location, is_remote
 from core.inputs.state_form import weights_digest
 from core.models.adversarial import FormParts, build_adversarial_form
-from core.models.checkpoints import find_checkpoint, load_autoencoder, load_discriminator, load_unet
+from core.models.checkpoints import find_checkpoint, load_discriminator, load_unet
 from core.models.diffusion import Denoiser, denoiser
 from core.models.discriminator import LatentDiscriminator
 from core.models.labelled_latents import LabelledLatents, LabelledPairs, RealLatents
-from core.models.pictures import GRID_SAMPLES, encode_again, save_grid, save_sample_grid
+from core.models.pictures import GRID_SAMPLES, save_grid, save_sample_grid
 from core.models.trajectories import saved_trajectories
 from core.records.artifacts import CONFIG_NAME, RECORD_NAME, is_stage_folder, stage3_location
 from core.records.created_files import CreatedFiles
@@ -233,10 +233,7 @@ def _with_discriminator(
 
 
 def _labelled_pairs(run: DiffusionTraining) -> LabelledPairs:
-    """The labelled latents of the config's file, which are shown as `rounds.viability` says.
-
-    InputError if they have another shape than the model's.
-    """
+    """The labelled latents of the config's file; InputError if they have another shape than the model's."""
     config, viability = run.config, run.config.rounds.viability
     path = config.required("discriminator.labelled_latents")
     labelled = LabelledLatents.load(Path(path))
@@ -245,11 +242,6 @@ def _labelled_pairs(run: DiffusionTraining) -> LabelledPairs:
             f"labelled latents {path} have shape {list(labelled.latents.shape[1:])}, the model's have "
             f"{list(config.latent_shape)}: give those that this model drew"
         )
-    if viability.encode_again:
-        autoencoder = load_autoencoder(config.required("autoencoder.checkpoint"), config).to(run.device)
-        latents = labelled.latents.clone()
-        latents[labelled.viable] = encode_again(latents[labelled.viable], autoencoder)
-        labelled = dataclasses.replace(labelled, latents=latents)
     shares = viability.shares if viability.labels == "rules" else {}
     return LabelledPairs(labelled, viability.match, {str(rule): share for rule, share in shares.items()})
 

@@ -68,7 +68,6 @@ UNUSED = {
     "rounds.viability.rules": {"rounds.viability.labels": "rules"},
     "rounds.viability.match": {"rounds.viability.labels": "rules"},
     "rounds.viability.real_share": {"rounds.viability.labels": "rules"},
-    "rounds.viability.encode_again": {"rounds.viability.labels": "rules"},
     "rounds.viability.least_auc": {"rounds.viability.labels": "file"},
     "rounds.viability.shares": {"rounds.viability.labels": "rules"},
     "rounds.viability.command": {"rounds.viability.labels": "command", "rounds.viability.command": ["other"]},
