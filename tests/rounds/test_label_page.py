@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,17 +13,21 @@ import pytest
 import torch
 from PIL import Image
 
-from core.config.loading import config_bytes
+from core.config.loading import config_bytes, load_config
 from core.data.palette import COLORS
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_autoencoder
 from core.models.pictures import decode_classes
 from core.records.stage_run import run_stage
 from core.rounds.label_page import render_label_page, write_label_page
+from core.rounds.round import open_round
 from core.runtime.errors import InputError
+from core.runtime.files import sha256
 from core.training.label_files import labels_of, read_labels, require_both_labels
 from tasks.command_line import run_command
+from tasks.generate_bad_latents import generate_bad_latents
 from tasks.label import label
+from tasks.retrain_discriminator import retrain_discriminator
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # The samples of both kinds, in the order in which a manifest may have them.
@@ -298,3 +303,26 @@ def test_hostile_text_is_shown_and_not_executed(opened, tmp_path):
     page = opened(hostile)
     assert page.title() == f"Label layouts · {title}" and page.get_by_text(title).is_visible()
     assert page.evaluate("document.scripts.length") == 2
+
+
+def test_what_is_said_on_the_page_trains_a_discriminator(prepared_base, opened, tmp_path):
+    """From the generated layouts of one run to the discriminator of the next, by way of a browser and its file."""
+    config = load_config(prepared_base).with_values({"experiment.name": "shown"})
+    shown = open_round(config, 1)
+    generate_bad_latents.fn(**shown.bad_latents_options())
+    written = write_label_page(config, 1, tmp_path / "labels.html", 48)
+    page = opened(written.path)
+    said = {layout["path"]: layout["path"].startswith("viable") for layout in data_of(written.path)["layouts"]}
+    press(page, *("y" if viable else "n" for viable in said.values()))
+    assert saved(page, tmp_path).viable == said
+
+    section = {"labels": "file", "file": str(tmp_path / "labels.csv"), "latents": f"{shown.location}/bad_latents"}
+    values = {"experiment.name": "taught", "training.seed": 3, "rounds.viability": section}
+    taught = open_round(config.with_values(values), 1)
+    known = generate_bad_latents.fn(**taught.bad_latents_options())["metrics"]
+    assert known["labels_used"] == 48 and known["critic_auc"] > 0.65
+    learnt = retrain_discriminator.fn(**taught.discriminator_options())["metrics"]
+    assert 0 < learnt["val_acc"] < 1
+    record = json.loads(Path(taught.location, "discriminator", "stage.json").read_text())
+    labelled = Path(taught.location, "bad_latents", "labelled_latents.pt")
+    assert record["settings"]["learn_labels"] and record["inputs"]["labelled"]["sha256"] == sha256(labelled)
