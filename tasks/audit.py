@@ -7,7 +7,8 @@ from typing import Any
 from core.audit.audit import at_image_size, audit_checkpoint, audit_manifest, audit_stage
 from core.config.loading import load_config
 from core.inputs.locations import Location
-from core.inputs.section import Samples, Seed, Side
+from core.inputs.section import Samples, Seed, Side, Strength
+from core.models.strength import FromStart, choose_start
 from core.rounds.stage_result import StageResult
 from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection
@@ -24,16 +25,20 @@ def audit(
     num_samples: Samples = 1000,
     seed: Seed = 7,
     *,
+    from_start: FromStart | None = None,
     artifacts: ArtifactsSection | None = None,
 ) -> StageResult:
     """Generate layouts with a checkpoint from held-out seeds, measure them, and write the figures to `output_dir`."""
-    record = audit_stage(load_config(config, artifacts=artifacts), checkpoint, output_dir, num_samples, seed)
+    experiment = load_config(config, artifacts=artifacts)
+    record = audit_stage(experiment, checkpoint, output_dir, num_samples, seed, from_start)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}
 
 
 def audit_now(
     config: Location,
     checkpoint: Location | None = None,
+    start: Location | None = None,
+    strength: Strength | None = None,
     layouts: Location | None = None,
     real: Location | None = None,
     image_size: Side | None = None,
@@ -44,6 +49,8 @@ def audit_now(
 ) -> str:
     """Audit the layouts that a checkpoint generates, or the layout pictures of a manifest. Nothing is written.
 
+    With `strength` the model has the weights start + strength * (checkpoint - start); the start is the config's Stage 2
+    without `start`.
     Pictures need no model. They are compared with the real pictures of the manifest `real`, or of the config's, at
     `image_size`, or the config's.
     """
@@ -51,12 +58,15 @@ def audit_now(
         raise InputError("give either --checkpoint, a model to audit, or --layouts, a manifest of pictures")
     if checkpoint is not None and (real is not None or image_size is not None):
         raise InputError("--real and --image_size go with --layouts: a checkpoint is audited as its config says")
+    if layouts is not None and (start is not None or strength is not None):
+        raise InputError("--start and --strength go with --checkpoint: pictures have no weights")
     experiment = load_config(config, overrides)
     section = experiment.required("audit")
     seed = section.seed if seed is None else seed
     if checkpoint is not None:
         experiment = with_prerequisites(experiment)
-        found = audit_checkpoint(experiment, checkpoint, num_samples or section.num_samples, seed)
+        from_start = choose_start(experiment, start, strength)
+        found = audit_checkpoint(experiment, checkpoint, num_samples or section.num_samples, seed, from_start)
     else:
         assert layouts is not None
         if real is None and experiment.dataset.manifest is None:

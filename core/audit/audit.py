@@ -22,6 +22,7 @@ from core.inputs.locations import Location
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.models.pictures import GRID_SAMPLES, save_grid
 from core.models.sampling import sample_latents
+from core.models.strength import FromStart, load_unet_from
 from core.records.input_files import local_path
 from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
@@ -61,11 +62,16 @@ class Audit:
         }
 
 
-def audit_checkpoint(config: ExperimentConfig, checkpoint: Location, num_samples: int, seed: int) -> Audit:
-    """Audit of the layouts that a checkpoint's model generates from `num_samples` seeds, the same for every model."""
-    inputs = _inputs(config) | {"diffusion": find_checkpoint(checkpoint)}
+def audit_checkpoint(
+    config: ExperimentConfig, checkpoint: Location, num_samples: int, seed: int, from_start: FromStart | None = None
+) -> Audit:
+    """Audit of the layouts that a checkpoint's model generates from `num_samples` seeds, the same for every model.
+
+    With `from_start` the model is one at a strength between a start and the checkpoint, or beyond.
+    """
+    inputs = _inputs(config) | _models(checkpoint, from_start)
     paths = {name: local_path(path, config.artifacts) for name, path in inputs.items()}
-    return _audit_model(config, paths, num_samples, seed)
+    return _audit_model(config, paths, num_samples, seed, from_start)
 
 
 def at_image_size(config: ExperimentConfig, image_size: int | None) -> ExperimentConfig:
@@ -90,23 +96,30 @@ def audit_manifest(config: ExperimentConfig, manifest: Location, seed: int, real
 
 
 def audit_stage(
-    config: ExperimentConfig, checkpoint: Location, output_dir: Location, num_samples: int, seed: int
+    config: ExperimentConfig,
+    checkpoint: Location,
+    output_dir: Location,
+    num_samples: int,
+    seed: int,
+    from_start: FromStart | None = None,
 ) -> dict[str, Any]:
     """Stage record after writing `audit.json`, `layouts.npz` and `layouts.png` to `output_dir`.
 
     Its metrics are the figures, with their intervals under `intervals`. `layouts.npz` holds the class maps and which of
-    them are viable.
+    them are viable. With `from_start` the inputs are both checkpoints, and the settings name the strength.
     """
-    inputs = _inputs(config) | {"diffusion": find_checkpoint(checkpoint)}
+    inputs = _inputs(config) | _models(checkpoint, from_start)
     model = config.fingerprint()
     settings = {name: model[name] for name in ("dataset", "unet", "scheduler")}
     settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
     settings["num_steps"] = _num_steps(config)
     section: AuditSection = config.required("audit")
     settings["audit"] = section.model_dump(exclude={"every", "num_steps"}) | {"num_samples": num_samples, "seed": seed}
+    if from_start is not None:
+        settings["strength"] = from_start.strength
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
-        audit = _audit_model(config, paths, num_samples, seed)
+        audit = _audit_model(config, paths, num_samples, seed, from_start)
         described = audit.as_json()
         save_json(described, workspace.folder / FIGURES_NAME)
         with atomic_write(workspace.folder / LAYOUTS_NAME) as file:
@@ -138,9 +151,14 @@ def audit_layouts(layouts: LayoutMaps, reference: Reference, seed: int) -> Audit
     return Audit(figures, layouts, kept[VIABLE].to_numpy(bool), reference)
 
 
-def _audit_model(config: ExperimentConfig, paths: Mapping[str, Path], num_samples: int, seed: int) -> Audit:
+def _audit_model(
+    config: ExperimentConfig, paths: Mapping[str, Path], num_samples: int, seed: int, from_start: FromStart | None
+) -> Audit:
     device = pick_device(config.training.device)
-    unet = load_unet(paths["diffusion"], config).to(device)
+    if from_start is None:
+        unet = load_unet(paths["diffusion"], config).to(device)
+    else:
+        unet = load_unet_from(paths["start"], paths["diffusion"], from_start.strength, config).to(device)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
     seeds = [derive_seed(seed, "audit", index) for index in range(num_samples)]
     latents = sample_latents(unet, config, seeds, _num_steps(config), config.rounds.bad_latents.batch_size, "audit")
@@ -158,6 +176,11 @@ def _inputs(config: ExperimentConfig) -> dict[str, Location]:
         "manifest": config.required("dataset.manifest"),
         "autoencoder": config.required("autoencoder.checkpoint"),
     }
+
+
+def _models(checkpoint: Location, from_start: FromStart | None) -> dict[str, Location]:
+    start = {} if from_start is None else {"start": find_checkpoint(from_start.start)}
+    return {"diffusion": find_checkpoint(checkpoint), **start}
 
 
 def _number(value: float) -> float | None:

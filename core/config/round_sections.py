@@ -84,6 +84,9 @@ class RoundsSection(Section):
     on_regression: RecordedApart[Literal["stop", "keep_best", "halve_weight"] | None] = Field(
         None, description="what to do after a round whose audit is worse; null: only report it"
     )
+    patience: RecordedApart[Rounds | None] = Field(
+        None, description="stop after so many audits in a row that found no larger viable share than the best so far"
+    )
     weight_controller: RecordedApart[bool] = Field(
         False, description="set the discriminator's weight between rounds by the documented tuning tips"
     )

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 from core.config.experiment import ExperimentConfig
 from core.config.round_sections import RoundsSection
+from core.records.artifacts import round_location
 from core.rounds.alarms import Alarm
 from core.rounds.finished_rounds import RoundMetrics, last_finished_round, read_round_record
+from core.storage.store import join
+from core.training.file_names import checkpoint_name
 
 # Documented tuning tips: raise the weight if a good model scores low, lower it if the training is unstable.
 _LOW_SCORE, _RAISE, _LOWER = 0.5, 1.5, 0.5
@@ -71,9 +74,43 @@ def next_round(config: ExperimentConfig, extra: bool = False) -> int | None:
 
 def stop_reason(config: ExperimentConfig, number: int) -> str | None:
     """Why no round may follow the finished round `number`; None if one may."""
-    if config.rounds.on_regression != "stop":
-        return None
     record = read_round_record(config, number)
-    if record is None or not record.get("regression"):
+    if record is None:
         return None
-    return f"stopped after round {number} (rounds.on_regression): {record['regression'][0]}"
+    if config.rounds.on_regression == "stop" and record.get("regression"):
+        return f"stopped after round {number} (rounds.on_regression): {record['regression'][0]}"
+    patience = config.rounds.patience
+    return None if patience is None else _lost_patience(config, number, patience)
+
+
+def _lost_patience(config: ExperimentConfig, number: int, patience: int) -> str | None:
+    """Why none of the last `patience` audits up to round `number` is worth another round; None if one is.
+
+    The records alone decide, so a resumed run decides the same.
+    """
+    best_round, best_viable, in_vain = 0, None, 0
+    for position in range(1, number + 1):
+        record = read_round_record(config, position)
+        if record is None:
+            continue
+        if position == 1:
+            best_viable = record["metrics"].get("viable_before")
+        viable = record["metrics"].get("viable")
+        if viable is None:  # this round was not audited
+            continue
+        if best_viable is None or viable > best_viable:
+            best_round, best_viable, in_vain = position, viable, 0
+        else:
+            in_vain += 1
+    if in_vain < patience:
+        return None
+    audits = "the last audit" if patience == 1 else f"each of the last {patience} audits"
+    found = f"stopped after round {number} (rounds.patience): {audits} found no more viable layouts than"
+    if best_round == 0:
+        return f"{found} the model that round 1 started from ({best_viable:.3f}): keep that one"
+    location = round_location(config, best_round)
+    return (
+        f"{found} round {best_round} ({best_viable:.3f}): keep it with python -m tasks.export_model, --checkpoint "
+        f"{join(location, 'stage3', checkpoint_name(config.experiment.name, 'latest'))}, or start another run from it "
+        f"with --fork-from {location}"
+    )

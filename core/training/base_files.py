@@ -30,12 +30,11 @@ from core.runtime.errors import InputError
 from core.runtime.files import Entry, atomic_write, file_entry, require_writable
 from core.storage.opening import open_store
 from core.storage.store import join
+from core.training.model_file import KEPT_SETTINGS
 from core.training.prerequisites import STAGES, with_prerequisites
 
 AUTOENCODER_NAME, STAGE2_NAME, CARD_NAME = "autoencoder.safetensors", "stage2.safetensors", "README.md"
 _FILES = (AUTOENCODER_NAME, STAGE2_NAME, LIST_NAME, CARD_NAME)
-# Of the settings of a training, those that say what its model is and what it draws.
-_KEPT = ("autoencoder", "dataset", "scheduler", "unet")
 # Figures of the audit in the card, and what they are called there.
 _FIGURES = {
     "viable": "viable by the audit's rules",
@@ -89,7 +88,7 @@ def _export(path: Path, what: str, target: Path) -> None:
         weights = {name: weight for name, weight in weights.items() if name.startswith("unet_ema.")}
     config = checkpoint["config"]
     if what.startswith("diffusion"):
-        config = {name: config[name] for name in _KEPT if name in config}
+        config = {name: config[name] for name in KEPT_SETTINGS if name in config}
     export_checkpoint(weights, config, target)
 
 

@@ -14,6 +14,8 @@ from core.audit.audit import audit_checkpoint
 from core.audit.reference import make_reference
 from core.audit.rules import RULES
 from core.config.loading import config_bytes, load_config
+from core.inputs.tensor_files import save_tensors
+from core.models.checkpoints import load_checkpoint
 from core.records.record_files import create_record, read_record
 from core.rounds.close_round import close_round
 from core.rounds.planning import next_round, stop_reason
@@ -271,3 +273,45 @@ def test_the_reference_is_made_of_training_and_held_out_originals(audited):
     assert (len(reference.training), len(reference.held_out)) == (9, 3)
     assert make_reference(config, paths) is reference
     assert make_reference(config.with_values({"audit.pass_share": 0.6}), paths) is not reference
+
+
+def test_an_audit_at_a_strength_is_of_a_model_between_both(audited, stage2, tmp_path):
+    made = load_checkpoint(stage2, "checkpoint")
+    moved = {name: value * 0.5 for name, value in made["state_dict"].items()}
+    save_tensors(made | {"state_dict": moved}, tmp_path / "end.pt")
+
+    def figures(checkpoint, **options):
+        return json.loads(audit_now(audited, checkpoint, num_samples=10, json=True, **options))
+
+    ends, between = [figures(stage2), figures(tmp_path / "end.pt")], figures(tmp_path / "end.pt", strength=0.5)
+    assert [figures(tmp_path / "end.pt", start=stage2, strength=at) for at in (0.0, 1.0)] == ends
+    assert between not in ends
+
+
+@pytest.mark.parametrize("options", [{"strength": 0.5}, {"start": "a.pt"}])
+def test_pictures_have_no_strength(audited, manifest, options):
+    with pytest.raises(InputError, match="--start and --strength go with --checkpoint"):
+        audit_now(audited, layouts=manifest, **options)
+
+
+def test_a_run_stops_once_audits_in_a_row_found_nothing_better_and_says_which_round_to_keep(with_audit):
+    config = with_audit("rounds.patience=2", "rounds.count=9", "audit.every=2")
+    close_with(config, 1, 0.4, None)
+    close_with(config, 2, None, 0.5)
+    close_with(config, 3, None, None)
+    close_with(config, 4, None, 0.5)  # as good is not better
+    close_with(config, 5, None, None)
+    assert [stop_reason(config, number) for number in range(1, 6)] == [None] * 5
+    close_with(config, 6, None, 0.45)
+    reason = stop_reason(config, 6)
+    assert reason.startswith("stopped after round 6 (rounds.patience): each of the last 2 audits found no more viable")
+    assert "than round 2 (0.500): keep it with python -m tasks.export_model" in reason
+    assert "round-02/stage3/checkpoints/tiny_checkpoint_latest.pt" in reason and reason.endswith("/round-02")
+    assert stop_reason(config.with_values({"rounds.patience": None}), 6) is None
+    assert stop_reason(config.with_values({"rounds.patience": 3}), 6) is None
+
+
+def test_a_run_that_is_never_better_than_its_start_says_so(with_audit):
+    config = with_audit("rounds.patience=1")
+    close_with(config, 1, 0.4, 0.4)
+    assert stop_reason(config, 1).endswith("than the model that round 1 started from (0.400): keep that one")

@@ -59,6 +59,7 @@ ROWS = [
             "tasks.compare_ablations": [],
             "tasks.continue_stage3": [],
             "tasks.export_base": ["--output_dir", "base"],
+            "tasks.export_model": ["--checkpoint", "a.pt", "--output", "b.safetensors"],
             "tasks.label": ["--round", "1", "--output", "labels.html"],
             "tasks.report_round": ["--number", "1"],
         }.items()

@@ -1,0 +1,59 @@
+"""Models between two checkpoints and beyond: of the weights start + strength * (end - start)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DModel
+
+from core.config.experiment import ExperimentConfig
+from core.inputs.locations import Location
+from core.models.checkpoints import find_checkpoint, load_unet
+from core.runtime.errors import InputError
+
+STRONGEST = 2.0
+
+
+@dataclass(frozen=True)
+class FromStart:
+    """How far a model is from `start` on the way to a checkpoint: 0 is the start, 1 the checkpoint, 1.5 beyond."""
+
+    start: Location
+    strength: float
+
+
+def choose_start(config: ExperimentConfig, start: Location | None, strength: float | None) -> FromStart | None:
+    """The start and strength that a command was given; None without a strength.
+
+    Without a start it is the config's Stage 2. InputError if there is none either, or for a start without a strength.
+    """
+    if strength is None:
+        if start is not None:
+            raise InputError("--start goes with --strength: give how far to go from it, such as --strength 0.5")
+        return None
+    start = config.diffusion.stage2_checkpoint if start is None else start
+    if start is None:
+        raise InputError(
+            "--strength needs the model to start from: give --start CHECKPOINT, or set diffusion.stage2_checkpoint"
+        )
+    return FromStart(find_checkpoint(start), strength)
+
+
+def load_unet_from(start: Location, end: Location, strength: float, config: ExperimentConfig) -> UNet2DModel:
+    """UNet of the EMA weights start + strength * (end - start) of two diffusion checkpoints.
+
+    It is exactly the start at 0 and the end at 1. Raises InputError for a strength that is not from 0 to 2, if one of
+    the checkpoints does not fit the config, and if a weight would not be finite.
+    """
+    if not (math.isfinite(strength) and 0 <= strength <= STRONGEST):
+        raise InputError(f"strength {strength}: it must be from 0 to {STRONGEST:g}")
+    unet, other = load_unet(start, config), load_unet(end, config).state_dict()
+    weights = {name: torch.lerp(value, other[name], strength) for name, value in unet.state_dict().items()}
+    broken = next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
+    if broken is not None:
+        raise InputError(
+            f"strength {strength} from {start} to {end} gives weights that are not finite, first in {broken}: give a "
+            "smaller strength"
+        )
+    unet.load_state_dict(weights)
+    return unet

@@ -1,0 +1,49 @@
+"""One diffusion model as a file to keep: its weights alone, as the base has them."""
+
+from pathlib import Path
+from typing import Any
+
+from core.config.experiment import ExperimentConfig
+from core.inputs.locations import Location, is_remote
+from core.inputs.safetensors_files import SUFFIX
+from core.models.checkpoints import export_checkpoint, find_checkpoint, load_checkpoint, load_unet
+from core.models.strength import FromStart, load_unet_from
+from core.records.input_files import local_path
+from core.runtime.errors import InputError
+from core.runtime.files import require_writable, sha256
+
+# Of the settings of a training, those that say what its model is and what it draws.
+KEPT_SETTINGS = ("autoencoder", "dataset", "scheduler", "unet")
+
+
+def write_model(config: ExperimentConfig, checkpoint: Location, from_start: FromStart | None, output: Location) -> Path:
+    """The new file `output`, which `diffusion.stage2_checkpoint` accepts, after writing the model to it.
+
+    The model is that of `checkpoint`, or one at a strength between a start and it; the file's settings then name both
+    by digest. Raises InputError, before anything is written, if `output` exists or is no path of a `.safetensors` file
+    on this machine, and if a checkpoint does not fit the config.
+    """
+    path = _new_file(output)
+    end = local_path(find_checkpoint(checkpoint), config.artifacts)
+    saved = load_checkpoint(end, "diffusion checkpoint")["config"]
+    settings: dict[str, Any] = {name: saved[name] for name in KEPT_SETTINGS if name in saved}
+    if from_start is None:
+        unet = load_unet(end, config)
+    else:
+        start = local_path(from_start.start, config.artifacts)
+        unet = load_unet_from(start, end, from_start.strength, config)
+        settings["made_from"] = {"start": sha256(start), "end": sha256(end), "strength": from_start.strength}
+    require_writable(path.parent)
+    export_checkpoint({f"unet_ema.{name}": value for name, value in unet.state_dict().items()}, settings, path)
+    return path
+
+
+def _new_file(output: Location) -> Path:
+    if is_remote(output):
+        raise InputError(f"--output {output} is in a bucket: give a file of this machine")
+    path = Path(output)
+    if path.suffix != SUFFIX:
+        raise InputError(f"--output {path} is not called {SUFFIX}: give a name that ends so")
+    if path.exists() or path.is_symlink():
+        raise InputError(f"--output {path} exists already, and nothing is overwritten: give a new name")
+    return path
