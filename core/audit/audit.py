@@ -109,14 +109,7 @@ def audit_stage(
     them are viable. With `from_start` the inputs are both checkpoints, and the settings name the strength.
     """
     inputs = _inputs(config) | _models(checkpoint, from_start)
-    model = config.fingerprint()
-    settings = {name: model[name] for name in ("dataset", "unet", "scheduler")}
-    settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
-    settings["num_steps"] = _num_steps(config)
-    section: AuditSection = config.required("audit")
-    settings["audit"] = section.model_dump(exclude={"every", "num_steps"}) | {"num_samples": num_samples, "seed": seed}
-    if from_start is not None:
-        settings["strength"] = from_start.strength
+    settings = _settings(config, num_samples, seed, from_start)
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
         audit = _audit_model(config, paths, num_samples, seed, from_start)
@@ -163,6 +156,22 @@ def _audit_model(
     seeds = [derive_seed(seed, "audit", index) for index in range(num_samples)]
     latents = sample_latents(unet, config, seeds, _num_steps(config), config.rounds.bad_latents.batch_size, "audit")
     return audit_layouts(decode_maps(latents, autoencoder.decoder), make_reference(config, paths), seed)
+
+
+def _settings(config: ExperimentConfig, num_samples: int, seed: int, from_start: FromStart | None) -> dict[str, Any]:
+    """What the record of an audit names besides its inputs."""
+    model = config.fingerprint()
+    settings = {name: model[name] for name in ("dataset", "unet", "scheduler")}
+    settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
+    settings["num_steps"] = _num_steps(config)
+    section: AuditSection = config.required("audit")
+    settings["audit"] = section.model_dump(exclude={"every", "num_steps", "strengths"}) | {
+        "num_samples": num_samples,
+        "seed": seed,
+    }
+    if from_start is not None:
+        settings["strength"] = from_start.strength
+    return settings
 
 
 def _num_steps(config: ExperimentConfig) -> int:

@@ -20,6 +20,7 @@ from core.inputs.section import (
     Seed,
     Share,
     Steps,
+    Strength,
     UpdateSteps,
     plain,
 )
@@ -30,6 +31,13 @@ def _dask_address(text: str) -> str:
     if host is None or not 0 < int(host[1]) < 65_536:
         raise ValueError("is not an address of a Dask scheduler: write tcp://HOST:PORT, without user or password")
     return text
+
+
+def _each_once(values: tuple[float, ...]) -> tuple[float, ...]:
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f"holds {twice} twice: give each strength once")
+    return tuple(value + 0.0 for value in values)  # 0 for -0
 
 
 SamplerName = Literal["ddim", "dpm_solver"]
@@ -101,6 +109,9 @@ class AuditSection(Section):
     num_samples: Samples = Field(1000, description="layouts generated from held-out seeds")
     seed: Seed = 7
     every: Rounds = Field(1, description="audit each round whose number is a multiple of this, and the last one")
+    strengths: Annotated[tuple[Strength, ...], AfterValidator(_each_once)] = Field(
+        (), description="after the last round, audit models from the run's start (0) over its end (1) and beyond"
+    )
     num_steps: Steps | None = Field(None, description="DDIM steps; rounds.bad_latents.num_steps if empty")
     pass_share: Share = Field(0.97, description="share of real layouts that the calibrated rules let pass")
     pixels_per_metre: Annotated[float, NUMBER, Field(gt=0, le=16_384)] | None = Field(

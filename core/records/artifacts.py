@@ -34,7 +34,7 @@ _SNAPSHOT_FILE = re.compile(rf"{POSITION}(\.json|/.+)")
 ROUND_FOLDER = re.compile(r"round-[0-9]{2,}")
 
 _STAGE_FOLDER = re.compile(
-    rf"(?:^|/)(?:{ROUND_FOLDER.pattern}/(?:bad_latents|discriminator|stage3|audit|audit_before)"
+    rf"(?:^|/)(?:{ROUND_FOLDER.pattern}/(?:bad_latents|discriminator|stage3|audit|audit_before|audit_strength_[0-9.e-]+)"
     r"|prerequisites/(?:layouts|autoencoder|latents|stage1|stage2))$"
 )
 

@@ -20,7 +20,7 @@ _AUDITED = {"viable": ("#117733", "viable, by the audit"), "judge_sound": ("#447
 _FRECHET = "frechet_distance"
 
 # Figures by the number of the round after which they were measured; 0 is what the first round started from.
-AuditsByRound = Sequence[tuple[int, AuditFigures]]
+AuditsByRound = Sequence[tuple[float, AuditFigures]]
 
 
 def draw_curves(history: pd.DataFrame, records: Sequence[RoundRecord], audits: AuditsByRound) -> bytes:
@@ -60,6 +60,19 @@ def draw_fifths(shares: Sequence[float]) -> bytes:
     axes.set_ylim(0, 1.05)
     axes.legend(fontsize=7, frameon=False)
     finish_panel(axes, "fifth by the discriminator's score (1: lowest)", [])
+    return figure_png(figure)
+
+
+def draw_strengths(audits: Sequence[tuple[float, AuditFigures]]) -> bytes:
+    """PNG of the audited shares and the Fréchet distance by how far a model is from the run's start to its end."""
+    figure = Figure(figsize=(_PANEL[0] * 2, _PANEL[1]), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2)
+    _draw_shares(panels[0], audits, [])
+    _draw_distance(panels[1], audits)
+    for axes in panels:
+        axes.set_xlabel("strength (0: the run's start, 1: its end)", fontsize=7)
+        axes.set_xticks([strength for strength, _ in audits])
     return figure_png(figure)
 
 
@@ -126,7 +139,7 @@ def _draw_figure(axes: Axes, audits: AuditsByRound, name: str, colour: str, labe
     axes.vlines(numbers, lows, highs, color=colour, alpha=0.5)
 
 
-def _points(audits: AuditsByRound, name: str) -> Iterator[tuple[int, float, float, float]]:
+def _points(audits: AuditsByRound, name: str) -> Iterator[tuple[float, float, float, float]]:
     """Round, value and both ends of the interval (the value where one is unknown) of each audit that has the figure."""
     for number, audit in audits:
         value = audit_figure(audit, name) if name in audit["intervals"] else None

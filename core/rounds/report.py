@@ -16,13 +16,14 @@ from core.records.lease import publishing_store
 from core.records.record_files import entry_of, read_record
 from core.rounds.alarms import taught_figures
 from core.rounds.audit_table import AUDIT_HEADER, AuditTable, audit_table
-from core.rounds.curves import draw_curves, draw_fifths
+from core.rounds.curves import draw_curves, draw_fifths, draw_strengths
 from core.rounds.finished_audits import finished_audit
 from core.rounds.finished_rounds import AuditFigures, RoundRecord, read_round_record
 from core.rounds.knowledge import known_of_viability, viable_by_fifths
 from core.rounds.page_templates import page_template
 from core.rounds.round import AUDIT_BEFORE
 from core.rounds.round_table import METRIC_TITLES
+from core.rounds.strengths import STRENGTH_HEADER, audits_by_strength, strength_rows
 from core.runtime.errors import InputError, one_line
 from core.runtime.escaping import markdown_code, markdown_text
 from core.storage.opening import open_store
@@ -55,7 +56,7 @@ class RoundPart:
     """What a report shows of one round; `locations` are titles and addresses.
 
     `known` is what the discriminator knows of viability and `fifths` a picture of it. They and `audit` are None in a
-    round without them.
+    round without them. `strengths` are the rows of the table by strength, and `strength_curve` a picture of it.
     """
 
     number: int
@@ -65,6 +66,8 @@ class RoundPart:
     audit: AuditTable | None
     pictures: list[Picture]
     locations: list[tuple[str, str]]
+    strengths: Sequence[Sequence[str]] = ()
+    strength_curve: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def make_report(config: ExperimentConfig, number: int) -> Report:
     """
     records = _records(config, number)
     curves = _curves(config, records)
-    parts = [_round_part(config, record) for record in reversed(records)]
+    first = _first_audit(config, records[0])
+    parts = [_round_part(config, record, first) for record in reversed(records)]
     name = config.experiment.name
     html = render_page(name, [_row(record) for record in records], curves, parts)
     return Report(_round_markdown(name, _markdown_table(records), curves, parts[0]), html)
@@ -91,7 +95,13 @@ def make_report(config: ExperimentConfig, number: int) -> Report:
 def render_page(name: str, rows: Sequence[Sequence[str]], curves: Picture, rounds: Sequence[RoundPart]) -> str:
     """HTML page of the run `name`: a table of `rows`, the curves, and a part for each round. All text is escaped."""
     return page_template(_PAGE).render(
-        name=name, header=_HEADER, rows=rows, curves=curves, rounds=rounds, audit_header=AUDIT_HEADER
+        name=name,
+        header=_HEADER,
+        rows=rows,
+        curves=curves,
+        rounds=rounds,
+        audit_header=AUDIT_HEADER,
+        strength_header=STRENGTH_HEADER,
     )
 
 
@@ -121,7 +131,8 @@ def _records(config: ExperimentConfig, number: int) -> list[RoundRecord]:
     return records
 
 
-def _round_part(config: ExperimentConfig, record: RoundRecord) -> RoundPart:
+def _round_part(config: ExperimentConfig, record: RoundRecord, first: AuditFigures | None) -> RoundPart:
+    strengths = audits_by_strength(config, record, first)
     taught = record.get("taught", taught_figures(config))
     return RoundPart(
         number=record["round"],
@@ -131,6 +142,8 @@ def _round_part(config: ExperimentConfig, record: RoundRecord) -> RoundPart:
         audit=audit_table(record.get("audit"), taught),
         pictures=list(_pictures(config, record)),
         locations=_locations(record),
+        strengths=strength_rows(strengths),
+        strength_curve=Picture("Audits by strength", draw_strengths(strengths)) if strengths else None,
     )
 
 
@@ -144,6 +157,9 @@ def _round_markdown(name: str, table: str, curves: Picture, part: RoundPart) -> 
     if part.audit:
         rows = [[markdown_text(cell) for cell in row] for row in part.audit.rows]
         blocks += ["## Audit", markdown_text(part.audit.taught), _markdown_rows(AUDIT_HEADER, rows)]
+    if part.strengths:
+        rows = [[markdown_text(cell) for cell in row] for row in part.strengths]
+        blocks += ["## From the start to the end of the run, and beyond", _markdown_rows(STRENGTH_HEADER, rows)]
     blocks += [_markdown(picture) for picture in [curves, *part.pictures]]
     places = [f"- {title}: {markdown_code(place)}" for title, place in part.locations]
     blocks.append("\n".join(["## Artefacts\n", *places]))

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, cast
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import config_bytes
+from core.models.strength import FromStart
 from core.records.artifacts import CONFIG_NAME, RECORD_NAME, ROUND_RECORD, round_location
+from core.records.input_files import describe_input
 from core.records.lease import publishing_store
 from core.records.provenance import provenance_of, refuse_difference
 from core.records.record_files import read_record
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 ROUND_STAGES = ("bad_latents", "discriminator", "stage3")
 # The folders of the audits: of the Stage 2 model, if the round starts from no other round, and of the model it made.
 AUDIT_BEFORE, AUDIT = "audit_before", "audit"
+# The folder of the audit of a model at a strength begins so.
+AUDIT_STRENGTH = "audit_strength_"
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Round:
     """One pass of generate, retrain, continue: its number, location, config and the checkpoint that generates.
 
     `record` is None until the round is finished. `parent` is the record of the round that this one starts from, None
-    for a fresh start.
+    for a fresh start. `run_start` is the model that round 1 started from, None where no audit needs it.
     """
 
     number: int
@@ -54,6 +58,7 @@ class Round:
     record: RoundRecord | None
     parent: RoundRecord | None
     plan: NextRoundPlan
+    run_start: str | None = None
 
     @property
     def config_path(self) -> str:
@@ -115,7 +120,7 @@ class Round:
         audited = {AUDIT: self.stage3_checkpoint} if due else {}
         if self.parent is None:
             audited = {AUDIT_BEFORE: self.config.required("diffusion.stage2_checkpoint")} | audited
-        return {
+        options: dict[str, dict[str, Any]] = {
             name: {
                 "config": self.config_path,
                 "checkpoint": checkpoint,
@@ -126,6 +131,13 @@ class Round:
             }
             for name, checkpoint in audited.items()
         }
+        if self.run_start is not None:
+            for strength in section.strengths:
+                place = {"output_dir": join(self.location, f"{AUDIT_STRENGTH}{strength}")}
+                options[f"{AUDIT_STRENGTH}{strength}"] = (
+                    options[AUDIT] | place | {"from_start": FromStart(self.run_start, strength)}
+                )
+        return options
 
 
 def open_round(config: ExperimentConfig, number: int) -> Round:
@@ -166,10 +178,32 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
             **start.values,
         }
     )
-    opened = Round(number, location, own, start.generator, seed, provenance, record, start.parent, plan)
+    run_start = _run_start(config, number) if record is None else None
+    opened = Round(number, location, own, start.generator, seed, provenance, record, start.parent, plan, run_start)
     if record is None:
         replace(store, CONFIG_NAME, config_bytes(opened.config))
     return opened
+
+
+def _run_start(config: ExperimentConfig, number: int) -> str | None:
+    """The model that round 1 started from, if this round is the last and models between it and the end are audited."""
+    if config.audit is None or not config.audit.strengths or number != config.rounds.count:
+        return None
+    parent = fork_parent(config)
+    if parent is not None:
+        ended = require_finished_round(parent, config)
+        return join(parent, "stage3", checkpoint_name(ended["experiment"], "latest"))
+    stage2: str = config.required("diffusion.stage2_checkpoint")
+    first = read_round_record(config, 1) if number > 1 else None
+    if (
+        first is not None
+        and describe_input(stage2, "stage2", config.artifacts)["sha256"] != (first["inputs"]["stage2"]["sha256"])
+    ):
+        raise InputError(
+            f"audit.strengths need the model that round 1 started from, and diffusion.stage2_checkpoint {stage2} is "
+            "another: restore it"
+        )
+    return stage2
 
 
 class _Start(NamedTuple):

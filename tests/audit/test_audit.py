@@ -16,6 +16,7 @@ from core.audit.rules import RULES
 from core.config.loading import config_bytes, load_config
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_checkpoint
+from core.models.strength import FromStart
 from core.records.record_files import create_record, read_record
 from core.rounds.close_round import close_round
 from core.rounds.planning import next_round, stop_reason
@@ -315,3 +316,43 @@ def test_a_run_that_is_never_better_than_its_start_says_so(with_audit):
     config = with_audit("rounds.patience=1")
     close_with(config, 1, 0.4, 0.4)
     assert stop_reason(config, 1).endswith("than the model that round 1 started from (0.400): keep that one")
+
+
+def test_the_last_round_audits_each_strength_between_the_start_and_its_end(with_audit):
+    config = with_audit("rounds.count=2", "audit.strengths=[0.5, 1.5]")
+    assert list(open_round(config, 1).audits_options()) == [AUDIT_BEFORE, AUDIT]
+    close_with(config, 1, 0.4, 0.5)
+    last = open_round(config, 2)
+    options = last.audits_options()
+    assert list(options) == [AUDIT, "audit_strength_0.5", "audit_strength_1.5"]
+    stage2 = with_prerequisites(config).diffusion.stage2_checkpoint
+    for strength in (0.5, 1.5):
+        own = options[f"audit_strength_{strength}"]
+        assert own.pop("from_start") == FromStart(stage2, strength)
+        assert own == options[AUDIT] | {"output_dir": f"{last.location}/audit_strength_{strength}"}
+    without = config.with_values({"audit.strengths": []})
+    assert list(open_round(without, 2).audits_options()) == [AUDIT]
+
+
+def test_strengths_of_another_start_are_refused_before_the_round(with_audit, tmp_path):
+    config = with_audit("rounds.count=2", "audit.strengths=[0.5]")
+    close_with(config, 1, 0.4, 0.5)
+    other = tmp_path / "other.pt"
+    made = load_checkpoint(with_prerequisites(config).diffusion.stage2_checkpoint, "checkpoint")
+    save_tensors(made, other)
+    with pytest.raises(InputError, match=r"need the model that round 1 started from, and .*other\.pt is another"):
+        open_round(config.with_values({"diffusion.stage2_checkpoint": str(other)}), 2)
+
+
+def test_a_strength_twice_is_refused(audited):
+    with pytest.raises(InputError, match=r"audit\.strengths.*holds 0\.5 twice: give each strength once"):
+        load_config(audited, ["audit.strengths=[0.5, 0.50]"])
+
+
+def test_the_record_of_an_audit_at_a_strength_names_both_checkpoints(audited, stage2, tmp_path):
+    config = tmp_path / "filled.yaml"
+    config.write_bytes(config_bytes(with_prerequisites(load_config(audited))))
+    audit.fn(config, stage2, tmp_path / "audit", num_samples=10, from_start=FromStart(stage2, 0.5))
+    record = json.loads((tmp_path / "audit" / "stage.json").read_text())
+    assert record["inputs"]["start"]["path"] == record["inputs"]["diffusion"]["path"] == stage2
+    assert record["settings"]["strength"] == 0.5

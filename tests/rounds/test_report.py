@@ -209,3 +209,26 @@ def test_the_curves_begin_with_what_the_first_round_started_from(tmp_path):
 
 def test_the_fifths_are_a_picture_of_their_shares():
     assert draw_fifths(FIFTHS) == draw_fifths(list(FIFTHS)) != draw_fifths(FIFTHS[::-1])
+
+
+def test_the_round_that_audited_strengths_shows_what_lies_between_start_and_end(tmp_path):
+    config = config_at(tmp_path)
+    plain = make_report(written_run(config_at(tmp_path / "plain"), ({"viable_before": 0.4}, {"audit": AUDIT})), 1)
+    outputs = {f"audit_strength_{at}/stage.json": {"size": 1, "sha256": "0" * 64} for at in (1.5, 0.5)}
+    fields = {"audit": AUDIT, "outputs": outputs, "earlier_audit": AUDIT | {"viable": 0.3}}
+    written_run(config, ({}, fields))
+    made = {"stage": "audit", "inputs": {}, "settings": {"audit": {"num_samples": 10}}, "seconds": 1.0, "outputs": {}}
+    for at, viable in ((0.5, 0.41), (1.5, 0.62)):
+        store = open_store(f"{round_location(config, 1)}/audit_strength_{at}", config.artifacts)
+        create_record({**made, "metrics": OLDER | {"viable": viable}}, store, RECORD_NAME)
+    report = make_report(config, 1)
+    shown = table_of(report.html)
+    assert [shown[at][0] for at in ("0", "0.5", "1", "1.5")] == [
+        f"{viable} (0.480 to 0.530)" for viable in ("0.300", "0.410", "0.500", "0.620")
+    ]
+    assert shown["1"][1:] == ["0.260 (0.240 to 0.290)", "0.150 (0.130 to 0.180)", "6.000 (5.980 to 6.030)"]
+    assert shown["0.5"][1:3] == ["-", "-"]
+    assert "\n| 0.5 | 0.410 (0.480 to 0.530) | - | - | 6.000" in report.markdown.replace("\\", "")
+    assert 'alt="Audits by strength"' in report.html
+    for text in (plain.html, plain.markdown):
+        assert "strength" not in text and "and beyond" not in text
