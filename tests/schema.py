@@ -51,7 +51,11 @@ def _leaves(annotation: Any, key: str, metadata: tuple[Any, ...], nullable: bool
 
 LEAVES = list(leaves())
 NUMBERS = [leaf for leaf in LEAVES if leaf.kind in (int, float)]
-SINGLE = [leaf for leaf in NUMBERS if not leaf.key.startswith("comparison.") and leaf.key != "unet.attention_at"]
+SINGLE = [
+    leaf
+    for leaf in NUMBERS
+    if not leaf.key.startswith("comparison.") and leaf.key not in ("unet.attention_at", "audit.strengths")
+]
 TEXTS = [leaf for leaf in LEAVES if leaf.kind is str]
 PLACES = {leaf.key for leaf in TEXTS if any(getattr(metadata, "func", None) is expanded for metadata in leaf.metadata)}
 

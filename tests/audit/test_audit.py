@@ -339,7 +339,7 @@ def test_strengths_of_another_start_are_refused_before_the_round(with_audit, tmp
     close_with(config, 1, 0.4, 0.5)
     other = tmp_path / "other.pt"
     made = load_checkpoint(with_prerequisites(config).diffusion.stage2_checkpoint, "checkpoint")
-    save_tensors(made, other)
+    save_tensors(made | {"epoch": 99}, other)
     with pytest.raises(InputError, match=r"need the model that round 1 started from, and .*other\.pt is another"):
         open_round(config.with_values({"diffusion.stage2_checkpoint": str(other)}), 2)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.inputs.tensor_files import save_tensors
@@ -28,6 +28,7 @@ def weights(unet):
     return torch.cat([value.flatten() for value in unet.state_dict().values()])
 
 
+@settings(deadline=None, max_examples=20)
 @given(strength=st.floats(0, 2))
 def test_the_weights_are_start_plus_strength_times_the_way(config, end, strength):
     start = config.diffusion.stage2_checkpoint

@@ -64,6 +64,16 @@ ROWS = [
             "tasks.report_round": ["--number", "1"],
         }.items()
     ),
+    *(
+        Row(
+            module,
+            f"--strength {strength}",
+            _ended(module, "missing.yaml", "--checkpoint", "a.pt", *more, "--strength", strength),
+            ("--strength", "must be"),
+        )
+        for module, more in {"tasks.audit": [], "tasks.export_model": ["--output", "b.safetensors"]}.items()
+        for strength in ("2.5", "nan")
+    ),
     Row("flows.status", "a folder that does not exist", _ended("flows.status", "nowhere"), ("nowhere holds no run",)),
     Row("flows.collect_garbage", "the same", _ended("flows.collect_garbage", "nowhere"), ("nowhere holds no run",)),
 ]

@@ -129,6 +129,9 @@ ROWS = [
     ),
     Row("config", "extends itself", _file("audit: null", "audit: null\nextends: given.yaml"), ("in a circle",)),
     Row("config", "extends: 5", _file("audit: null", "audit: null\nextends: 5"), ("path of a YAML file, got 5",)),
+    Row("--set", "audit={strengths: [0.5, 0.5]}", _set("audit={strengths: [0.5, 0.5]}"), ("audit.strengths", "twice")),
+    Row("--set", "audit={strengths: [2.5]}", _set("audit={strengths: [2.5]}"), ("audit.strengths", "2.5")),
+    Row("--set", "audit={strengths: [.nan]}", _set("audit={strengths: [.nan]}"), ("audit.strengths", "nan")),
     Row("--set", "extends=a.yaml", _set("extends=a.yaml"), ("only a file can extend another",)),
     # Values that YAML cannot make.
     Row(
