@@ -68,7 +68,8 @@ Share = Annotated[float, NUMBER, Field(gt=0, lt=1)]
 ShareOrAll = Annotated[float, NUMBER, Field(gt=0, le=1)]
 ShareOrNone = Annotated[float, NUMBER, Field(ge=0, lt=1)]
 # How far a model goes from a start to an end: 0 is the start, 1 the end.
-Strength = Annotated[float, NUMBER, Field(ge=0, le=2)]
+STRONGEST = 2.0
+Strength = Annotated[float, NUMBER, Field(ge=0, le=STRONGEST)]
 # Grace period before something is removed.
 Hours = Annotated[float, NUMBER, Field(ge=0, le=87_600)]
 Minutes = Annotated[float, NUMBER, Field(ge=0, le=10_080)]

@@ -8,10 +8,9 @@ from diffusers import UNet2DModel
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location
+from core.inputs.section import STRONGEST
 from core.models.checkpoints import find_checkpoint, load_unet
 from core.runtime.errors import InputError
-
-STRONGEST = 2.0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from core.records.record_files import read_record
 from core.runtime.errors import InputError
 from core.runtime.files import Entry
 from core.storage.opening import open_store
+from core.storage.store import join
+from core.training.file_names import checkpoint_name
 
 # A bound of an interval, or a figure, that could not be computed is None.
 Number = float | None
@@ -93,6 +95,11 @@ class RoundRecord(TypedDict):
 def read_round_record(config: ExperimentConfig, number: int) -> RoundRecord | None:
     """Record of round `number` of the run; None if the round is not finished. RecordError if it is damaged."""
     return _read(round_location(config, number), config)
+
+
+def model_of_round(location: str, experiment: str) -> str:
+    """Address of the model that the round of an experiment at `location` makes."""
+    return join(location, "stage3", checkpoint_name(experiment, "latest"))
 
 
 def last_finished_round(config: ExperimentConfig) -> int:

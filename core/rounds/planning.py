@@ -6,9 +6,7 @@ from core.config.experiment import ExperimentConfig
 from core.config.round_sections import RoundsSection
 from core.records.artifacts import round_location
 from core.rounds.alarms import Alarm
-from core.rounds.finished_rounds import RoundMetrics, last_finished_round, read_round_record
-from core.storage.store import join
-from core.training.file_names import checkpoint_name
+from core.rounds.finished_rounds import RoundMetrics, last_finished_round, model_of_round, read_round_record
 
 # Documented tuning tips: raise the weight if a good model scores low, lower it if the training is unstable.
 _LOW_SCORE, _RAISE, _LOWER = 0.5, 1.5, 0.5
@@ -88,29 +86,18 @@ def _lost_patience(config: ExperimentConfig, number: int, patience: int) -> str 
 
     The records alone decide, so a resumed run decides the same.
     """
-    best_round, best_viable, in_vain = 0, None, 0
-    for position in range(1, number + 1):
-        record = read_round_record(config, position)
-        if record is None:
-            continue
-        if position == 1:
-            best_viable = record["metrics"].get("viable_before")
-        viable = record["metrics"].get("viable")
-        if viable is None:  # this round was not audited
-            continue
-        if best_viable is None or viable > best_viable:
-            best_round, best_viable, in_vain = position, viable, 0
-        else:
-            in_vain += 1
-    if in_vain < patience:
+    best = plan_of_round(config, number + 1)
+    later = (read_round_record(config, position) for position in range(best.best_round + 1, number + 1))
+    in_vain = sum(record is not None and record["metrics"].get("viable") is not None for record in later)
+    if best.best_viable is None or in_vain < patience:
         return None
     audits = "the last audit" if patience == 1 else f"each of the last {patience} audits"
     found = f"stopped after round {number} (rounds.patience): {audits} found no more viable layouts than"
-    if best_round == 0:
-        return f"{found} the model that round 1 started from ({best_viable:.3f}): keep that one"
-    location = round_location(config, best_round)
+    if best.best_round == 0:
+        return f"{found} the model that round 1 started from ({best.best_viable:.3f}): keep that one"
+    location = round_location(config, best.best_round)
     return (
-        f"{found} round {best_round} ({best_viable:.3f}): keep it with python -m tasks.export_model, --checkpoint "
-        f"{join(location, 'stage3', checkpoint_name(config.experiment.name, 'latest'))}, or start another run from it "
-        f"with --fork-from {location}"
+        f"{found} round {best.best_round} ({best.best_viable:.3f}): keep it with python -m tasks.export_model, "
+        f"--checkpoint {model_of_round(location, config.experiment.name)}, or start another run from it with "
+        f"--fork-from {location}"
     )

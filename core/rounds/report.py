@@ -155,11 +155,10 @@ def _round_markdown(name: str, table: str, curves: Picture, part: RoundPart) -> 
     if part.fifths:
         blocks.append(_markdown(part.fifths))
     if part.audit:
-        rows = [[markdown_text(cell) for cell in row] for row in part.audit.rows]
-        blocks += ["## Audit", markdown_text(part.audit.taught), _markdown_rows(AUDIT_HEADER, rows)]
+        blocks += ["## Audit", markdown_text(part.audit.taught), _escaped_rows(AUDIT_HEADER, part.audit.rows)]
     if part.strengths:
-        rows = [[markdown_text(cell) for cell in row] for row in part.strengths]
-        blocks += ["## From the start to the end of the run, and beyond", _markdown_rows(STRENGTH_HEADER, rows)]
+        blocks.append("## From the start to the end of the run, and beyond")
+        blocks.append(_escaped_rows(STRENGTH_HEADER, part.strengths))
     blocks += [_markdown(picture) for picture in [curves, *part.pictures]]
     places = [f"- {title}: {markdown_code(place)}" for title, place in part.locations]
     blocks.append("\n".join(["## Artefacts\n", *places]))
@@ -176,6 +175,10 @@ def _row(record: RoundRecord) -> list[str]:
 
 def _markdown_table(records: Sequence[RoundRecord]) -> str:
     return _markdown_rows(_HEADER, [_row(record) for record in records])
+
+
+def _escaped_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return _markdown_rows(header, [[markdown_text(cell) for cell in row] for row in rows])
 
 
 def _markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

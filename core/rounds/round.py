@@ -15,6 +15,7 @@ from core.records.provenance import provenance_of, refuse_difference
 from core.records.record_files import read_record
 from core.rounds.finished_rounds import (
     RoundRecord,
+    model_of_round,
     read_round_record,
     require_finished_round,
 )
@@ -26,7 +27,6 @@ from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
 from core.storage.store import join, replace
 from core.training.bad_latents import BadLatentsRequest
-from core.training.file_names import checkpoint_name
 from core.training.label_sources import label_inputs
 from core.training.labelling import LABELLED_NAME
 from core.training.prerequisites import with_prerequisites
@@ -109,7 +109,7 @@ class Round:
     @property
     def stage3_checkpoint(self) -> str:
         """Address of the model that the round makes."""
-        return join(self.location, "stage3", checkpoint_name(self.config.experiment.name, "latest"))
+        return model_of_round(self.location, self.config.experiment.name)
 
     def audits_options(self) -> dict[str, dict[str, Any]]:
         """Arguments of each audit of the round by its folder, in their order; empty if none is due."""
@@ -192,7 +192,7 @@ def _run_start(config: ExperimentConfig, number: int) -> str | None:
     parent = fork_parent(config)
     if parent is not None:
         ended = require_finished_round(parent, config)
-        return join(parent, "stage3", checkpoint_name(ended["experiment"], "latest"))
+        return model_of_round(parent, ended["experiment"])
     stage2: str = config.required("diffusion.stage2_checkpoint")
     first = read_round_record(config, 1) if number > 1 else None
     if (
@@ -237,7 +237,7 @@ def _length(config: ExperimentConfig, epoch: int) -> dict[str, Any]:
 def _start_from(parent: str, config: ExperimentConfig) -> _Start:
     """The model of the round at `parent` generates, and Stage 3 continues from its whole state."""
     ended = require_finished_round(parent, config)
-    generator = join(parent, "stage3", checkpoint_name(ended["experiment"], "latest"))
+    generator = model_of_round(parent, ended["experiment"])
     values = {
         "diffusion.stage3_checkpoint": generator,
         **_length(config, ended["metrics"]["epoch"]),
