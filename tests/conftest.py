@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,8 @@ os.environ.pop("PREFECT_API_URL", None)
 os.environ.pop("PREFECT_API_KEY", None)
 os.environ.pop("PREFECT_PROFILE", None)
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+# A script that starts the tests in the background has Ctrl-C ignored in them; they behave as in a terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
