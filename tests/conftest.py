@@ -16,8 +16,6 @@ os.environ.pop("PREFECT_API_URL", None)
 os.environ.pop("PREFECT_API_KEY", None)
 os.environ.pop("PREFECT_PROFILE", None)
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-# A script that starts the tests in the background has Ctrl-C ignored in them; they behave as in a terminal.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
@@ -25,6 +23,8 @@ from core.houses.layout_generator import write_layouts
 from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
 
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
+# A script that starts the tests in the background has Ctrl-C ignored in them; they behave as in a terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = """
 experiment: {{name: tiny}}
