@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from core.config.experiment import ExperimentConfig
-from core.config.loading import load_config
 from core.inputs.section import Rounds
+from core.models.imported_models import load_experiment
 from core.rounds.announcements import is_announced, last_unannounced_round, note_announced
 from core.rounds.close_round import close_round
 from core.rounds.finished_rounds import RoundRecord
@@ -60,7 +60,7 @@ def adversarial_round(
         restarts: How many times in a row the run crashed; the automation that restarts it sets this.
     """
     require_few_restarts(restarts)
-    experiment = load_config(config, overrides)
+    experiment = load_experiment(config, overrides)
     require_dask(experiment)
     if number is not None:
         with hold_run(experiment):
@@ -85,7 +85,7 @@ def adversarial_round(
             return _nothing_is_due(str(stopped))
         if experiment.prerequisites is not None:
             prerequisites(config, overrides)
-        record = _do_round(load_config(config, decided), due)
+        record = _do_round(load_experiment(config, decided), due)
     return _announced(experiment, record, config, decided)
 
 

@@ -7,7 +7,7 @@ from typing import cast
 from prefect import flow
 
 from core.config.experiment import ExperimentConfig
-from core.config.loading import load_config
+from core.models.imported_models import load_experiment
 from core.rounds.before_and_after import ending, keep_picture
 from core.rounds.finished_rounds import RoundRecord
 from core.rounds.round_table import round_table
@@ -44,7 +44,7 @@ def adversarial_training(
         restarts: How many times in a row the run crashed; the automation that restarts it sets this.
     """
     require_few_restarts(restarts)
-    experiment = load_config(config, overrides)
+    experiment = load_experiment(config, overrides)
     require_somebody_to_ask(experiment)
     require_dask(experiment)
     label_run(experiment, "training")

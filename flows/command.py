@@ -14,8 +14,8 @@ from prefect import Flow
 from prefect.logging.configuration import setup_logging
 
 from core.config.experiment import ExperimentConfig
-from core.config.loading import load_config
 from core.inputs.locations import Location
+from core.models.imported_models import load_experiment
 from core.runtime.errors import InputError
 from flows.prefect_api import configured_server, require_server, server_errors
 from flows.temporary_server import TemporaryServer
@@ -47,7 +47,7 @@ def run_flow(flow: Flow[..., Any], shown: Callable[[ExperimentConfig, Any], Any]
 
     @functools.wraps(flow.fn)
     def checked(config: Location, overrides: Sequence[str] = (), **options: Any) -> Any:
-        experiment = load_config(config, overrides)  # a mistake ends the command before a server is started
+        experiment = load_experiment(config, overrides)  # a mistake ends the command before a server is started
         if (url := configured_server()) is not None:
             require_server(url)
         with (

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from core.config.loading import load_config
+from core.models.imported_models import load_experiment
 from core.training.prerequisites import STAGES, hold_prerequisites
 from flows.command import run_flow, say
 from flows.gpu_slot import gpu_slot
@@ -28,7 +28,7 @@ def prerequisites(
         restarts: How many times in a row the run crashed; the automation that restarts it sets this.
     """
     require_few_restarts(restarts)
-    experiment = load_config(config, overrides)
+    experiment = load_experiment(config, overrides)
     label_run(experiment, "prerequisites")
     with hold_prerequisites(experiment, wait), gpu_slot(experiment):
         made = (

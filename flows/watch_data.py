@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from core.config.loading import load_config
+from core.models.imported_models import load_experiment
 from core.rounds.run import has_new_data
 from flows.command import run_flow, say
 from flows.parameters import ConfigLocation, Override
@@ -20,7 +20,7 @@ def watch_data(config: ConfigLocation, overrides: Sequence[Override] = ()) -> bo
         config: YAML file of the experiment, a path on the worker or an s3:// address.
         overrides: Settings of the config to change, each as key.path=value.
     """
-    experiment = load_config(config, overrides)
+    experiment = load_experiment(config, overrides)
     label_run(experiment, "watch data")
     changed = has_new_data(experiment)
     if changed:

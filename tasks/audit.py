@@ -5,9 +5,9 @@ from json import dumps
 from typing import Any
 
 from core.audit.audit import at_image_size, audit_checkpoint, audit_manifest, audit_stage
-from core.config.loading import load_config
 from core.inputs.locations import Location
 from core.inputs.section import Samples, Seed, Side, Strength
+from core.models.imported_models import load_experiment
 from core.models.strength import FromStart, choose_start
 from core.rounds.stage_result import StageResult
 from core.runtime.errors import InputError
@@ -29,7 +29,7 @@ def audit(
     artifacts: ArtifactsSection | None = None,
 ) -> StageResult:
     """Generate layouts with a checkpoint from held-out seeds, measure them, and write the figures to `output_dir`."""
-    experiment = load_config(config, artifacts=artifacts)
+    experiment = load_experiment(config, artifacts=artifacts, diffusion=[checkpoint])
     record = audit_stage(experiment, checkpoint, output_dir, num_samples, seed, from_start)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}
 
@@ -60,7 +60,7 @@ def audit_now(
         raise InputError("--real and --image_size go with --layouts: a checkpoint is audited as its config says")
     if layouts is not None and (start is not None or strength is not None):
         raise InputError("--start and --strength go with --checkpoint: pictures have no weights")
-    experiment = load_config(config, overrides)
+    experiment = load_experiment(config, overrides, diffusion=[checkpoint, start])
     section = experiment.required("audit")
     seed = section.seed if seed is None else seed
     if checkpoint is not None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from core.audit.audit import audit_stage
 from core.config.experiment import ExperimentConfig
-from core.config.loading import load_config
 from core.inputs.locations import Location
+from core.models.imported_models import load_experiment
 from core.rounds.close_round import close_round
 from core.rounds.comparison import Ablation, list_ablations, require_free_results, start_ablation, write_results
 from core.rounds.round import AUDIT, AUDIT_BEFORE, Round, open_round
@@ -30,7 +30,7 @@ def compare_ablations(config: Location, output_dir: Location = "docs/evidence", 
     Several processes started at once share the ablations. Writes {name}.csv, {name}.md and {name}.png to
     `output_dir`.
     """
-    experiment = load_config(config, overrides)
+    experiment = load_experiment(config, overrides)
     ablations = list_ablations(experiment)
     require_free_results(experiment, output_dir)
     _prepare([experiment, *(ablation.config for ablation in ablations)])

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from core.config.loading import load_config
 from core.inputs.locations import Location
+from core.models.imported_models import load_experiment
 from core.records.artifacts import stage3_location
 from core.rounds.stage_result import StageResult
 from core.storage.store import ArtifactsSection
@@ -27,7 +27,7 @@ def continue_stage3(
     Writes checkpoints, samples and metrics under `experiment.save_path`; returns the final metrics. Inside a round
     `recorded` is true: all files are published at the end, with a record.
     """
-    experiment = with_prerequisites(load_config(config, overrides, artifacts))
+    experiment = with_prerequisites(load_experiment(config, overrides, artifacts))
     metrics = train(experiment, resume, recorded)
     return {"output_dir": stage3_location(experiment), "metrics": metrics}
 

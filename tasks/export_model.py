@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from core.config.loading import load_config
 from core.inputs.locations import Location
 from core.inputs.section import Strength
+from core.models.imported_models import load_experiment
 from core.models.strength import choose_start
 from core.training.model_file import write_model
 from core.training.prerequisites import with_prerequisites
@@ -20,7 +20,7 @@ def export_model(
     overrides: Sequence[str] = (),
 ) -> str:
     """Write the model of a checkpoint, or one at a strength between a start and it, as a .safetensors file."""
-    experiment = with_prerequisites(load_config(config, overrides))
+    experiment = with_prerequisites(load_experiment(config, overrides, diffusion=[checkpoint, start]))
     return str(write_model(experiment, checkpoint, choose_start(experiment, start, strength), output))
 
 

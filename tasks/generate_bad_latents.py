@@ -1,9 +1,9 @@
 """generate-bad-latents: the discriminator's dataset from the current model."""
 
-from core.config.loading import load_config
 from core.config.round_sections import SamplerName
 from core.inputs.locations import Location
 from core.inputs.section import Batch, Samples, Seed, Steps
+from core.models.imported_models import load_experiment
 from core.rounds.stage_result import StageResult
 from core.storage.store import ArtifactsSection
 from core.training.bad_latents import BadLatentsRequest
@@ -54,7 +54,10 @@ def generate_bad_latents(
         sampler=sampler,
         judged=judged,
     )
-    record = generate(load_config(diffusion_config, artifacts=artifacts), request)
+    config = load_experiment(
+        diffusion_config, artifacts=artifacts, diffusion=[diffusion_checkpoint], autoencoder=autoencoder_checkpoint
+    )
+    record = generate(config, request)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from core.config.loading import load_config
 from core.inputs.locations import Location
 from core.inputs.section import Rounds, Samples
+from core.models.imported_models import load_experiment
 from core.rounds.label_page import write_label_page
 from tasks.command_line import run_command, say
 
@@ -13,7 +13,7 @@ def label(
     config: Location, round: Rounds, output: Location, count: Samples = 300, overrides: Sequence[str] = ()
 ) -> str:
     """Write one HTML file on which a person labels layouts that a round generated, and saves labels.csv."""
-    page = write_label_page(load_config(config, overrides), round, output, count)
+    page = write_label_page(load_experiment(config, overrides), round, output, count)
     return f"{page.path}: {page.shown} of {page.generated} layouts to label; open it in a browser"
 
 

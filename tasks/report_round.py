@@ -5,9 +5,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from core.config.loading import load_config
 from core.inputs.locations import Location
 from core.inputs.section import Rounds
+from core.models.imported_models import load_experiment
 from core.rounds.report import keep_report, make_report
 from core.runtime.escaping import markdown_text
 from core.storage.store import ArtifactsSection
@@ -20,7 +20,7 @@ def report_round(config: Location, number: Rounds, *, artifacts: ArtifactsSectio
 
     `config` is the config file in the round's folder.
     """
-    experiment = load_config(config, artifacts=artifacts)
+    experiment = load_experiment(config, artifacts=artifacts)
     report = make_report(experiment, number)
     page = keep_report(experiment, report.html)
     if TaskRunContext.get() is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from core.config.experiment import ExperimentConfig
 from core.data.layouts import LayoutPictures
 from core.data.palette import BACKGROUND, UNLABELLED, off_palette
-from core.models.autoencoder import Decoder
+from core.networks.autoencoder import Decoder
 
 
 @dataclass(frozen=True)

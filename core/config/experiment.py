@@ -96,7 +96,7 @@ class ExperimentConfig(Section):
                 f"autoencoder.downsampling_steps {self.autoencoder.downsampling_steps} halves a picture of "
                 f"dataset.image_size {self.dataset.image_size} to nothing: set fewer, or larger pictures"
             )
-        if self.latent_size % 2 ** (self.unet.depth - 1):
+        if self.latent_size % 2**self.unet.halvings:
             raise ValueError(
                 f"unet.depth {self.unet.depth} halves a {self.latent_size}x{self.latent_size} latent too often "
                 f"(dataset.image_size {self.dataset.image_size}, "

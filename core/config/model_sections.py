@@ -1,12 +1,12 @@
 """Settings of the models: the autoencoder, the UNet and its noise schedule."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from core.config.setting_effects import InputFile, Results, Speed
+from core.config.setting_effects import AddedLater, InputFile, Results, Speed
 from core.inputs.locations import Place
-from core.inputs.section import NUMBER, Channels, Few, Halvings, Level, Section, ShareOrNone
+from core.inputs.section import NUMBER, Channels, Few, Halvings, Level, Section, Share, ShareOrNone
 
 
 class AutoencoderSection(Section):
@@ -23,7 +23,10 @@ class AutoencoderSection(Section):
 class UNetSection(Section):
     """The denoiser: a UNet over latents."""
 
-    type: Results[Literal["UNet2DModel"]] = "UNet2DModel"
+    type: Results[Literal["UNet2DModel", "Unet"]] = Field(
+        "UNet2DModel",
+        description="UNet2DModel of diffusers, or Unet of ImgiNav, which its checkpoints set",
+    )
     in_channels: Results[Channels] = 16
     out_channels: Results[Channels] = 16
     base_channels: Results[Channels] = 128
@@ -40,11 +43,24 @@ class UNetSection(Section):
     cond_channels: Results[Literal[0]] = 0
     fusion_mode: Results[Literal["none"]] = "none"
 
+    @field_validator("type", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        # What ImgiNav called the same network before.
+        return "Unet" if isinstance(value, str) and value.strip().lower() == "dualunet" else value
+
+    @property
+    def halvings(self) -> int:
+        """How often the UNet halves the sides of a latent."""
+        return self.depth if self.type == "Unet" else self.depth - 1
+
     @model_validator(mode="after")
     def _shapes_agree(self) -> "UNetSection":
         if self.in_channels != self.out_channels:
             raise ValueError(f"in_channels {self.in_channels} and out_channels {self.out_channels} must be equal")
-        if self.base_channels % self.norm_groups:
+        if self.type == "Unet" and (self.attention_at or self.mid_attention):
+            raise ValueError("type Unet has no attention: leave attention_at and mid_attention out")
+        if self.type != "Unet" and self.base_channels % self.norm_groups:
             raise ValueError(f"base_channels {self.base_channels} must be a multiple of norm_groups {self.norm_groups}")
         if self.attention_at and max(self.attention_at) >= self.depth:
             raise ValueError(f"attention_at {list(self.attention_at)}: levels are 0 to {self.depth - 1} (depth - 1)")
@@ -59,3 +75,12 @@ class SchedulerSection(Section):
     prediction_type: Results[Literal["epsilon", "v_prediction"]] = Field(
         "epsilon", description="what the UNet predicts; losses and samplers use the noise that follows from it"
     )
+    trained_betas: Annotated[Results[tuple[Share, ...] | None], AddedLater()] = Field(
+        None, description="beta of each step, in place of the schedule that type names; that of an imported checkpoint"
+    )
+
+    @model_validator(mode="after")
+    def _one_beta_for_each_step(self) -> "SchedulerSection":
+        if self.trained_betas is not None and len(self.trained_betas) != self.num_steps:
+            raise ValueError(f"trained_betas has {len(self.trained_betas)} values, num_steps is {self.num_steps}")
+        return self

@@ -1,1 +1,1 @@
-"""Networks and equations: autoencoder, diffusion, discriminator, sampling, loss terms. May import data and below."""
+"""Equations and files of the models: checkpoints, diffusion, sampling, loss terms. May import networks and below."""

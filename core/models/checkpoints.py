@@ -7,7 +7,6 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
@@ -20,12 +19,23 @@ from core.inputs.safetensors_files import SUFFIX, load_safetensors, save_safeten
 from core.inputs.section import Section
 from core.inputs.state_form import are_weights, checked_weights, without_wrappers
 from core.inputs.tensor_files import load_tensors, save_tensors
-from core.models.autoencoder import Autoencoder
-from core.models.diffusion import build_unet
 from core.models.discriminator import LatentDiscriminator
+from core.models.imginav_checkpoints import (
+    is_imginav_autoencoder,
+    is_imginav_diffusion,
+    is_imginav_discriminator,
+    read_autoencoder,
+    read_diffusion,
+)
+from core.networks.autoencoder import Autoencoder, conv_autoencoder
+from core.networks.imginav_autoencoder import imginav_autoencoder
+from core.networks.unet import UNet, build_unet
 from core.runtime.errors import InputError
 
 _Model = TypeVar("_Model", bound=nn.Module)
+
+# Settings that a checkpoint names and that may differ from those it was trained with.
+FREE_SETTINGS = ("unet.dropout",)
 
 # Bounds of sizes in a checkpoint's config: channels or the side of a map, and halvings of a map. No model exceeds them.
 _SavedSize = Annotated[int, Field(ge=1, le=2**16, strict=True)]
@@ -83,15 +93,46 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Location) 
     module.load_state_dict(checked_weights(weights, module, path))
 
 
-def load_unet(path: Location, config: ExperimentConfig) -> UNet2DModel:
+def load_unet(path: Location, config: ExperimentConfig) -> UNet:
     """UNet with the EMA weights of the diffusion checkpoint at `path`; InputError if they do not fit the config."""
     path = find_checkpoint(path)
     checkpoint = load_checkpoint(path, "diffusion checkpoint")
+    if is_imginav_diffusion(checkpoint):
+        return _load_imginav_unet(checkpoint, path, config)
     refuse_other_schedule(checkpoint["config"], config, path)
     weights = checkpoint["state_dict"]
     unet = build_unet(config.unet, config.latent_size)
     load_weights(unet, with_prefix(weights, "unet_ema.") or with_prefix(weights, "unet."), path)
     return unet
+
+
+def _load_imginav_unet(checkpoint: Mapping[str, Any], path: Location, config: ExperimentConfig) -> UNet:
+    is_stage1 = config.diffusion.stage1_checkpoint is not None and str(path) == str(config.diffusion.stage1_checkpoint)
+    found = read_diffusion(checkpoint, path, is_stage1)
+    refuse_other_settings(found.settings, config, path)
+    unet = build_unet(config.unet, config.latent_size)
+    load_weights(unet, found.weights, path)
+    return unet
+
+
+def refuse_other_settings(settings: Mapping[str, Any], config: ExperimentConfig, path: Location) -> None:
+    """InputError if a checkpoint was made with other `settings`, by dotted key, than the config's.
+
+    Those of `FREE_SETTINGS` may differ.
+    """
+    for key, saved in settings.items():
+        section, _, name = key.partition(".")
+        now = getattr(getattr(config, section), name)
+        if saved != now and key not in FREE_SETTINGS:
+            raise other_setting(path, key, saved, now)
+
+
+def other_setting(path: Location, key: str, saved: object, now: object) -> InputError:
+    """The error for a checkpoint made with `saved` at a dotted `key` of the config, which has `now`."""
+    return InputError(
+        f"checkpoint {path} has {key} {form.kind_of(saved)}, the config's is {form.kind_of(now)}: remove the key from "
+        "the config, which then follows the checkpoint, or give the checkpoint that belongs to it"
+    )
 
 
 def refuse_other_schedule(saved_config: Mapping[str, Any], config: ExperimentConfig, path: Location) -> None:
@@ -114,6 +155,10 @@ def load_autoencoder(path: Location, config: ExperimentConfig) -> Autoencoder:
     """Frozen autoencoder of the checkpoint at `path`; InputError if its latents do not fit the config's UNet."""
     path = find_checkpoint(path)
     checkpoint = load_checkpoint(path, "autoencoder checkpoint")
+    if is_imginav_autoencoder(checkpoint):
+        imported, weights = read_autoencoder(checkpoint, path)
+        _refuse_other_latents(imported.latent_channels, imported.steps, config, path)
+        return _frozen(lambda: imginav_autoencoder(imported), weights, path)
     sizes = {key: _plain(value) for key, value in checkpoint["config"].items() if key != "image_size"}
     try:
         section = AutoencoderSizes.model_validate(sizes)
@@ -122,14 +167,18 @@ def load_autoencoder(path: Location, config: ExperimentConfig) -> Autoencoder:
             f"autoencoder checkpoint {path} has another architecture ({_first_problem(error)}): use an "
             "autoencoder's checkpoint"
         ) from None
-    wanted = config.autoencoder
-    for name in ("latent_channels", "downsampling_steps"):
-        if getattr(section, name) != getattr(wanted, name):
-            raise InputError(
-                f"autoencoder checkpoint {path} has {name} {getattr(section, name)}, the config's "
-                f"autoencoder.{name} is {getattr(wanted, name)}: use the checkpoint that belongs to this config"
-            )
+    _refuse_other_latents(section.latent_channels, section.downsampling_steps, config, path)
     return _frozen(lambda: build_autoencoder(section), checkpoint["state_dict"], path)
+
+
+def _refuse_other_latents(channels: int, steps: int, config: ExperimentConfig, path: Location) -> None:
+    for name, found in (("latent_channels", channels), ("downsampling_steps", steps)):
+        wanted = getattr(config.autoencoder, name)
+        if found != wanted:
+            raise InputError(
+                f"autoencoder checkpoint {path} has {name} {found}, the config's autoencoder.{name} is {wanted}: use "
+                "the checkpoint that belongs to this config"
+            )
 
 
 class AutoencoderSizes(Section):
@@ -143,7 +192,9 @@ class AutoencoderSizes(Section):
 
 def build_autoencoder(section: AutoencoderSection | AutoencoderSizes) -> Autoencoder:
     """Untrained autoencoder of the configured sizes."""
-    return Autoencoder(section.latent_channels, section.base_channels, section.downsampling_steps, section.max_channels)
+    return conv_autoencoder(
+        section.latent_channels, section.base_channels, section.downsampling_steps, section.max_channels
+    )
 
 
 class DiscriminatorSizes(Section):
@@ -164,6 +215,11 @@ def load_discriminator(path: Location, shape: tuple[int, int, int]) -> LatentDis
     """Frozen discriminator of the checkpoint at `path`; InputError if it is for latents of another `shape`."""
     path = find_checkpoint(path)
     checkpoint = load_checkpoint(path, "discriminator checkpoint")
+    if is_imginav_discriminator(checkpoint):
+        raise InputError(
+            f"discriminator {path} is ImgiNav's, which knows no noise level: make one from its latents with "
+            "tasks.retrain_discriminator"
+        )
     sizes = {key: _plain(value) for key, value in checkpoint["config"].items()}
     made_for = tuple(sizes.get(name) for name in ("latent_channels", "latent_size"))
     if made_for != shape[:2]:

@@ -1,17 +1,18 @@
-"""The UNet, the noise schedule and the DDIM sampler.
+"""The noise schedule and the DDIM sampler.
 
 Notation: `x0` clean latent, `xt` latent at timestep t, `eps` noise, `alpha_bar` cumulative share of the signal.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from core.config.model_sections import SchedulerSection, UNetSection
-from core.runtime.batch_shares import with_share_dropout
+from core.config.model_sections import SchedulerSection
+from core.networks.unet import UNet
 from core.runtime.errors import InputError
 
 # (xt [B, C, h, w], t [B]) -> eps_pred [B, C, h, w].
@@ -24,38 +25,24 @@ _BETA_SCHEDULES = {"CosineScheduler": "squaredcos_cap_v2", "LinearScheduler": "l
 def build_scheduler(section: SchedulerSection) -> DDIMScheduler:
     """diffusers' scheduler with the configured schedule, without clipping; the last step ends at the clean latent."""
     return DDIMScheduler(
-        num_train_timesteps=section.num_steps,
-        beta_schedule=_BETA_SCHEDULES[section.type],
+        **_schedule(section),
         clip_sample=False,
         set_alpha_to_one=True,
         prediction_type=section.prediction_type,
     )
 
 
-def build_unet(section: UNetSection, latent_size: int) -> UNet2DModel:
-    """diffusers' UNet of the configured sizes: level i has base_channels * 2^i channels, at 1 / 2^i the resolution."""
-    levels = range(section.depth)
-    attention = set(section.attention_at)
-    down = tuple("AttnDownBlock2D" if level in attention else "DownBlock2D" for level in levels)
-    up = tuple("AttnUpBlock2D" if level in attention else "UpBlock2D" for level in reversed(levels))
-    unet = UNet2DModel(
-        sample_size=latent_size,
-        in_channels=section.in_channels,
-        out_channels=section.out_channels,
-        block_out_channels=tuple(section.base_channels * 2**level for level in levels),
-        down_block_types=down,
-        up_block_types=up,
-        layers_per_block=section.num_res_blocks,
-        norm_num_groups=section.norm_groups,
-        dropout=section.dropout,
-        time_embedding_dim=section.time_dim,
-        add_attention=section.mid_attention,
-        attention_head_dim=min(32, section.base_channels),
-    )
-    return with_share_dropout(unet)
+def _schedule(section: SchedulerSection) -> dict[str, Any]:
+    """The arguments of a scheduler of diffusers that give it the configured schedule."""
+    betas = section.trained_betas
+    return {
+        "num_train_timesteps": section.num_steps,
+        "beta_schedule": _BETA_SCHEDULES[section.type],
+        "trained_betas": None if betas is None else np.array(betas, dtype=np.float32),
+    }
 
 
-def denoiser(unet: UNet2DModel | Callable[..., tuple[Tensor]], scheduler: DDIMScheduler) -> Denoiser:
+def denoiser(unet: UNet | Callable[..., tuple[Tensor]], scheduler: DDIMScheduler) -> Denoiser:
     """The UNet as a `Denoiser`, which returns eps_pred in fp32 whether the UNet predicts eps or v.
 
     From v = sqrt(ab) eps - sqrt(1 - ab) x0 (Salimans & Ho, 2022) follows eps_pred = sqrt(ab) v + sqrt(1 - ab) xt. At
@@ -132,8 +119,7 @@ def build_dpm_solver(section: SchedulerSection) -> DPMSolverMultistepScheduler:
     A cosine schedule ends at pure noise, whose log-SNR is infinite: diffusers advises to clip it at -5.1.
     """
     return DPMSolverMultistepScheduler(
-        num_train_timesteps=section.num_steps,
-        beta_schedule=_BETA_SCHEDULES[section.type],
+        **_schedule(section),
         prediction_type="epsilon",
         algorithm_type="dpmsolver++",
         solver_order=2,

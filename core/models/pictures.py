@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.data.layouts import LayoutPictures
 from core.data.palette import rgb_from_classes
-from core.models.autoencoder import Autoencoder, Decoder
+from core.networks.autoencoder import Autoencoder, Decoder
 from core.runtime.files import atomic_write
 from core.runtime.progress import each
 

@@ -5,7 +5,6 @@ import copy
 from collections.abc import Iterator, Sequence
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from core.config.experiment import ExperimentConfig
@@ -19,6 +18,7 @@ from core.models.diffusion import (
     sample_ddim,
     sample_dpm_solver,
 )
+from core.networks.unet import UNet
 from core.runtime.device import memory_format, reduced_dtype
 from core.runtime.prefetching import prefetch_map
 from core.runtime.progress import counting_bar
@@ -30,7 +30,7 @@ CPU_BATCH = 64
 _SIDE_BY_SIDE = 4
 
 
-def sampling_denoiser(unet: UNet2DModel, config: ExperimentConfig) -> Denoiser:
+def sampling_denoiser(unet: UNet, config: ExperimentConfig) -> Denoiser:
     """A copy of the UNet in eval mode as a `Denoiser`, in bfloat16 where that is faster.
 
     `training.use_amp: false` keeps fp32. The chain itself and the conversion of a predicted v to eps stay in fp32.
@@ -49,7 +49,7 @@ def sampling_denoiser(unet: UNet2DModel, config: ExperimentConfig) -> Denoiser:
 
 
 def sample_latents(
-    unet: UNet2DModel,
+    unet: UNet,
     config: ExperimentConfig,
     seeds: Sequence[int],
     num_steps: int,

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from diffusers import UNet2DModel
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location
 from core.inputs.section import STRONGEST
 from core.models.checkpoints import find_checkpoint, load_unet
+from core.networks.unet import UNet
 from core.runtime.errors import InputError
 
 
@@ -38,7 +38,7 @@ def choose_start(config: ExperimentConfig, start: Location | None, strength: flo
     return FromStart(find_checkpoint(start), strength)
 
 
-def load_unet_from(start: Location, end: Location, strength: float, config: ExperimentConfig) -> UNet2DModel:
+def load_unet_from(start: Location, end: Location, strength: float, config: ExperimentConfig) -> UNet:
     """UNet of the EMA weights start + strength * (end - start) of two diffusion checkpoints.
 
     It is exactly the start at 0 and the end at 1. Raises InputError for a strength that is not from 0 to 2, if one of

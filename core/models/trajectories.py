@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
 from core.config.experiment import ExperimentConfig
@@ -14,6 +13,7 @@ from core.inputs.state_form import Source, is_plain, kind_of, mapping
 from core.inputs.tensor_files import load_tensors, save_tensors
 from core.models.diffusion import build_scheduler, ddim_chain, ddim_timesteps
 from core.models.sampling import sampling_denoiser
+from core.networks.unet import UNet
 from core.runtime import distributed
 from core.runtime.device import memory_format
 from core.runtime.progress import each
@@ -59,7 +59,7 @@ class Trajectories:
 
 
 @torch.no_grad()
-def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -> Trajectories:
+def make_trajectories(unet: UNet, config: ExperimentConfig, epoch: int) -> Trajectories:
     """Random states of new trajectories of `unet`, seeded by the epoch they are made at."""
     section, seed = config.discriminator.trajectories, config.training.seed
     device = next(unet.parameters()).device
@@ -86,7 +86,7 @@ def make_trajectories(unet: UNet2DModel, config: ExperimentConfig, epoch: int) -
 
 
 def saved_trajectories(
-    path: Path, unet: UNet2DModel, config: ExperimentConfig, epoch: int, replace: bool = False
+    path: Path, unet: UNet, config: ExperimentConfig, epoch: int, replace: bool = False
 ) -> Trajectories:
     """The trajectories saved at `path`, so that a resumed round keeps its states.
 

@@ -62,14 +62,30 @@ class ShareDropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         rows = _rows.get()
         if rows is None or not self.training or self.p == 0:
-            return super().forward(x)
+            return self._drop(x)
         positions, total = rows
         batches = len(x) // len(positions)
         in_whole = torch.cat([positions + batch * total for batch in range(batches)]).to(x.device)
+        return x * self._drop(self._ones(x, batches * total))[in_whole]
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.p, self.training)
+
+    def _ones(self, x: Tensor, total: int) -> Tensor:
+        """What the mask of `total` rows of `x` is drawn on."""
         # The mask is drawn in the order of memory, so it has the memory layout that the whole batch would have.
         strides = (x[0].numel(), *x.stride()[1:])
-        ones = torch.empty_strided((batches * total, *x.shape[1:]), strides, dtype=x.dtype, device=x.device).fill_(1)
-        return x * F.dropout(ones, self.p)[in_whole]
+        return torch.empty_strided((total, *x.shape[1:]), strides, dtype=x.dtype, device=x.device).fill_(1)
+
+
+class ShareChannelDropout(ShareDropout):
+    """`ShareDropout` of whole channels of maps [B, C, h, w], as `nn.Dropout2d` drops them."""
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout2d(x, self.p, self.training)
+
+    def _ones(self, x: Tensor, total: int) -> Tensor:
+        return torch.ones((total, x.shape[1], 1, 1), dtype=x.dtype, device=x.device)
 
 
 def with_share_dropout(module: nn.Module) -> nn.Module:

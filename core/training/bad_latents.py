@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
 from core.config.experiment import ExperimentConfig
@@ -23,6 +22,7 @@ from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.models.labelled_latents import LabelledLatents
 from core.models.pictures import encode_pictures
 from core.models.sampling import CPU_BATCH, sample_latents
+from core.networks.unet import UNet
 from core.records.artifacts import RECORD_NAME
 from core.records.input_files import local_path
 from core.records.latent_parts import LatentParts, Shard
@@ -199,9 +199,7 @@ def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> Laten
     return LatentParts(store, provenance, request.num_samples, -(-_LEAST_PART // batch) * batch, config.artifacts)
 
 
-def _sample(
-    unet: UNet2DModel, config: ExperimentConfig, request: BadLatentsRequest, parts: LatentParts, shard: Shard
-) -> None:
+def _sample(unet: UNet, config: ExperimentConfig, request: BadLatentsRequest, parts: LatentParts, shard: Shard) -> None:
     """Sample the missing parts of the shard."""
     for part in each([part for part in parts.missing() if part.start in range(*shard)], _STAGE, "parts"):
         seeds = [derive_seed(request.seed, _STAGE, index) for index in part]

@@ -18,9 +18,9 @@ from torch import Tensor
 from core.config.experiment import ExperimentConfig
 from core.data.palette import rgb_from_classes
 from core.inputs.locations import Location
-from core.models.autoencoder import Autoencoder, Decoder
 from core.models.labelled_latents import LabelledLatents
 from core.models.pictures import decode_classes
+from core.networks.autoencoder import Autoencoder, Decoder
 from core.runtime.errors import InputError
 from core.runtime.scratch import scratch_folder
 from core.training.label_files import FLAG_COLUMN, PATH_COLUMN, labels_of, read_labels

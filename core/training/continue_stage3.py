@@ -255,7 +255,8 @@ def _reference(run: DiffusionTraining) -> Denoiser:
     """The frozen model that this stage started from, as a function."""
     config = run.config
     start = config.diffusion.stage3_checkpoint or config.required("diffusion.stage2_checkpoint")
-    unet = load_unet(start, config).to(run.device, memory_format=memory_format(run.device))
+    unet = load_unet(start, config)
+    unet.to(run.device, memory_format=memory_format(run.device))  # type: ignore[call-overload]  # torch omits it
     return denoiser(unet.eval().requires_grad_(False), run.loss_models.scheduler)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from diffusers import UNet2DModel
 
 from core.config.experiment import ExperimentConfig
 from core.config.training_sections import TrainingSection
@@ -14,8 +13,9 @@ from core.data.layouts import CACHE_BYTES, LayoutPictures
 from core.data.manifest import read_manifest, split_by_layout
 from core.inputs.locations import Location
 from core.models.checkpoints import load_autoencoder, load_unet
-from core.models.diffusion import build_scheduler, build_unet
+from core.models.diffusion import build_scheduler
 from core.models.perceptual import build_perceptual
+from core.networks.unet import UNet, build_unet
 from core.records.workspace import Workspace
 from core.runtime import distributed
 from core.runtime.batch_shares import checkpointed
@@ -106,7 +106,7 @@ def final_metrics(run: DiffusionTraining) -> dict[str, Any]:
     return {**trunk, **metric_columns("val", run.validate(), run.training.loss.weights)}
 
 
-def _initial_unet(config: ExperimentConfig, start: str | None) -> UNet2DModel:
+def _initial_unet(config: ExperimentConfig, start: str | None) -> UNet:
     if start is not None:
         return load_unet(start, config)
     seed = config.prerequisites.seed if config.prerequisites else config.training.seed

@@ -19,8 +19,8 @@ from core.data.layout_scale import SCALE_COLUMN, picture_scale
 from core.data.layouts import LayoutPictures, scaled
 from core.data.manifest import is_augmented, read_manifest
 from core.data.variants import COUNT, variant
-from core.models.autoencoder import Autoencoder
 from core.models.checkpoints import load_autoencoder
+from core.networks.autoencoder import Autoencoder
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
 from core.config.experiment import ExperimentConfig
@@ -13,6 +12,7 @@ from core.models.discriminator import LatentDiscriminator
 from core.models.losses import weighted_sum
 from core.models.pictures import GRID_SAMPLES
 from core.models.sampling import sample_latents
+from core.networks.unet import UNet
 from core.runtime import distributed
 from core.runtime.device import autocast, reduced_dtype
 from core.runtime.progress import bar
@@ -34,7 +34,7 @@ class Evaluation:
 
     config: ExperimentConfig
     training: TrainingSection
-    ema: UNet2DModel
+    ema: UNet
     losses: Callable[[Batch], dict[str, Tensor]]
     weights: Mapping[str, float]
     batches: Batches

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location
-from core.models.autoencoder import Autoencoder
 from core.models.checkpoints import find_checkpoint
 from core.models.labelled_latents import LabelledLatents
+from core.networks.autoencoder import Autoencoder
 from core.records.artifacts import RECORD_NAME
 from core.records.input_files import describe_input, local_path
 from core.records.record_files import Record, entry_of, read_record

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location
-from core.models.autoencoder import Autoencoder
 from core.models.labelled_latents import LabelledLatents
+from core.networks.autoencoder import Autoencoder
 from core.training.checker import checker_inputs, label_by_command, require_checker
 from core.training.hand_labels import hand_label_inputs, label_by_critic, read_hand_labels
 from core.training.labelling import label_latents, require_both_kinds

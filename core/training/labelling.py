@@ -12,8 +12,8 @@ from core.audit.layout_maps import decode_maps
 from core.audit.reference import Reference, make_reference
 from core.audit.rules import RULES, VIABLE
 from core.config.experiment import ExperimentConfig
-from core.models.autoencoder import Autoencoder
 from core.models.labelled_latents import LabelledLatents
+from core.networks.autoencoder import Autoencoder
 from core.runtime.errors import InputError
 
 LABELLED_NAME = "labelled_latents.pt"

@@ -18,8 +18,8 @@ from core.data.manifest import read_manifest, split_by_layout
 from core.data.palette import BACKGROUND, UNLABELLED
 from core.inputs.state_form import Source, checked_optimizer, checked_weights, mapping, rows
 from core.inputs.tensor_files import save_tensors
-from core.models.autoencoder import Autoencoder, autoencoder_loss
 from core.models.checkpoints import build_autoencoder, load_checkpoint
+from core.networks.autoencoder import Autoencoder, autoencoder_loss
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError

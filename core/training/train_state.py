@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
@@ -18,6 +17,7 @@ from core.inputs import state_form as form
 from core.inputs.state_form import Source, checked_optimizer, checked_weights
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_checkpoint, refuse_other_schedule, with_prefix
+from core.networks.unet import UNet
 from core.records.provenance import KEYS_OF_THE_USER
 from core.runtime.device import memory_format
 from core.runtime.errors import InputError
@@ -81,8 +81,8 @@ class TrainState:
     `discriminator` is the sha256 of the weights of the discriminator that it is trained against, if there is one.
     """
 
-    unet: UNet2DModel
-    ema: UNet2DModel
+    unet: UNet
+    ema: UNet
     optimizer: Optimizer
     epoch: int = 0
     step: int = 0
@@ -237,9 +237,9 @@ def _checked_start(value: Any, epoch: int, source: Source) -> StartFigures | Non
     }
 
 
-def new_train_state(unet: UNet2DModel, section: OptimizationSection, device: torch.device) -> TrainState:
+def new_train_state(unet: UNet, section: OptimizationSection, device: torch.device) -> TrainState:
     """State before the first step: the EMA equals the UNet, and the optimizer is new."""
-    unet = unet.to(device, memory_format=memory_format(device))
+    unet = unet.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]  # torch omits it
     ema = copy.deepcopy(unet).eval().requires_grad_(False)
     optimizer = AdamW(
         unet.parameters(),

@@ -10,19 +10,20 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from core.config.experiment import ExperimentConfig
 from core.config.training_sections import OptimizationSection, TrainingSection
 from core.models.adversarial import AnyForm, NoisePass, ScoredSamples
 from core.models.adversarial_weight import adversarial_weight, gradient_norms
-from core.models.autoencoder import Decoder
 from core.models.diffusion import add_noise, denoiser, predict_x0
 from core.models.discriminator import LatentDiscriminator
 from core.models.losses import noise_loss, perceptual_loss, segmentation_loss, weighted_mean, weighted_sum
 from core.models.perceptual import Perceptual
 from core.models.pictures import save_sample_grid
+from core.networks.autoencoder import Decoder
+from core.networks.unet import UNet
 from core.records.workspace import Workspace
 from core.runtime import distributed
 from core.runtime.batch_shares import whole_batch_dropout
@@ -239,7 +240,7 @@ class DiffusionTraining:
         return self.workspace.folder / samples_name(self.name, self.state.epoch)
 
 
-def diffusion_losses(unet: UNet2DModel, models: LossModels, batch: Batch) -> dict[str, Tensor]:
+def diffusion_losses(unet: UNet, models: LossModels, batch: Batch) -> dict[str, Tensor]:
     """Every term that the batch has draws for, unweighted, for training and validation alike."""
     denoise = denoiser(unet, models.scheduler)
 
@@ -270,7 +271,7 @@ def diffusion_losses(unet: UNet2DModel, models: LossModels, batch: Batch) -> dic
 class DiffusionLosses(nn.Module):
     """`diffusion_losses` as the single forward call of a step that processes can share."""
 
-    def __init__(self, unet: UNet2DModel, models: LossModels):
+    def __init__(self, unet: UNet, models: LossModels):
         super().__init__()
         self.unet, self._models = unet, models
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from core.inputs.tensor_files import save_tensors
-from core.models.diffusion import build_unet
 from core.models.sampling import sample_latents
+from core.networks.unet import build_unet
 from core.runtime.device import pick_device, reduced_dtype
 from core.training.train_discriminator import DiscriminatorRequest, train_discriminator
 from tests.benchmarks.results import machine, write_results

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
-from core.models.diffusion import build_unet
 from core.models.sampling import sample_latents
+from core.networks.unet import build_unet
 from tests.benchmarks.orchestration import prepare, rounds_by_core
 from tests.benchmarks.results import machine, write_results
 

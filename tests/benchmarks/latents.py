@@ -28,8 +28,8 @@ from core.data.latents import write_packed
 from core.data.layouts import CACHE_BYTES, scaled
 from core.houses.layout_generator import write_layouts
 from core.inputs.tensor_files import save_tensors
-from core.models.autoencoder import Autoencoder
 from core.models.checkpoints import build_autoencoder
+from core.networks.autoencoder import Autoencoder
 from core.records.workspace import Workspace
 from core.training.diffusion_stage import load_splits
 from core.training.encode_layouts import encode_layouts

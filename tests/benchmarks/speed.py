@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.models.diffusion import build_scheduler, build_unet
+from core.models.diffusion import build_scheduler
 from core.models.discriminator import LatentDiscriminator, discriminator_loss
 from core.models.sampling import CPU_BATCH, sample_latents
+from core.networks.unet import build_unet
 from core.runtime.device import pick_device, reduced_dtype
 from core.runtime.seeding import sample_noise
 from tests.benchmarks.results import machine, write_results

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
-from core.models.diffusion import build_unet
+from core.networks.unet import build_unet
 from core.records.workspace import StoredWorkspace, workspace_folder
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection

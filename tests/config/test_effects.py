@@ -33,6 +33,7 @@ OTHERS = {
     "unet.norm_groups": 16,
     "scheduler.type": "LinearScheduler",
     "scheduler.prediction_type": "v_prediction",
+    "scheduler.trained_betas": (0.001,) * 500,
     "training.device": "cpu",
     "rounds.on_regression": "stop",
     "rounds.gate": "manual",

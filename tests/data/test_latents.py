@@ -21,7 +21,7 @@ from core.data.manifest import read_manifest, split_by_layout
 from core.data.palette import COLORS, NUM_CLASSES
 from core.data.variants import COUNT, variant
 from core.inputs.numpy_files import ConversionLog
-from core.models.autoencoder import Autoencoder
+from core.networks.autoencoder import Autoencoder
 from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
 from core.runtime.errors import InputError

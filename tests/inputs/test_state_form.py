@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.inputs.state_form import Source, rows, weights_digest, without_wrappers
-from core.models.diffusion import build_unet
+from core.networks.unet import build_unet
 from core.runtime.errors import InputError
 from core.training.train_state import TrainState, new_train_state
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from core.config.loading import load_config
 from core.config.model_sections import SchedulerSection
 from core.models.checkpoints import load_unet
-from core.models.diffusion import add_noise, build_scheduler, build_unet, ddim_timesteps, predict_x0, sample_ddim
+from core.models.diffusion import add_noise, build_scheduler, ddim_timesteps, predict_x0, sample_ddim
 from core.models.sampling import CPU_BATCH, sample_latents
+from core.networks.unet import build_unet
 from core.runtime.seeding import derive_seed, sample_noise
 
 

@@ -14,9 +14,9 @@ from core.config.discriminator_sections import DiscriminatorSection
 from core.config.experiment import ExperimentConfig
 from core.inputs.tensor_files import load_tensors
 from core.models.checkpoints import build_autoencoder, load_autoencoder, load_discriminator, load_unet
-from core.models.diffusion import build_unet
 from core.models.discriminator import ADAM_BETAS, LatentDiscriminator
 from core.models.trajectories import saved_trajectories
+from core.networks.unet import build_unet
 from core.records.latent_parts import LatentParts
 from core.records.provenance import provenance_of
 from core.records.record_files import record_bytes

@@ -11,9 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from core.models.checkpoints import load_unet
-from core.models.diffusion import build_scheduler, build_unet, denoiser
+from core.models.diffusion import build_scheduler, denoiser
 from core.models.discriminator import LatentDiscriminator, discriminator_loss
 from core.models.sampling import CPU_BATCH, sample_latents
+from core.networks.unet import build_unet
 from core.runtime.device import autocast, reduced_dtype
 from core.runtime.seeding import derive_seed, sample_noise
 from tests.benchmarks.yardsticks import sample_stock

@@ -14,7 +14,6 @@ from core.config.training_sections import OptimizationSection
 from core.data.layouts import Pictures
 from core.models.adversarial import FormParts, NegativeAware, NoisePass, build_adversarial_form
 from core.models.adversarial_weight import BALANCE_INTERVAL, adversarial_weight, gradient_norms
-from core.models.autoencoder import Decoder
 from core.models.checkpoints import load_unet
 from core.models.diffusion import add_noise, build_scheduler, denoiser
 from core.models.discriminator import LatentDiscriminator
@@ -22,6 +21,7 @@ from core.models.labelled_latents import LabelledLatents, LabelledPairs, RealLat
 from core.models.losses import weighted_mean, weighted_sum
 from core.models.perceptual import build_perceptual
 from core.models.trajectories import Trajectories
+from core.networks.autoencoder import ConvDecoder
 from core.runtime.batch_shares import Share
 from core.training.batches import Batch, SemanticDraws
 from core.training.training_step import LossModels, diffusion_losses, ema_decay, learning_rate, update_ema
@@ -55,7 +55,7 @@ def loss_models(config, trunk, unet):
     """The models of the losses, for every form."""
     torch.manual_seed(0)
     discriminator = LatentDiscriminator(4, 8).eval().requires_grad_(False)
-    decoder = Decoder(4, 8, 2, 16).eval().requires_grad_(False)
+    decoder = ConvDecoder(4, 8, 2, 16).eval().requires_grad_(False)
     scheduler = build_scheduler(config.scheduler)
     perceptual = build_perceptual(PerceptualLossSection(backbone=str(trunk)))
     reference = denoiser(copy.deepcopy(unet).requires_grad_(False), scheduler)

@@ -1,4 +1,4 @@
-"""Convolutional autoencoder: layout RGB to a standardised latent, and back to RGB and class logits."""
+"""Autoencoders of layouts: RGB to a latent, and back to RGB and class logits. The project's own is convolutional."""
 
 import itertools
 from typing import NamedTuple
@@ -26,7 +26,7 @@ def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequentia
     )
 
 
-class Encoder(nn.Module):
+class ConvEncoder(nn.Module):
     """RGB [B, 3, H, W] in [-1, 1] -> latent [B, latent_channels, H / 2^steps, W / 2^steps]."""
 
     def __init__(self, latent_channels: int, base_channels: int, steps: int, max_channels: int):
@@ -48,6 +48,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent [B, latent_channels, h, w] -> RGB and class logits, both at 2^steps its resolution."""
 
+    def forward(self, latent: Tensor) -> Decoded:
+        raise NotImplementedError
+
+
+class ConvDecoder(Decoder):
+    """The project's own decoder."""
+
     def __init__(self, latent_channels: int, base_channels: int, steps: int, max_channels: int):
         super().__init__()
         widths = [min(base_channels * 2**i, max_channels) for i in range(steps + 1)][::-1]
@@ -65,19 +72,26 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder. Latents have zero mean and unit variance in every channel."""
+    """An encoder, RGB [B, 3, H, W] in [-1, 1] -> latent [B, C, h, w], and a decoder."""
 
-    def __init__(self, latent_channels: int, base_channels: int, downsampling_steps: int, max_channels: int):
+    def __init__(self, encoder: nn.Module, decoder: Decoder):
         super().__init__()
-        sizes = (latent_channels, base_channels, downsampling_steps, max_channels)
-        self.encoder = Encoder(*sizes)
-        self.decoder = Decoder(*sizes)
+        self.encoder = encoder
+        self.decoder = decoder
 
     @torch.no_grad()
     def encode(self, rgb: Tensor) -> Tensor:
         """Latent [B, C, h, w] of RGB [B, 3, H, W] in [-1, 1]; deterministic in eval mode."""
         latent: Tensor = self.encoder(rgb)
         return latent
+
+
+def conv_autoencoder(
+    latent_channels: int, base_channels: int, downsampling_steps: int, max_channels: int
+) -> Autoencoder:
+    """The project's own autoencoder, untrained. Its latents have zero mean and unit variance in every channel."""
+    sizes = (latent_channels, base_channels, downsampling_steps, max_channels)
+    return Autoencoder(ConvEncoder(*sizes), ConvDecoder(*sizes))
 
 
 def autoencoder_loss(decoded: Decoded, rgb: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,146 @@
+"""A config completed by the checkpoints that it names: networks and schedule of models that were trained elsewhere."""
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from core.config.experiment import ExperimentConfig
+from core.config.loading import load_config
+from core.inputs import state_form as form
+from core.inputs.locations import Location, is_remote
+from core.inputs.safetensors_files import SUFFIX
+from core.models.checkpoints import FREE_SETTINGS, find_checkpoint, load_checkpoint, other_setting, with_prefix
+from core.models.imginav_checkpoints import (
+    is_imginav_autoencoder,
+    is_imginav_diffusion,
+    read_autoencoder,
+    read_diffusion,
+)
+from core.records.input_files import local_path
+from core.runtime.errors import InputError
+from core.storage.store import ArtifactsSection
+
+log = logging.getLogger(__name__)
+
+
+_AUTOENCODER = "autoencoder.checkpoint"
+
+
+class _Imported(NamedTuple):
+    """A checkpoint that was made elsewhere: settings by dotted key, and the weights of its decoder, if it holds one."""
+
+    path: str
+    settings: dict[str, Any]
+    decoder: dict[str, torch.Tensor]
+
+
+def load_experiment(
+    path: Location,
+    overrides: Sequence[str] = (),
+    artifacts: ArtifactsSection | None = None,
+    *,
+    diffusion: Sequence[Location | None] = (),
+    autoencoder: Location | None = None,
+) -> ExperimentConfig:
+    """The config of the YAML file at `path`, as `load_config` reads it, completed by `with_imported_models`."""
+    return with_imported_models(load_config(path, overrides, artifacts), diffusion, autoencoder)
+
+
+def with_imported_models(
+    config: ExperimentConfig, diffusion: Sequence[Location | None] = (), autoencoder: Location | None = None
+) -> ExperimentConfig:
+    """`config` with the sizes and the schedule of its checkpoints, where these are of ImgiNav.
+
+    Its checkpoints are those that it names, the further ones of `diffusion`, and `autoencoder` in place of its own. Its
+    paths become those where the files are. A setting that the config gives itself must be that of the checkpoint, only
+    dropout is free. Raises InputError if it is not, for a model that cannot be used, and for a
+    diffusion checkpoint whose decoder is not that of the autoencoder. Checkpoints that are not there are left out.
+    """
+    named = _named(config)
+    found = {key: str(find_checkpoint(path)) for key, path in named.items()}
+    values: dict[str, Any] = {key: path for key, path in found.items() if path != named[key]}
+    own_autoencoder = found.pop(_AUTOENCODER, None)
+    further = [str(find_checkpoint(path)) for path in diffusion if path is not None]
+    imported = [model for path in [*found.values(), *further] if (model := _read_diffusion(path, config)) is not None]
+    encoder = _read_autoencoder(str(find_checkpoint(autoencoder)) if autoencoder else own_autoencoder, config)
+    for model in [encoder, *imported] if encoder else imported:
+        _add_settings(model, config, values)
+    for model in imported:
+        _require_own_decoder(model, encoder)
+    return config.with_values(values) if values else config
+
+
+def _named(config: ExperimentConfig) -> dict[str, str]:
+    """The checkpoints that a config names, by dotted key."""
+    named = {f"diffusion.{name}": path for name, path in dict(config.diffusion).items()}
+    named[_AUTOENCODER] = config.autoencoder.checkpoint
+    return {key: path for key, path in named.items() if path is not None}
+
+
+def _read(path: str, what: str, config: ExperimentConfig) -> dict[str, Any] | None:
+    """The checkpoint at `path`; None if it is not there, or of a kind of file that only this project writes."""
+    if path.endswith(SUFFIX) or not (is_remote(path) or Path(path).is_file()):
+        return None
+    return load_checkpoint(local_path(path, config.artifacts), what)
+
+
+def _read_diffusion(path: str, config: ExperimentConfig) -> _Imported | None:
+    checkpoint = _read(path, "diffusion checkpoint", config)
+    if checkpoint is None or not is_imginav_diffusion(checkpoint):
+        return None
+    found = read_diffusion(checkpoint, path, is_stage1=path == config.diffusion.stage1_checkpoint)
+    betas = found.settings["scheduler.trained_betas"]
+    log.info(
+        "checkpoint %s: ImgiNav's Unet, %d of its %d tensors (%s*), %d weights; alpha_bar from %.6f to %.6f",
+        path,
+        len(found.weights),
+        len(checkpoint["state_dict"]),
+        found.prefix,
+        sum(value.numel() for value in found.weights.values()),
+        1 - betas[0],
+        math.prod(1 - beta for beta in betas),
+    )
+    return _Imported(path, found.settings, found.decoder)
+
+
+def _read_autoencoder(path: str | None, config: ExperimentConfig) -> _Imported | None:
+    checkpoint = None if path is None else _read(path, "autoencoder checkpoint", config)
+    if path is None or checkpoint is None or not is_imginav_autoencoder(checkpoint):
+        return None
+    sizes, weights = read_autoencoder(checkpoint, path)
+    settings = {"autoencoder.latent_channels": sizes.latent_channels, "autoencoder.downsampling_steps": sizes.steps}
+    return _Imported(path, settings, with_prefix(weights, "decoder."))
+
+
+def _add_settings(imported: _Imported, config: ExperimentConfig, values: dict[str, Any]) -> None:
+    """Add the settings of a checkpoint to `values`; InputError if the config, or `values`, has another one."""
+    for key, saved in imported.settings.items():
+        section, _, name = key.partition(".")
+        given = getattr(config, section)
+        if name in given.model_fields_set:
+            if getattr(given, name) != saved and key not in FREE_SETTINGS:
+                raise other_setting(imported.path, key, saved, getattr(given, name))
+        elif values.setdefault(key, saved) != saved and key not in FREE_SETTINGS:
+            raise InputError(
+                f"checkpoint {imported.path} has {key} {form.kind_of(saved)}, another that the config names has "
+                f"{form.kind_of(values[key])}: give checkpoints of one model"
+            )
+
+
+def _require_own_decoder(imported: _Imported, autoencoder: _Imported | None) -> None:
+    """InputError if a diffusion checkpoint holds a decoder, and it is not that of the autoencoder."""
+    if autoencoder is None or not imported.decoder:
+        return
+    ours = autoencoder.decoder
+    same = ours.keys() == imported.decoder.keys() and all(
+        torch.equal(value, ours[name]) for name, value in imported.decoder.items()
+    )
+    if not same:
+        raise InputError(
+            f"checkpoint {imported.path} was trained with another decoder than that of {autoencoder.path}: set "
+            f"{_AUTOENCODER} to the autoencoder whose latents it was trained on"
+        )
