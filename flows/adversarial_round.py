@@ -20,6 +20,7 @@ from core.rounds.round import Round, open_round
 from core.rounds.round_table import round_table
 from core.rounds.run import begin_run, hold_run
 from core.runtime.errors import LeaseError
+from core.training.prerequisites import needs_prerequisites
 from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask
 from flows.gpu_slot import gpu_slot
@@ -83,7 +84,7 @@ def adversarial_round(
             decided = pass_gate(experiment, due, overrides)
         except Stopped as stopped:
             return _nothing_is_due(str(stopped))
-        if experiment.prerequisites is not None:
+        if needs_prerequisites(experiment):
             prerequisites(config, overrides)
         record = _do_round(load_experiment(config, decided), due)
     return _announced(experiment, record, config, decided)

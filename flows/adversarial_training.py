@@ -12,6 +12,7 @@ from core.rounds.before_and_after import ending, keep_picture
 from core.rounds.finished_rounds import RoundRecord
 from core.rounds.round_table import round_table
 from core.rounds.run import begin_run, hold_run
+from core.training.prerequisites import needs_prerequisites
 from flows.adversarial_round import adversarial_round
 from flows.command import run_flow, say
 from flows.gate import Stopped, pass_gate, require_somebody_to_ask
@@ -50,7 +51,7 @@ def adversarial_training(
     label_run(experiment, "training")
     with hold_run(experiment, wait):
         begin_run(experiment, None if fork_from is None else str(fork_from))
-        if experiment.prerequisites is not None:
+        if needs_prerequisites(experiment):
             prerequisites(config, overrides, wait)
         records = []
         for number in range(1, experiment.rounds.count + 1):

@@ -15,7 +15,7 @@ from core.audit.reference import Reference, make_reference
 from core.audit.rules import VIABLE
 from core.audit.second_judge import SOUND, doorless
 from core.config.experiment import ExperimentConfig
-from core.config.round_sections import AuditSection
+from core.config.round_sections import FEWEST_AUDITED, AuditSection
 from core.data.manifest import originals, read_manifest
 from core.data.palette import COLORS
 from core.inputs.locations import Location
@@ -33,8 +33,6 @@ from core.runtime.seeding import derive_seed
 
 FIGURES_NAME, LAYOUTS_NAME, PICTURE_NAME = "audit.json", "layouts.npz", "layouts.png"
 
-# Statistics of fewer layouts mean nothing.
-FEWEST = 10
 # Side of an audited picture in pixels: walls and doors must be visible, and hundreds of pictures fit into memory.
 _SMALLEST_SIDE, _LARGEST_SIDE = 16, 1024
 
@@ -127,10 +125,10 @@ def audit_layouts(layouts: LayoutMaps, reference: Reference, seed: int) -> Audit
     """The figures of layouts: the shares that keep all rules (`viable`) and each rule, those of the distribution, then
     the shares that the second judge finds sound (`judge_sound`) and that are houses without a door (`doorless`).
 
-    Raises InputError for fewer than `FEWEST` layouts.
+    Raises InputError for fewer than `FEWEST_AUDITED` layouts.
     """
-    if len(layouts) < FEWEST:
-        raise InputError(f"{len(layouts)} layouts are too few to audit: give at least {FEWEST}")
+    if len(layouts) < FEWEST_AUDITED:
+        raise InputError(f"{len(layouts)} layouts are too few to audit: give at least {FEWEST_AUDITED}")
     kept = reference.rules.check(layouts.classes, layouts.off_palette)
     rng = np.random.default_rng(derive_seed(seed, "audit bootstrap"))
     figures = {rule: mean_interval(kept[rule].to_numpy(float), rng) for rule in [VIABLE, *kept.columns[:-1]]}

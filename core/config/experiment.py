@@ -1,21 +1,22 @@
 """The settings of one experiment: frozen, validated, with every default in one place."""
 
+import difflib
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
 from core.config import setting_effects
 from core.config.dataset_sections import DatasetSection
 from core.config.discriminator_sections import DiscriminatorSection
 from core.config.model_sections import AutoencoderSection, SchedulerSection, UNetSection
-from core.config.published_losses import with_one_loss_form
+from core.config.published_forms import in_one_form
 from core.config.round_sections import AuditSection, ComparisonSection, RoundsSection
 from core.config.setting_effects import InputFile, Nothing, Output, RecordedApart, Results
 from core.config.training_sections import PrerequisitesSection, TrainingSection
 from core.inputs.config_keys import first_problem, set_value
 from core.inputs.locations import Place
-from core.inputs.section import Epochs, Section
+from core.inputs.section import Epochs, Name, Section
 from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection
 
@@ -25,6 +26,11 @@ _WIDEST = 16_384
 _RESERVED_NAMES = ("prerequisites",)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _LONGEST_NAME = 64
+# A config validated in this context is a draft: checkpoints that it names may still say other sizes.
+DRAFT = {"draft": True}
+_STAGES = ("diffusion_stage1", "diffusion_stage2", "diffusion_stage3")
+# A label this similar to the name of a stage is a misspelt stage.
+_TOO_SIMILAR = 0.85
 
 
 def _run_name(name: str) -> str:
@@ -41,6 +47,16 @@ def _run_name(name: str) -> str:
     return name
 
 
+def _phase(name: str) -> str:
+    """`name` if it is a stage, or a label that cannot be meant as one."""
+    plain = name.strip().lower()
+    if plain in _STAGES:
+        return plain
+    if meant := difflib.get_close_matches(plain, _STAGES, n=1, cutoff=_TOO_SIMILAR):
+        raise ValueError(f"{name!r} is no stage: did you mean {meant[0]}?")
+    return name
+
+
 class ExperimentSection(Section):
     """The experiment's name and stage."""
 
@@ -48,7 +64,9 @@ class ExperimentSection(Section):
     save_path: Output[Place | None] = Field(
         None, description="folder of continue-stage-3; {artifacts.root}/{name}/stage3 if empty"
     )
-    phase: Results[Literal["diffusion_stage1", "diffusion_stage2", "diffusion_stage3"]] = "diffusion_stage3"
+    phase: Results[Annotated[Name, AfterValidator(_phase)]] = Field(
+        "diffusion_stage3", description="diffusion_stage1, diffusion_stage2 or diffusion_stage3; other names are labels"
+    )
     epochs_target: Nothing[Epochs | None] = Field(None, description="accepted for old files, without effect")
 
 
@@ -78,14 +96,19 @@ class ExperimentConfig(Section):
     audit: RecordedApart[AuditSection | None] = AuditSection()
     comparison: RecordedApart[ComparisonSection | None] = None
     artifacts: Output[ArtifactsSection] = ArtifactsSection()
+    without_effect: Nothing[tuple[Name, ...]] = Field(
+        (), description="settings of a published config that this project does not have"
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _accept_published_loss_forms(cls, data: Any) -> Any:
-        return with_one_loss_form(data) if isinstance(data, dict) else data
+    def _accept_published_forms(cls, data: Any) -> Any:
+        return in_one_form(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> "ExperimentConfig":
+    def _sizes_agree(self, info: ValidationInfo) -> "ExperimentConfig":
+        if info.context is DRAFT:
+            return self
         if self.unet.in_channels != self.autoencoder.latent_channels:
             raise ValueError(
                 f"unet.in_channels {self.unet.in_channels} must equal "

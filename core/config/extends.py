@@ -8,7 +8,7 @@ import posixpath
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from core.config.published_losses import with_one_loss_form
+from core.config.published_forms import in_one_form
 from core.config.round_sections import with_current_names
 from core.inputs.config_keys import shown_value
 from core.inputs.locations import expanded_location, is_remote
@@ -57,7 +57,7 @@ def merged(files: Sequence[ConfigFile]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for file in reversed(files):
         try:
-            data = _merge(data, with_current_names(with_one_loss_form(file.data)))
+            data = _merge(data, with_current_names(in_one_form(file.data)))
         except ValueError as error:
             raise InputError(f"config {file.path}: {error}") from None
     return data

@@ -1,11 +1,12 @@
 """Reading a config from YAML, and writing it."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
-from core.config.experiment import ExperimentConfig
+from core.config.experiment import DRAFT, ExperimentConfig
 from core.config.extends import EXTENDS, ConfigFile, file_with, merged, read_files
 from core.inputs.config_keys import first_problem, set_value
 from core.inputs.locations import Location, expanded_location
@@ -15,10 +16,14 @@ from core.storage.store import ArtifactsSection
 
 
 def load_config(
-    path: Location, overrides: Sequence[str] = (), artifacts: ArtifactsSection | None = None
+    path: Location,
+    overrides: Sequence[str] = (),
+    artifacts: ArtifactsSection | None = None,
+    complete: Callable[[ExperimentConfig], dict[str, Any]] = lambda draft: {},
 ) -> ExperimentConfig:
     """Config of the YAML file at `path`, local or s3://, and the files it extends, with `key.path=value` overrides.
 
+    `complete` gets a draft of the config, whose sizes need not agree yet, and returns further values by dotted key.
     Raises InputError, in one line, for a missing or unreadable file, an unknown key (with the nearest valid one) or a
     value of the wrong type or range. Files in a bucket are read with the settings `artifacts`, or those of the
     environment.
@@ -39,6 +44,8 @@ def load_config(
             raise InputError(f"--set {key.strip()}: {error}") from None
         overridden.append(key)
     try:
+        for key, value in complete(ExperimentConfig.model_validate(data, context=DRAFT)).items():
+            set_value(data, key, value)
         return ExperimentConfig.model_validate(data)
     except ValidationError as error:
         source = _source_of(error, files, overridden)

@@ -46,6 +46,8 @@ class UNetSection(Section):
     @field_validator("type", mode="before")
     @classmethod
     def _one_name(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().lower() == "unetwithattention":
+            raise ValueError("UnetWithAttention of ImgiNav has attention, which the rounds cannot train: give a Unet")
         # What ImgiNav called the same network before.
         return "Unet" if isinstance(value, str) and value.strip().lower() == "dualunet" else value
 

@@ -43,6 +43,10 @@ def _each_once(values: tuple[float, ...]) -> tuple[float, ...]:
 SamplerName = Literal["ddim", "dpm_solver"]
 
 
+# Statistics of fewer layouts mean nothing.
+FEWEST_AUDITED = 10
+
+
 class BadLatentsSection(Section):
     """The latents that a round samples for its discriminator."""
 
@@ -106,7 +110,7 @@ class RoundsSection(Section):
 class AuditSection(Section):
     """How a model is judged by rules and distances that no gradient ever saw."""
 
-    num_samples: Samples = Field(1000, description="layouts generated from held-out seeds")
+    num_samples: Samples = Field(1000, ge=FEWEST_AUDITED, description="layouts generated from held-out seeds")
     seed: Seed = 7
     every: Rounds = Field(1, description="audit each round whose number is a multiple of this, and the last one")
     strengths: Annotated[tuple[Strength, ...], AfterValidator(_each_once)] = Field(
@@ -134,7 +138,9 @@ class ComparisonSection(Section):
     """Ablations that start from the same Stage 2 checkpoint and are trained for equal steps."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1, 2, 3)
-    num_samples: Samples = Field(2000, description="layouts in the audit at the end of each ablation")
+    num_samples: Samples = Field(
+        2000, ge=FEWEST_AUDITED, description="layouts in the audit at the end of each ablation"
+    )
     control: Name = Field("control", description="the ablation that the others are compared with")
     ablations: dict[str, AblationSection]
 

@@ -237,7 +237,7 @@ def _section(model: type[_Part], saved: Any, name: str, path: Location) -> _Part
         given = form.kind_of(problem["input"])
         if problem["type"] == "missing":
             raise InputError(f"checkpoint {path} cannot be read: its config does not give {key}") from None
-        sentence = problem["msg"].lower().replace("input should", "it should")
+        sentence = problem["msg"].replace("Input should", "it should")
         raise InputError(f"checkpoint {path} cannot be read: its config's {key} is {given}; {sentence}") from None
 
 

@@ -1,5 +1,6 @@
 """A config completed by the checkpoints that it names: networks and schedule of models that were trained elsewhere."""
 
+import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -46,18 +47,29 @@ def load_experiment(
     diffusion: Sequence[Location | None] = (),
     autoencoder: Location | None = None,
 ) -> ExperimentConfig:
-    """The config of the YAML file at `path`, as `load_config` reads it, completed by `with_imported_models`."""
-    return with_imported_models(load_config(path, overrides, artifacts), diffusion, autoencoder)
+    """The config of the YAML file at `path`, as `load_config` reads it, with `imported_settings` of its checkpoints.
+
+    `diffusion` are further checkpoints, and `autoencoder` one in place of its own.
+    """
+    config = load_config(path, overrides, artifacts, lambda draft: imported_settings(draft, diffusion, autoencoder))
+    _log_without_effect(str(path), config.without_effect)
+    return config
 
 
-def with_imported_models(
+@functools.lru_cache(maxsize=16)
+def _log_without_effect(path: str, names: tuple[str, ...]) -> None:
+    if names:
+        log.warning("config %s: no effect here have %s", path, ", ".join(names))
+
+
+def imported_settings(
     config: ExperimentConfig, diffusion: Sequence[Location | None] = (), autoencoder: Location | None = None
-) -> ExperimentConfig:
-    """`config` with the sizes and the schedule of its checkpoints, where these are of ImgiNav.
+) -> dict[str, Any]:
+    """The sizes and the schedule of a config's checkpoints, by dotted key, where these are of ImgiNav.
 
-    Its checkpoints are those that it names, the further ones of `diffusion`, and `autoencoder` in place of its own. Its
-    paths become those where the files are. A setting that the config gives itself must be that of the checkpoint, only
-    dropout is free. Raises InputError if it is not, for a model that cannot be used, and for a
+    Its checkpoints are those that it names, the further ones of `diffusion`, and `autoencoder` in place of its own.
+    Where one is found beside its path, that is among the values. A setting that the config gives itself must be that of
+    the checkpoint, only dropout is free. Raises InputError if it is not, for a model that cannot be used, and for a
     diffusion checkpoint whose decoder is not that of the autoencoder. Checkpoints that are not there are left out.
     """
     named = _named(config)
@@ -71,7 +83,7 @@ def with_imported_models(
         _add_settings(model, config, values)
     for model in imported:
         _require_own_decoder(model, encoder)
-    return config.with_values(values) if values else config
+    return values
 
 
 def _named(config: ExperimentConfig) -> dict[str, str]:
@@ -81,18 +93,33 @@ def _named(config: ExperimentConfig) -> dict[str, str]:
     return {key: path for key, path in named.items() if path is not None}
 
 
-def _read(path: str, what: str, config: ExperimentConfig) -> dict[str, Any] | None:
-    """The checkpoint at `path`; None if it is not there, or of a kind of file that only this project writes."""
+def _read_diffusion(path: str, config: ExperimentConfig) -> _Imported | None:
+    """What the diffusion checkpoint at `path` says, if it was made elsewhere; None too if there is no such file."""
+    file = _file(path, config)
+    return file and _imported_diffusion(*file, path, is_stage1=path == config.diffusion.stage1_checkpoint)
+
+
+def _read_autoencoder(path: str | None, config: ExperimentConfig) -> _Imported | None:
+    file = None if path is None else _file(path, config)
+    return file and _imported_autoencoder(*file, str(path))
+
+
+def _file(path: str, config: ExperimentConfig) -> tuple[Path, int, int] | None:
+    """The file at `path` on this machine, its size and its time; None if it is not there or only we write such."""
     if path.endswith(SUFFIX) or not (is_remote(path) or Path(path).is_file()):
         return None
-    return load_checkpoint(local_path(path, config.artifacts), what)
+    local = local_path(path, config.artifacts)
+    status = local.stat()
+    return local, status.st_size, status.st_mtime_ns
 
 
-def _read_diffusion(path: str, config: ExperimentConfig) -> _Imported | None:
-    checkpoint = _read(path, "diffusion checkpoint", config)
-    if checkpoint is None or not is_imginav_diffusion(checkpoint):
+# Every flow and task reads its config, and with it the checkpoints, which may be large; so each version is read once.
+@functools.lru_cache(maxsize=16)
+def _imported_diffusion(file: Path, size: int, changed: int, path: str, is_stage1: bool) -> _Imported | None:
+    checkpoint = load_checkpoint(file, "diffusion checkpoint")
+    if not is_imginav_diffusion(checkpoint):
         return None
-    found = read_diffusion(checkpoint, path, is_stage1=path == config.diffusion.stage1_checkpoint)
+    found = read_diffusion(checkpoint, path, is_stage1)
     betas = found.settings["scheduler.trained_betas"]
     log.info(
         "checkpoint %s: ImgiNav's Unet, %d of its %d tensors (%s*), %d weights; alpha_bar from %.6f to %.6f",
@@ -107,9 +134,10 @@ def _read_diffusion(path: str, config: ExperimentConfig) -> _Imported | None:
     return _Imported(path, found.settings, found.decoder)
 
 
-def _read_autoencoder(path: str | None, config: ExperimentConfig) -> _Imported | None:
-    checkpoint = None if path is None else _read(path, "autoencoder checkpoint", config)
-    if path is None or checkpoint is None or not is_imginav_autoencoder(checkpoint):
+@functools.lru_cache(maxsize=4)
+def _imported_autoencoder(file: Path, size: int, changed: int, path: str) -> _Imported | None:
+    checkpoint = load_checkpoint(file, "autoencoder checkpoint")
+    if not is_imginav_autoencoder(checkpoint):
         return None
     sizes, weights = read_autoencoder(checkpoint, path)
     settings = {"autoencoder.latent_channels": sizes.latent_channels, "autoencoder.downsampling_steps": sizes.steps}

@@ -81,6 +81,15 @@ def hold_prerequisites(config: ExperimentConfig, wait: bool = False) -> Iterator
         yield
 
 
+def needs_prerequisites(config: ExperimentConfig) -> bool:
+    """Whether a run has prerequisites to make first: the config describes some, or its layouts have no latents yet."""
+    if config.prerequisites is not None:
+        return True
+    return (
+        config.dataset.manifest is not None and config.autoencoder.checkpoint is not None and not _has_latents(config)
+    )
+
+
 def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | None:
     """Record of a stage, made now or already finished; None if the config provides the result or does not need it.
 

@@ -42,6 +42,7 @@ OTHERS = {
     "audit": None,
     "comparison": {"ablations": {"control": {}}},
     "artifacts": {"root": "/r"},
+    "without_effect": ["training.column"],
     "rounds.viability.rules": ["enclosed"],
     "rounds.viability.file": "/labels.csv",
     "rounds.viability.latents": "/bad_latents",

@@ -76,7 +76,7 @@ def test_every_path_is_a_place():
     others = {
         *("experiment.name", "training.device", "rounds.bad_latents.dask_address", "comparison.control"),
         *("dataset.outputs.latent", "dataset.outputs.rgb", "dataset.outputs.segmentation"),
-        "rounds.viability.command",
+        *("experiment.phase", "rounds.viability.command", "without_effect"),
     }
     addresses = {leaf.key for leaf in TEXTS if any(getattr(part, "func", None) is address for part in leaf.metadata)}
     assert {leaf.key for leaf in TEXTS} - others - addresses == PLACES

@@ -47,7 +47,7 @@ def checked(config, tmp_path):
         return config.with_values(
             {
                 "artifacts.root": str(tmp_path / "artifacts"),
-                "audit": {"num_samples": 4},
+                "audit": {"num_samples": 10},
                 "rounds.viability": section,
             }
         )
