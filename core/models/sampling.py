@@ -20,6 +20,7 @@ from core.models.diffusion import (
 )
 from core.networks.unet import UNet
 from core.runtime.device import memory_format, reduced_dtype
+from core.runtime.errors import InputError
 from core.runtime.prefetching import prefetch_map
 from core.runtime.progress import counting_bar
 from core.runtime.seeding import sample_noise
@@ -28,6 +29,15 @@ from core.runtime.seeding import sample_noise
 CPU_BATCH = 64
 # Most batches that are computed side by side. Their threads share one interpreter, which limits the gain.
 _SIDE_BY_SIDE = 4
+
+
+def require_steps(num_steps: int, config: ExperimentConfig) -> None:
+    """InputError if a command asks for more steps than the config's noise schedule has."""
+    if num_steps > config.scheduler.num_steps:
+        raise InputError(
+            f"--num_steps {num_steps}: it must be at most the diffusion config's scheduler.num_steps "
+            f"{config.scheduler.num_steps}"
+        )
 
 
 def sampling_denoiser(unet: UNet, config: ExperimentConfig) -> Denoiser:

@@ -21,7 +21,7 @@ from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.models.labelled_latents import LabelledLatents
 from core.models.pictures import encode_pictures
-from core.models.sampling import CPU_BATCH, sample_latents
+from core.models.sampling import CPU_BATCH, require_steps, sample_latents
 from core.networks.unet import UNet
 from core.records.artifacts import RECORD_NAME
 from core.records.input_files import local_path
@@ -32,7 +32,7 @@ from core.records.record_files import read_record
 from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
-from core.runtime.errors import InputError, require_positive
+from core.runtime.errors import require_positive
 from core.runtime.files import atomic_write, require_writable
 from core.runtime.progress import bar, each
 from core.runtime.seeding import derive_seed
@@ -135,11 +135,7 @@ def sample_shard(config: ExperimentConfig, request: BadLatentsRequest, shard: Sh
 def _check_options(config: ExperimentConfig, request: BadLatentsRequest) -> None:
     """InputError for an option out of its range."""
     require_positive(num_samples=request.num_samples, batch_size=request.batch_size, num_steps=request.num_steps)
-    if request.num_steps > config.scheduler.num_steps:
-        raise InputError(
-            f"--num_steps {request.num_steps}: it must be at most the diffusion config's scheduler.num_steps "
-            f"{config.scheduler.num_steps}"
-        )
+    require_steps(request.num_steps, config)
 
 
 def _generate(
