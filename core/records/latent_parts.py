@@ -1,4 +1,4 @@
-"""Bad latents in parts of some seeds each. Several processes may make parts, and a crash loses no finished part."""
+"""Sampled latents in parts of some seeds each. Several processes may make parts, and a crash loses no finished part."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class LatentParts:
-    """`count` bad latents as files `state/parts/bad_latents_{first}-{last}.pt` of `size` latents in a stage's store.
+    """`count` latents as files `state/parts/bad_latents_{first}-{last}.pt` of `size` latents in a stage's store.
 
     A part is finished once its record exists, which is created after it and holds its provenance. Its bytes do not
     depend on the process, so two processes may make the same part. Parts are deleted with the stage's other states.
@@ -54,9 +54,15 @@ class LatentParts:
         self._folder.create(f"{name}.json", record_bytes(self.provenance | {"outputs": entries}))
 
     def read(self) -> Tensor:
-        """All latents [count, C, h, w] in order, once all parts are finished; InputError if one was altered."""
-        made = self._made()
-        entries = {f"{_name(part)}.pt": made[_name(part)] for part in self._parts()}
+        """All latents [count, C, h, w] in order, once all parts are finished; InputError if one is gone or altered."""
+        made, names = self._made(), [_name(part) for part in self._parts()]
+        gone = next((name for name in names if name not in made), None)
+        if gone is not None:
+            raise InputError(
+                f"{self._folder.uri}/{gone}.pt was removed meanwhile, as another process does that finishes the same: "
+                "run the same command again"
+            )
+        entries = {f"{name}.pt": made[name] for name in names}
         folder = self._folder.fetch(entries)
         return torch.cat([self._latents(folder, part) for part in self._parts()])
 

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
+SECONDS_BETWEEN_LINES = 10.0
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -46,12 +48,26 @@ def watched(watcher: Watcher) -> Iterator[None]:
         _watchers.reset(token)
 
 
-def each(items: Sequence[Item], stage: str, unit: str) -> Iterator[Item]:
-    """The items of a stage without epochs, with progress in `unit`s."""
-    began = time.monotonic()
-    for done, item in enumerate(bar(items, stage, unit), 1):
+def each(items: Sequence[Item], stage: str, unit: str, lines: bool = False) -> Iterator[Item]:
+    """The items of a stage without epochs, with progress in `unit`s.
+
+    With `lines`, where there is no terminal for a bar, log lines now and then say how far it is and the time left.
+    """
+    shown = bar(items, stage, unit)
+    began = said = time.monotonic()
+    for done, item in enumerate(shown, 1):
         yield item
-        _report(Progress(stage, done, len(items), unit, done / max(time.monotonic() - began, 1e-9)))
+        now = time.monotonic()
+        progress = Progress(stage, done, len(items), unit, done / max(now - began, 1e-9))
+        _report(progress)
+        if lines and shown.disable and done < len(items) and now - said >= SECONDS_BETWEEN_LINES:
+            said = now
+            log.info("%s", _with_time_left(progress))
+
+
+def _with_time_left(progress: Progress) -> str:
+    left = tqdm.format_interval((progress.total - progress.done) / progress.per_second)
+    return f"{progress.stage}: {progress.done} of {progress.total} {progress.unit}, about {left} left"
 
 
 def bar(items: Iterable[Item], description: str, unit: str = "it", leave: bool = True) -> "tqdm[Item]":
