@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from core.inputs.locations import expanded_location
+from core.inputs.section import choices
 from core.runtime.distributed import is_first
 from core.runtime.errors import InputError, system_line
 from core.runtime.progress import log_to_stderr
@@ -29,8 +30,8 @@ _FINITE = ConfigDict(allow_inf_nan=False)
 def run_command(function: Callable[..., Any], arguments: Sequence[str] | None = None) -> Any:
     """Result of `function` called with the command line's arguments.
 
-    Parameters called `config` or `uri` are positional, or options of that name. All others are options, required if
-    they have no default; option names take underscores or dashes. `bool` is a switch, `bool | None` gives
+    Parameters called `config` or `uri` are positional, or options of that name. All others are options. Those without a
+    default are required; option names take underscores or dashes. `bool` is a switch, `bool | None` gives
     `--name/--no-name`, and `overrides` is `--set`, which may be repeated. Parameters after `*` are not on the command
     line. An error of the user's prints one line and exits with 2, or with 3 if another process works on the run.
     Ctrl-C, SIGTERM and SIGHUP exit with 130, 143 and 129.
@@ -122,12 +123,13 @@ def _parser(function: Callable[..., Any]) -> argparse.ArgumentParser:
 def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Parameter) -> None:
     annotation, required = parameter.annotation, parameter.default is inspect.Parameter.empty
     if name in _POSITIONAL:
-        group = parser.add_mutually_exclusive_group(required=True)
+        group = parser.add_mutually_exclusive_group(required=required)
         group.add_argument(name, nargs="?", default=argparse.SUPPRESS, metavar=name.upper(), help=_POSITIONAL[name])
         group.add_argument(f"--{name}", dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         return
+    offered = choices(annotation) or None
     if annotation not in (bool, bool | None):
-        annotation = str if _kind(annotation) is Path else _kind(annotation)
+        annotation = str if offered or _kind(annotation) is Path else _kind(annotation)
     flags = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
     if annotation == bool | None:
         parser.add_argument(*flags, action=argparse.BooleanOptionalAction, default=parameter.default)
@@ -138,4 +140,5 @@ def _add(parser: argparse.ArgumentParser, name: str, parameter: inspect.Paramete
     elif required:
         parser.add_argument(*flags, type=annotation, required=True)
     else:
-        parser.add_argument(*flags, type=annotation, default=parameter.default, help=f"default {parameter.default}")
+        shown = f"default {parameter.default}"
+        parser.add_argument(*flags, type=annotation, choices=offered, default=parameter.default, help=shown)

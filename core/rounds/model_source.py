@@ -1,0 +1,94 @@
+"""The model that a person names: a checkpoint's file, or the round or run that made it and knows its config."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.config.experiment import ExperimentConfig
+from core.config.loading import load_config
+from core.inputs.locations import Location, is_remote
+from core.inputs.safetensors_files import SUFFIX
+from core.models.checkpoints import find_checkpoint
+from core.records.artifacts import CONFIG_NAME, ROUND_FOLDER, ROUND_RECORD, RUN_RECORD
+from core.records.input_files import describe_input
+from core.records.record_files import read_record
+from core.rounds.finished_rounds import RoundRecord, model_of_round, require_finished_round
+from core.runtime.errors import InputError
+from core.storage.opening import open_store
+from core.storage.store import ArtifactsSection, join, split_location
+from core.training.prerequisites import with_prerequisites
+
+_CHECKPOINTS = (".pt", SUFFIX)
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A diffusion checkpoint, and the config that says what else it takes to draw with it."""
+
+    config: ExperimentConfig
+    checkpoint: Location
+
+
+def find_model(checkpoint: Location, config: Location | None = None, overrides: Sequence[str] = ()) -> NamedModel:
+    """The model at `checkpoint`: a checkpoint's file, the folder or record of a finished round, or a run's folder.
+
+    Of a run it is the model of the last finished round. The config is the file `config`, or the round's own. Raises
+    InputError if a file is named without a config, if there is no such file or finished round, and if the config has
+    another autoencoder than the round was made with.
+    """
+    given = None if config is None else load_config(config, overrides)
+    location = _round_at(checkpoint, ArtifactsSection() if given is None else given.artifacts)
+    if location is None:
+        if given is None:
+            raise InputError(
+                f"--checkpoint {checkpoint} does not say which config it belongs to: give --config CONFIG too, or the "
+                "folder of the round that made it"
+            )
+        return NamedModel(with_prerequisites(given), find_checkpoint(checkpoint))
+    chosen = with_prerequisites(given or load_config(join(location, CONFIG_NAME), overrides))
+    record = require_finished_round(location, chosen)
+    _refuse_other_autoencoder(chosen, record, location)
+    return NamedModel(chosen, model_of_round(location, record["experiment"]))
+
+
+def find_start(start: Location, artifacts: ArtifactsSection) -> Location:
+    """The checkpoint that is named as `start`: a file, or a round or run as in `find_model`."""
+    location = _round_at(start, artifacts, "--start")
+    if location is None:
+        return find_checkpoint(start)
+    record = read_record(open_store(location, artifacts), ROUND_RECORD)
+    assert record is not None, "_round_at has just read it"
+    return model_of_round(location, record["experiment"])
+
+
+def _round_at(place: Location, artifacts: ArtifactsSection, option: str = "--checkpoint") -> str | None:
+    """Address of the finished round that `place` names; None if it names a checkpoint's file."""
+    text = str(place)
+    names_record = text.rpartition("/")[2] == ROUND_RECORD
+    if not names_record and not is_remote(text) and Path(find_checkpoint(text)).is_file():
+        return None
+    folder = split_location(text)[0] if names_record else text.rstrip("/") or "/"
+    if not is_remote(folder) and not Path(folder).is_dir():
+        raise InputError(f"{option} {text} does not exist: give a checkpoint's file, or the folder of a finished round")
+    if is_remote(folder) and folder.endswith(_CHECKPOINTS):
+        return None
+    store = open_store(folder, artifacts)
+    if read_record(store, ROUND_RECORD) is not None:
+        return folder
+    if not names_record and read_record(store, RUN_RECORD) is not None:
+        names = [name for name in store.folders() if ROUND_FOLDER.fullmatch(name)]
+        finished = [name for name in names if read_record(store.below(name), ROUND_RECORD) is not None]
+        if finished:
+            return join(folder, max(finished, key=lambda name: int(name.rpartition("-")[2])))
+    raise InputError(
+        f"{option} {text} holds no finished round: give a checkpoint's file, or the folder of a round that is finished"
+    )
+
+
+def _refuse_other_autoencoder(config: ExperimentConfig, record: RoundRecord, location: str) -> None:
+    checkpoint, before = config.required("autoencoder.checkpoint"), record["inputs"]["autoencoder"]
+    if describe_input(find_checkpoint(checkpoint), "autoencoder", config.artifacts)["sha256"] != before["sha256"]:
+        raise InputError(
+            f"{location} was made with the autoencoder {before['path']}, the config has {checkpoint}, which would draw "
+            f"something else: set autoencoder.checkpoint={before['path']}"
+        )
