@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.config.experiment import ExperimentConfig
-from core.config.loading import load_config
 from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
 from core.models.checkpoints import find_checkpoint
+from core.models.imported_models import load_experiment
 from core.records.artifacts import CONFIG_NAME, ROUND_FOLDER, ROUND_RECORD, RUN_RECORD
 from core.records.input_files import describe_input
 from core.records.record_files import read_record
@@ -36,7 +36,7 @@ def find_model(checkpoint: Location, config: Location | None = None, overrides: 
     InputError if a file is named without a config, if there is no such file or finished round, and if the config has
     another autoencoder than the round was made with.
     """
-    given = None if config is None else load_config(config, overrides)
+    given = None if config is None else load_experiment(config, overrides, diffusion=_files(checkpoint))
     location = _round_at(checkpoint, ArtifactsSection() if given is None else given.artifacts)
     if location is None:
         if given is None:
@@ -45,10 +45,15 @@ def find_model(checkpoint: Location, config: Location | None = None, overrides: 
                 "folder of the round that made it"
             )
         return NamedModel(with_prerequisites(given), find_checkpoint(checkpoint))
-    chosen = with_prerequisites(given or load_config(join(location, CONFIG_NAME), overrides))
+    chosen = with_prerequisites(given or load_experiment(join(location, CONFIG_NAME), overrides))
     record = require_finished_round(location, chosen)
     _refuse_other_autoencoder(chosen, record, location)
     return NamedModel(chosen, model_of_round(location, record["experiment"]))
+
+
+def _files(checkpoint: Location) -> list[Location]:
+    """`checkpoint` if it is a file's, whose sizes the config may follow; none if it is a round or run."""
+    return [checkpoint] if str(checkpoint).endswith(_CHECKPOINTS) else []
 
 
 def find_start(start: Location, artifacts: ArtifactsSection) -> Location:

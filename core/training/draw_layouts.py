@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import UNet2DModel
 from PIL import Image
 from torch import Tensor
 
@@ -21,11 +20,12 @@ from core.config.experiment import ExperimentConfig
 from core.config.round_sections import SamplerName
 from core.data.palette import BACKGROUND, rgb_from_classes
 from core.inputs.locations import Location
-from core.models.autoencoder import Autoencoder, Decoder
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
 from core.models.pictures import GRID_SAMPLES, save_grid
 from core.models.sampling import CPU_BATCH, require_steps, sample_latents
 from core.models.strength import FromStart, load_unet_from
+from core.networks.autoencoder import Autoencoder, Decoder
+from core.networks.unet import UNet
 from core.records.artifacts import RECORD_NAME
 from core.records.input_files import local_path
 from core.records.latent_parts import LatentParts
@@ -75,7 +75,7 @@ class DrawRequest:
 class _Models:
     """What draws, and the rules that judge, if asked to."""
 
-    unet: UNet2DModel
+    unet: UNet
     autoencoder: Autoencoder
     rules: Rules | None
 
@@ -150,7 +150,7 @@ def _seeds(request: DrawRequest, positions: range) -> list[int]:
     return [derive_seed(request.seed, _STAGE, position) for position in positions]
 
 
-def _sample(unet: UNet2DModel, config: ExperimentConfig, request: DrawRequest, provenance: Mapping[str, Any]) -> Tensor:
+def _sample(unet: UNet, config: ExperimentConfig, request: DrawRequest, provenance: Mapping[str, Any]) -> Tensor:
     """All latents [N, C, h, w], after sampling those whose parts are missing."""
     store, batch = publishing_store(request.output_dir, config.artifacts), math.lcm(CPU_BATCH, request.batch_size)
     size = -(-_LEAST_PART // batch) * batch

@@ -34,6 +34,8 @@ def _ended(module: str, *arguments: str, output: str | None = None) -> Callable[
     return give
 
 
+_DRAWING = ["--output_dir", "layouts", "--num_samples", "1", "--seed", "1"]
+
 ROWS = [
     *(
         Row(module, "--help to a full disk", _ended(module, "--help", output="/dev/full"), meaning="it ends quietly")
@@ -62,6 +64,7 @@ ROWS = [
             "tasks.export_model": ["--checkpoint", "a.pt", "--output", "b.safetensors"],
             "tasks.label": ["--round", "1", "--output", "labels.html"],
             "tasks.report_round": ["--number", "1"],
+            "tasks.sample": ["--checkpoint", "a.pt", *_DRAWING],
         }.items()
     ),
     *(
@@ -71,8 +74,28 @@ ROWS = [
             _ended(module, "missing.yaml", "--checkpoint", "a.pt", *more, "--strength", strength),
             ("--strength", "must be"),
         )
-        for module, more in {"tasks.audit": [], "tasks.export_model": ["--output", "b.safetensors"]}.items()
+        for module, more in {
+            "tasks.audit": [],
+            "tasks.export_model": ["--output", "b.safetensors"],
+            "tasks.sample": _DRAWING,
+        }.items()
         for strength in ("2.5", "nan")
+    ),
+    *(
+        Row(
+            "tasks.sample",
+            " ".join(given),
+            _ended("tasks.sample", "missing.yaml", "--checkpoint", "a.pt", *_DRAWING, *given),
+            says,
+        )
+        for given, says in [
+            (("--num_samples", "0"), ("--num_samples 0", "must be greater than 0")),
+            (("--num_samples", "-1"), ("--num_samples -1", "must be greater than 0")),
+            (("--seed", "-1"), ("--seed -1", "must be greater than or equal to 0")),
+            (("--batch_size", "0"), ("--batch_size 0", "must be greater than 0")),
+            (("--num_steps", "0"), ("--num_steps 0", "must be greater than 0")),
+            (("--sampler", "euler"), ("--sampler", "euler", "ddim", "dpm_solver")),
+        ]
     ),
     Row("flows.status", "a folder that does not exist", _ended("flows.status", "nowhere"), ("nowhere holds no run",)),
     Row("flows.collect_garbage", "the same", _ended("flows.collect_garbage", "nowhere"), ("nowhere holds no run",)),
