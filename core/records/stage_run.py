@@ -15,9 +15,17 @@ from core.records.lease import publishing_store
 from core.records.ownership import OwnFiles, all_names, require_only_own
 from core.records.provenance import Inputs, code_version, provenance_of, refuse_difference
 from core.records.record_files import Record, create_record, read_record, written_meanwhile_error
-from core.records.workspace import StoredWorkspace, WatchedWorkspace, Workspace, stage_files, workspace_folder
+from core.records.workspace import (
+    StoredWorkspace,
+    WatchedWorkspace,
+    Workspace,
+    drop_states,
+    stage_files,
+    workspace_folder,
+)
 from core.runtime import distributed
 from core.runtime.files import Entry, require_writable
+from core.runtime.scratch import remove_abandoned
 from core.storage.foreign_files import foreign_file_error
 from core.storage.store import ArtifactsSection, Store, cache_folder, join, replace
 
@@ -81,6 +89,13 @@ def run_stage(
         create_record(record, store, RECORD_NAME)
         workspace.drop_states()
     return distributed.from_first(record)
+
+
+def remove_leftovers(store: Store) -> None:
+    """Remove states and scratch files that a process left which was killed right after the record of its stage."""
+    drop_states(store)
+    if not is_remote(store.uri):
+        remove_abandoned(Path(store.uri))
 
 
 class _Start(NamedTuple):

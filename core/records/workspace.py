@@ -173,8 +173,7 @@ class StoredWorkspace(Workspace):
 
     def drop_states(self) -> None:
         """Remove all states and their folder, once the stage is finished."""
-        names = [file.name for file in self._store.files() if is_state_file(file.name)]
-        self._stage.delete([f"{STATE_FOLDER}/{name}" for name in names])
+        drop_states(self._stage)
 
     def _is_due(self) -> bool:
         if self._lease is not None:
@@ -241,6 +240,12 @@ def newest_state(store: Store) -> tuple[str, dict[str, Any]] | None:
         if file is not None:
             return name, parse_record(file.data, store.uri, f"{name}.json")
     return None
+
+
+def drop_states(stage: Store) -> None:
+    """Remove all states of the finished stage in the store, and their folder."""
+    names = [file.name for file in stage.below(STATE_FOLDER).files() if is_state_file(file.name)]
+    stage.delete([f"{STATE_FOLDER}/{name}" for name in names])
 
 
 def workspace_folder(store: Store, cache: Path) -> contextlib.AbstractContextManager[Path]:

@@ -22,9 +22,7 @@ _PARTIAL = re.compile(r"\.(?P<of>.+)\.(?:\d+|[0-9a-f]{16})\.partial")
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A new empty folder in `parent`, removed at the end. Folders of killed processes are removed first."""
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(f"{SCRATCH_PREFIX}*"):
-        if is_scratch_name(left.name) and is_abandoned(left):
-            shutil.rmtree(left, ignore_errors=True)
+    remove_abandoned(parent)
     folder = parent / f"{SCRATCH_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     folder.mkdir()
     with (folder / ".owner-to-be").open("w") as owner:
@@ -36,6 +34,13 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the scratch folders in `parent` whose processes have ended."""
+    for left in parent.glob(f"{SCRATCH_PREFIX}*"):
+        if is_scratch_name(left.name) and is_abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager

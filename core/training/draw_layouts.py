@@ -32,14 +32,13 @@ from core.records.latent_parts import LatentParts
 from core.records.lease import publishing_store
 from core.records.provenance import provenance_of
 from core.records.record_files import Record, read_record
-from core.records.stage_run import run_stage
+from core.records.stage_run import remove_leftovers, run_stage
 from core.records.workspace import Workspace
 from core.runtime.device import pick_device
 from core.runtime.errors import require_positive
 from core.runtime.files import atomic_write
 from core.runtime.progress import each
 from core.runtime.seeding import derive_seed
-from core.storage.opening import open_store
 
 MANIFEST_NAME, METADATA_NAME = "manifest.csv", "metadata.jsonl"
 # The datasets library passes over folders whose names begin so. Elsewhere it would take the sheet for a layout without
@@ -95,8 +94,8 @@ def draw_layouts(config: ExperimentConfig, request: DrawRequest) -> Record:
     require_steps(request.num_steps, config)
     inputs, settings = _inputs(config, request), _settings(config, request)
     provenance = provenance_of(_STAGE, inputs, settings, config.artifacts)
-    models: _Models | None = None
-    if read_record(open_store(request.output_dir, config.artifacts), RECORD_NAME) is None:
+    models, store = None, publishing_store(request.output_dir, config.artifacts)
+    if read_record(store, RECORD_NAME) is None:
         models = _load(config, request, inputs)  # here, so that a model that cannot draw leaves no folder
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
@@ -104,7 +103,9 @@ def draw_layouts(config: ExperimentConfig, request: DrawRequest) -> Record:
         latents = _sample(loaded.unet, config, request, provenance)
         return _write(latents, loaded, config, request, workspace.folder)
 
-    return run_stage(_STAGE, request.output_dir, inputs, settings, work, config.artifacts)
+    record = run_stage(_STAGE, request.output_dir, inputs, settings, work, config.artifacts)
+    remove_leftovers(store)
+    return record
 
 
 def _inputs(config: ExperimentConfig, request: DrawRequest) -> dict[str, Location]:

@@ -232,6 +232,7 @@ KILLS = {
     "the sheet": (drawing, "save_grid", 1),
     "publishing": (local_store.LocalStore, "_add", 50),
     "the record": (stage_run, "create_record", 1),
+    "the end": (stage_run.StoredWorkspace, "drop_states", 1),
 }
 
 
@@ -247,7 +248,7 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(prepared, und
     process = multiprocessing.get_context("fork").Process(target=killed)
     process.start()
     process.join(60)
-    assert process.exitcode == -signal.SIGKILL and not (tmp_path / "out/stage.json").exists()
+    assert process.exitcode == -signal.SIGKILL and (tmp_path / "out/state").exists()
     sampled = []
     monkeypatch.setattr(
         drawing, "sample_latents", lambda *given: sampled.append(len(given[2])) or sample_latents(*given)
