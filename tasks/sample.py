@@ -7,7 +7,6 @@ from core.inputs.locations import Location
 from core.inputs.section import Batch, Samples, Seed, Steps, Strength
 from core.models.strength import choose_start
 from core.rounds.model_source import find_model, find_start
-from core.runtime.errors import InputError
 from core.training.draw_layouts import DrawRequest, draw_layouts
 from tasks.command_line import run_command, say
 
@@ -31,12 +30,10 @@ def sample(
 
     `checkpoint` is a file, with its `config`, or the folder or record of a finished round, or a run's folder. Without
     `num_steps` they are as many as audits take. With `strength` the model has the weights
-    start + strength * (checkpoint - start).
+    start + strength * (checkpoint - start); the start is the config's Stage 2 without `start`.
     """
-    if strength is not None and start is None:
-        raise InputError("--strength needs the model to start from: give --start CHECKPOINT")
     model = find_model(checkpoint, config, overrides)
-    if strength is not None and start is not None:
+    if start is not None:
         start = find_start(start, model.config.artifacts)
     latents, audited = model.config.rounds.bad_latents, model.config.audit
     request = DrawRequest(

@@ -93,7 +93,6 @@ ROWS = [
     Row("sample --checkpoint", "a run without a finished round", _begun(), ("tiny holds no finished round",)),
     Row("sample --checkpoint", "its record", _begun("round-01", "round.json"), ("no finished round",)),
     Row("sample --num_steps", "more than the schedule has", _drawn(num_steps=101), ("--num_steps 101",)),
-    Row("sample --strength", "0.5 without --start", _drawn(strength=0.5), ("--strength", "give --start CHECKPOINT")),
     Row("sample --start", "a file, without --strength", _drawn(start="a.pt"), ("--start goes with --strength",)),
     Row("sample --audit", "a config without an audit", _drawn(audit=True), ("audit is missing",)),
     *(

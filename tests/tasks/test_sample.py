@@ -347,10 +347,10 @@ def test_a_round_in_a_bucket_is_enough_too(prepared, run, tmp_path, moto_place):
 
 
 def test_a_strength_draws_between_a_start_and_the_checkpoint(prepared, run, config, tmp_path):
-    stage2, end = config.diffusion.stage2_checkpoint, run / "round-02"
+    end = run / "round-02"
     draw(prepared, tmp_path / "end", checkpoint=end, config=None)
     draw(prepared, tmp_path / "start", checkpoint=run / "round-01", config=None)
-    draw(prepared, tmp_path / "at 1", checkpoint=end, config=None, start=stage2, strength=1)
+    draw(prepared, tmp_path / "at 1", checkpoint=end, config=None, strength=1)  # from the config's Stage 2
     draw(prepared, tmp_path / "at 0", checkpoint=end, config=None, start=run / "round-01", strength=0)
     assert content(tmp_path / "at 1") == content(tmp_path / "end")
     assert content(tmp_path / "at 0") == content(tmp_path / "start")
@@ -405,7 +405,6 @@ REFUSED = {
     "a round that is not there": ({"checkpoint": "{run}/round-07", "config": None}, ["round-07 does not exist"]),
     "a round that is not finished": ({"checkpoint": "{run}/round-03", "config": None}, ["holds no finished round"]),
     "its record": ({"checkpoint": "{run}/round-03/round.json", "config": None}, ["holds no finished round"]),
-    "a strength without a start": ({"strength": 0.5}, ["--strength needs", "give --start CHECKPOINT"]),
     "a start without a strength": ({"start": "{bad}/text.pt"}, ["--start goes with --strength"]),
     "a start that is not there": ({"strength": 1, "start": "{bad}/none.pt"}, ["--start", "none.pt does not exist"]),
     "too strong": ({"strength": 2.5, "start": "{bad}/text.pt"}, ["--strength 2.5: it must be less than or equal to 2"]),
