@@ -36,7 +36,7 @@ def read_maps(config: ExperimentConfig, rows: pd.DataFrame) -> LayoutMaps:
 @torch.no_grad()
 def decode_maps(latents: Tensor, decoder: Decoder, batch_size: int = 64) -> LayoutMaps:
     """Maps of latents [N, C, h, w]: classes by the segmentation head, pixels outside the palette by the RGB head."""
-    device = next(decoder.parameters()).device
+    device = decoder.device
     classes, off = [], []
     for part in torch.split(latents, batch_size):
         decoded = decoder(part.to(device))

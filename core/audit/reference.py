@@ -19,9 +19,9 @@ from core.data.layouts import LayoutPictures
 from core.data.manifest import originals, read_manifest, split_by_layout
 from core.models.checkpoints import load_autoencoder
 from core.models.pictures import encode_pictures
+from core.records.input_files import describe_input
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError
-from core.runtime.files import sha256
 
 # The input files that it is made from; an audit has others too.
 _INPUTS = ("manifest", "autoencoder")
@@ -55,7 +55,8 @@ def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Refer
     """
     settings = (config.audit, config.dataset, config.autoencoder, config.training.loss.perceptual)
     training = (config.training.train_split, config.training.split_seed, config.training.device)
-    files = [(name, sha256(path)) for name, path in sorted(paths.items()) if name in _INPUTS]
+    named = [(name, path) for name, path in sorted(paths.items()) if name in _INPUTS]
+    files = [(name, describe_input(path, name, config.artifacts)["sha256"]) for name, path in named]
     return _make_reference(_Provenance(repr((settings, training, files)), config, paths))
 
 

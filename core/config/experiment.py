@@ -125,11 +125,10 @@ class ExperimentConfig(Section):
                 f"(dataset.image_size {self.dataset.image_size}, "
                 f"autoencoder.downsampling_steps {self.autoencoder.downsampling_steps})"
             )
-        widest = self.unet.base_channels * 2 ** (self.unet.depth - 1)
-        if widest > _WIDEST:
+        if self.unet.widest > _WIDEST:
             raise ValueError(
                 f"unet.base_channels {self.unet.base_channels}, doubled at each level of unet.depth "
-                f"{self.unet.depth}, gives {widest} channels: at most {_WIDEST} can be trained"
+                f"{self.unet.depth}, gives {self.unet.widest} channels: at most {_WIDEST} can be trained"
             )
         return self
 

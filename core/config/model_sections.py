@@ -2,11 +2,22 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from core.config.setting_effects import AddedLater, InputFile, Results, Speed
 from core.inputs.locations import Place
-from core.inputs.section import NUMBER, Channels, Few, Halvings, Level, Section, Share, ShareOrNone
+from core.inputs.section import (
+    NUMBER,
+    Channels,
+    Few,
+    Halvings,
+    HalvingsOrNone,
+    Level,
+    Section,
+    Share,
+    ShareOrNone,
+    plain,
+)
 
 
 class AutoencoderSection(Section):
@@ -16,7 +27,7 @@ class AutoencoderSection(Section):
     frozen: Results[Literal[True]] = True
     latent_channels: Results[Channels] = 16
     base_channels: Results[Channels] = 32
-    downsampling_steps: Results[Halvings] = 4
+    downsampling_steps: Results[HalvingsOrNone] = 4
     max_channels: Results[Channels] = 256
 
 
@@ -40,6 +51,9 @@ class UNetSection(Section):
     gradient_checkpointing: Speed[bool] = Field(
         False, description="compute activations again in the backward pass instead of keeping them"
     )
+    config: Annotated[Results[Annotated[dict[str, Any], AfterValidator(plain)] | None], AddedLater()] = Field(
+        None, description="config.json of a UNet2DModel, in place of the sizes above; that of an imported checkpoint"
+    )
     cond_channels: Results[Literal[0]] = 0
     fusion_mode: Results[Literal["none"]] = "none"
 
@@ -54,12 +68,29 @@ class UNetSection(Section):
     @property
     def halvings(self) -> int:
         """How often the UNet halves the sides of a latent."""
+        if self.config is not None:
+            return len(self._widths) - 1
         return self.depth if self.type == "Unet" else self.depth - 1
+
+    @property
+    def _widths(self) -> list[int]:
+        """Channels of each level of `config`."""
+        widths: list[int] = (self.config or {}).get("block_out_channels", [])
+        return widths
+
+    @property
+    def widest(self) -> int:
+        """Channels of the widest level."""
+        if self.config is not None:
+            return max(self._widths, default=0)
+        return int(self.base_channels * 2 ** (self.depth - 1))
 
     @model_validator(mode="after")
     def _shapes_agree(self) -> "UNetSection":
         if self.in_channels != self.out_channels:
             raise ValueError(f"in_channels {self.in_channels} and out_channels {self.out_channels} must be equal")
+        if self.config is not None:
+            return self._only_config()
         if self.type == "Unet" and (self.attention_at or self.mid_attention):
             raise ValueError("type Unet has no attention: leave attention_at and mid_attention out")
         if self.type != "Unet" and self.base_channels % self.norm_groups:
@@ -68,13 +99,24 @@ class UNetSection(Section):
             raise ValueError(f"attention_at {list(self.attention_at)}: levels are 0 to {self.depth - 1} (depth - 1)")
         return self
 
+    def _only_config(self) -> "UNetSection":
+        """This section, if it gives no size beside `config`."""
+        widths = self._widths
+        if not isinstance(widths, list) or not widths or not all(type(width) is int and width > 0 for width in widths):
+            raise ValueError("config gives no block_out_channels: give the config.json of a UNet2DModel")
+        for name in ("base_channels", "depth", "num_res_blocks", "time_dim", "norm_groups", "attention_at", "type"):
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default:
+                raise ValueError(f"{name} {getattr(self, name)} has no effect beside config, which gives it: remove it")
+        return self
+
 
 class SchedulerSection(Section):
     """The noise schedule, and what the UNet predicts."""
 
     type: Results[Literal["CosineScheduler", "LinearScheduler"]] = "CosineScheduler"
     num_steps: Results[Annotated[int, NUMBER, Field(ge=2, le=10_000)]] = 500
-    prediction_type: Results[Literal["epsilon", "v_prediction"]] = Field(
+    prediction_type: Results[Literal["epsilon", "v_prediction", "sample"]] = Field(
         "epsilon", description="what the UNet predicts; losses and samplers use the noise that follows from it"
     )
     trained_betas: Annotated[Results[tuple[Share, ...] | None], AddedLater()] = Field(

@@ -52,6 +52,7 @@ Steps = Annotated[int, NUMBER, Field(gt=0, le=10_000)]
 Channels = Annotated[int, NUMBER, Field(gt=0, le=16_384)]
 # How often the sides of a picture or latent are halved.
 Halvings = Annotated[int, NUMBER, Field(gt=0, le=12)]
+HalvingsOrNone = Annotated[int, NUMBER, Field(ge=0, le=12)]
 # Side of a square picture in pixels.
 Side = Annotated[int, NUMBER, Field(gt=0, le=16_384)]
 Level = Annotated[int, NUMBER, Field(ge=0, le=11)]

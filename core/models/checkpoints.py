@@ -19,8 +19,15 @@ from core.inputs.safetensors_files import SUFFIX, load_safetensors, save_safeten
 from core.inputs.section import Section
 from core.inputs.state_form import are_weights, checked_weights, without_wrappers
 from core.inputs.tensor_files import load_tensors, save_tensors
+from core.models.diffusers_folders import (
+    FolderDiffusion,
+    is_model_folder,
+    read_autoencoder_folder,
+    read_diffusion_folder,
+)
 from core.models.discriminator import LatentDiscriminator
 from core.models.imginav_checkpoints import (
+    ImgiNavDiffusion,
     is_imginav_autoencoder,
     is_imginav_diffusion,
     is_imginav_discriminator,
@@ -96,6 +103,8 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Location) 
 def load_unet(path: Location, config: ExperimentConfig) -> UNet:
     """UNet with the EMA weights of the diffusion checkpoint at `path`; InputError if they do not fit the config."""
     path = find_checkpoint(path)
+    if is_model_folder(path):
+        return _with_settings(read_diffusion_folder(Path(path)), path, config)
     checkpoint = load_checkpoint(path, "diffusion checkpoint")
     if is_imginav_diffusion(checkpoint):
         return _load_imginav_unet(checkpoint, path, config)
@@ -108,10 +117,14 @@ def load_unet(path: Location, config: ExperimentConfig) -> UNet:
 
 def _load_imginav_unet(checkpoint: Mapping[str, Any], path: Location, config: ExperimentConfig) -> UNet:
     is_stage1 = config.diffusion.stage1_checkpoint is not None and str(path) == str(config.diffusion.stage1_checkpoint)
-    found = read_diffusion(checkpoint, path, is_stage1)
-    refuse_other_settings(found.settings, config, path)
+    return _with_settings(read_diffusion(checkpoint, path, is_stage1), path, config)
+
+
+def _with_settings(imported: ImgiNavDiffusion | FolderDiffusion, path: Location, config: ExperimentConfig) -> UNet:
+    """The UNet of an imported model; InputError if the config has other settings than it."""
+    refuse_other_settings(imported.settings, config, path)
     unet = build_unet(config.unet, config.latent_size)
-    load_weights(unet, found.weights, path)
+    load_weights(unet, imported.weights, path)
     return unet
 
 
@@ -143,17 +156,22 @@ def refuse_other_schedule(saved_config: Mapping[str, Any], config: ExperimentCon
     section = saved_config.get("scheduler")
     if not isinstance(section, dict):
         return
-    for name, now in config.scheduler.model_dump().items():
+    for name, now in config.scheduler.model_dump(mode="json").items():
         if section.get(name, now) != now:
+            wanted = form.kind_of(now) if isinstance(now, list) else now
             raise InputError(
                 f"checkpoint {path} was trained with scheduler.{name} {form.kind_of(section[name])}, the config's is "
-                f"{now}: set scheduler.{name} to that, or give another checkpoint"
+                f"{wanted}: set scheduler.{name} to that, or give another checkpoint"
             )
 
 
 def load_autoencoder(path: Location, config: ExperimentConfig) -> Autoencoder:
     """Frozen autoencoder of the checkpoint at `path`; InputError if its latents do not fit the config's UNet."""
     path = find_checkpoint(path)
+    if is_model_folder(path):
+        folder = read_autoencoder_folder(Path(path))
+        _refuse_other_latents(folder.latent_channels, folder.halvings, config, path)
+        return folder.model
     checkpoint = load_checkpoint(path, "autoencoder checkpoint")
     if is_imginav_autoencoder(checkpoint):
         imported, weights = read_autoencoder(checkpoint, path)

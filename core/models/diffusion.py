@@ -43,18 +43,24 @@ def _schedule(section: SchedulerSection) -> dict[str, Any]:
 
 
 def denoiser(unet: UNet | Callable[..., tuple[Tensor]], scheduler: DDIMScheduler) -> Denoiser:
-    """The UNet as a `Denoiser`, which returns eps_pred in fp32 whether the UNet predicts eps or v.
+    """The UNet as a `Denoiser`, which returns eps_pred in fp32 whether the UNet predicts eps, v or x0.
 
     From v = sqrt(ab) eps - sqrt(1 - ab) x0 (Salimans & Ho, 2022) follows eps_pred = sqrt(ab) v + sqrt(1 - ab) xt. At
     high noise, the error of x0 is then as small as that of v. With a prediction of eps it is 1 / sqrt(ab) times larger.
+    From x0 follows eps_pred = (xt - sqrt(ab) x0) / sqrt(1 - ab).
     """
-    if scheduler.config.prediction_type == "epsilon":
+    prediction_type = scheduler.config.prediction_type
+    if prediction_type == "epsilon":
         return lambda xt, t: unet(xt, t, return_dict=False)[0].float()
 
     def denoise(xt: Tensor, t: Tensor) -> Tensor:
         alpha_bar = scheduler.alphas_cumprod.to(xt.device)[t][:, None, None, None]
-        v_pred = unet(xt, t, return_dict=False)[0].float()
-        eps_pred: Tensor = alpha_bar.sqrt() * v_pred + (1 - alpha_bar).sqrt() * xt
+        signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        predicted = unet(xt, t, return_dict=False)[0].float()
+        if prediction_type == "sample":
+            eps_pred: Tensor = (xt - signal * predicted) / noise
+            return eps_pred
+        eps_pred = signal * predicted + noise * xt
         return eps_pred
 
     return denoise

@@ -15,6 +15,13 @@ from core.inputs import state_form as form
 from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
 from core.models.checkpoints import FREE_SETTINGS, find_checkpoint, load_checkpoint, other_setting, with_prefix
+from core.models.diffusers_folders import (
+    has_diffusion_model,
+    is_model_folder,
+    is_pipeline,
+    read_autoencoder_folder,
+    read_diffusion_folder,
+)
 from core.models.imginav_checkpoints import (
     is_imginav_autoencoder,
     is_imginav_diffusion,
@@ -52,31 +59,36 @@ def load_experiment(
     `diffusion` are further checkpoints, and `autoencoder` one in place of its own.
     """
     config = load_config(path, overrides, artifacts, lambda draft: imported_settings(draft, diffusion, autoencoder))
-    _log_without_effect(str(path), config.without_effect)
+    _log_without_effect(config.without_effect)
     return config
 
 
+# Once in a process, although every task reads the config.
 @functools.lru_cache(maxsize=16)
-def _log_without_effect(path: str, names: tuple[str, ...]) -> None:
+def _log_without_effect(names: tuple[str, ...]) -> None:
     if names:
-        log.warning("config %s: no effect here have %s", path, ", ".join(names))
+        log.warning("these settings of a published config have no effect here: %s", ", ".join(names))
 
 
 def imported_settings(
     config: ExperimentConfig, diffusion: Sequence[Location | None] = (), autoencoder: Location | None = None
 ) -> dict[str, Any]:
-    """The sizes and the schedule of a config's checkpoints, by dotted key, where these are of ImgiNav.
+    """The sizes and the schedule of a config's checkpoints, by dotted key, where these are of ImgiNav or diffusers.
 
     Its checkpoints are those that it names, the further ones of `diffusion`, and `autoencoder` in place of its own.
-    Where one is found beside its path, that is among the values. A setting that the config gives itself must be that of
-    the checkpoint, only dropout is free. Raises InputError if it is not, for a model that cannot be used, and for a
-    diffusion checkpoint whose decoder is not that of the autoencoder. Checkpoints that are not there are left out.
+    Where one is found beside its path, that is among the values; so is a pipeline's folder as its own autoencoder. A
+    setting that the config gives itself must be that of the checkpoint, only dropout is free. Raises InputError if it
+    is not, for a model that cannot be used, and for a diffusion checkpoint whose decoder is not that of the
+    autoencoder. Checkpoints that are not there are left out.
     """
     named = _named(config)
     found = {key: str(find_checkpoint(path)) for key, path in named.items()}
     values: dict[str, Any] = {key: path for key, path in found.items() if path != named[key]}
     own_autoencoder = found.pop(_AUTOENCODER, None)
     further = [str(find_checkpoint(path)) for path in diffusion if path is not None]
+    pipeline = next((path for path in found.values() if is_pipeline(path)), None)
+    if own_autoencoder is None and autoencoder is None and pipeline is not None:
+        own_autoencoder = values[_AUTOENCODER] = pipeline
     imported = [model for path in [*found.values(), *further] if (model := _read_diffusion(path, config)) is not None]
     encoder = _read_autoencoder(str(find_checkpoint(autoencoder)) if autoencoder else own_autoencoder, config)
     for model in [encoder, *imported] if encoder else imported:
@@ -105,17 +117,22 @@ def _read_autoencoder(path: str | None, config: ExperimentConfig) -> _Imported |
 
 
 def _file(path: str, config: ExperimentConfig) -> tuple[Path, int, int] | None:
-    """The file at `path` on this machine, its size and its time; None if it is not there or only we write such."""
-    if path.endswith(SUFFIX) or not (is_remote(path) or Path(path).is_file()):
+    """The file or folder at `path` on this machine, its size and its time.
+
+    None if it is not there, or of a kind of file that only this project writes.
+    """
+    if path.endswith(SUFFIX) or not (is_remote(path) or Path(path).is_file() or is_model_folder(path)):
         return None
     local = local_path(path, config.artifacts)
-    status = local.stat()
-    return local, status.st_size, status.st_mtime_ns
+    found = [file.stat() for file in (local.rglob("*") if local.is_dir() else [local]) if file.is_file()]
+    return local, sum(file.st_size for file in found), max(file.st_mtime_ns for file in found)
 
 
 # Every flow and task reads its config, and with it the checkpoints, which may be large; so each version is read once.
 @functools.lru_cache(maxsize=16)
 def _imported_diffusion(file: Path, size: int, changed: int, path: str, is_stage1: bool) -> _Imported | None:
+    if file.is_dir():
+        return _Imported(path, read_diffusion_folder(file).settings, {}) if has_diffusion_model(file) else None
     checkpoint = load_checkpoint(file, "diffusion checkpoint")
     if not is_imginav_diffusion(checkpoint):
         return None
@@ -136,12 +153,18 @@ def _imported_diffusion(file: Path, size: int, changed: int, path: str, is_stage
 
 @functools.lru_cache(maxsize=4)
 def _imported_autoencoder(file: Path, size: int, changed: int, path: str) -> _Imported | None:
+    if file.is_dir():
+        folder = read_autoencoder_folder(file)
+        return _Imported(path, _latent_sizes(folder.latent_channels, folder.halvings), {})
     checkpoint = load_checkpoint(file, "autoencoder checkpoint")
     if not is_imginav_autoencoder(checkpoint):
         return None
     sizes, weights = read_autoencoder(checkpoint, path)
-    settings = {"autoencoder.latent_channels": sizes.latent_channels, "autoencoder.downsampling_steps": sizes.steps}
-    return _Imported(path, settings, with_prefix(weights, "decoder."))
+    return _Imported(path, _latent_sizes(sizes.latent_channels, sizes.steps), with_prefix(weights, "decoder."))
+
+
+def _latent_sizes(channels: int, halvings: int) -> dict[str, Any]:
+    return {"autoencoder.latent_channels": channels, "autoencoder.downsampling_steps": halvings}
 
 
 def _add_settings(imported: _Imported, config: ExperimentConfig, values: dict[str, Any]) -> None:

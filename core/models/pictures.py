@@ -25,7 +25,7 @@ _SMALLEST_TILE = 128
 @torch.no_grad()
 def encode_pictures(pictures: LayoutPictures, autoencoder: Autoencoder, batch_size: int, description: str) -> Tensor:
     """Latents [N, C, h, w] of all pictures, on the CPU. Shows a progress bar with `description`."""
-    device = next(autoencoder.parameters()).device
+    device = autoencoder.device
     batches = torch.split(torch.arange(len(pictures)), batch_size)
     parts: list[Tensor] = []
     for indices in each(batches, description, "batches"):
@@ -36,7 +36,7 @@ def encode_pictures(pictures: LayoutPictures, autoencoder: Autoencoder, batch_si
 @torch.no_grad()
 def decode_classes(latents: Tensor, decoder: Decoder, batch_size: int = 64) -> np.ndarray:
     """Class maps, uint8 [N, H, W], of `latents` [N, C, h, w] by the segmentation head."""
-    device = next(decoder.parameters()).device
+    device = decoder.device
     parts = [decoder(part.to(device)).logits.argmax(1).byte().cpu() for part in torch.split(latents, batch_size)]
     return torch.cat(parts).numpy()
 

@@ -48,6 +48,17 @@ class ConvEncoder(nn.Module):
 class Decoder(nn.Module):
     """Latent [B, latent_channels, h, w] -> RGB and class logits, both at 2^steps its resolution."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        # A decoder may have no weights.
+        self.register_buffer("_place", torch.empty(0), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that it computes on."""
+        place: torch.device = self.get_buffer("_place").device
+        return place
+
     def forward(self, latent: Tensor) -> Decoded:
         raise NotImplementedError
 
@@ -78,6 +89,11 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+
+    @property
+    def device(self) -> torch.device:
+        """The device that it computes on."""
+        return self.decoder.device
 
     @torch.no_grad()
     def encode(self, rgb: Tensor) -> Tensor:

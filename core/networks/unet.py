@@ -19,6 +19,8 @@ def build_unet(section: UNetSection, latent_size: int) -> UNet:
     """
     if section.type == "Unet":
         return ImgiNavUNet(section)
+    if section.config is not None:
+        return with_share_dropout(UNet2DModel.from_config(section.config))
     levels = range(section.depth)
     attention = set(section.attention_at)
     down = tuple("AttnDownBlock2D" if level in attention else "DownBlock2D" for level in levels)

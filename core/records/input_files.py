@@ -1,7 +1,8 @@
 """The input files of a stage, on this machine or in a bucket, checked against the record that names them."""
 
+import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from core.inputs.locations import Location, is_remote
@@ -12,12 +13,23 @@ from core.runtime.files import Entry, open_input
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection, Store, join, split_location
 
+# One of these files makes a folder that of a model. diffusers writes them.
+MODEL_CONFIGS = ("model_index.json", "config.json")
+# Addresses in a bucket that end so are not asked for a folder.
+_FILE_SUFFIXES = (".pt", ".safetensors", ".csv", ".json", ".yaml", ".yml")
 # How many folders above a file are searched for a record that names it.
 _FOLDERS_ABOVE = 3
 
 
 def describe_input(location: Location, name: str, artifacts: ArtifactsSection) -> dict[str, Any]:
-    """Path, size and sha256 of the input file called `name`."""
+    """Path, size and sha256 of the input called `name`: a file, or the folder of a model that diffusers wrote.
+
+    Of a folder they are the sum of the sizes of its files, and the digest of their sha256sum.
+    """
+    if files := _model_files(location, artifacts):
+        listed = "".join(f"{entry['sha256']}  {file}\n" for file, entry in files.items())
+        size, digest = sum(entry["size"] for entry in files.values()), hashlib.sha256(listed.encode()).hexdigest()
+        return {"path": str(location), "size": size, "sha256": digest}
     recorded = _recorded(location, artifacts)
     if recorded is None:
         folder, file = split_location(location)
@@ -35,9 +47,14 @@ def describe_input(location: Location, name: str, artifacts: ArtifactsSection) -
 
 
 def local_path(location: Location, artifacts: ArtifactsSection) -> Path:
-    """Path of a file on this machine; from a bucket it is downloaded, a manifest with the files that it names."""
+    """Path on this machine of a file, or of a model's folder; from a bucket it is downloaded.
+
+    A manifest comes with the files that it names.
+    """
     if not is_remote(location):
         return Path(location)
+    if files := _model_files(location, artifacts):
+        return open_store(location, artifacts).fetch(files)
     recorded = _recorded(location, artifacts)
     if recorded is not None:
         store, file, entries = recorded
@@ -48,6 +65,17 @@ def local_path(location: Location, artifacts: ArtifactsSection) -> Path:
     if entry is None:
         raise InputError(f"{location} does not exist: give the address of an existing file")
     return store.fetch({file: entry}) / file
+
+
+def _model_files(location: Location, artifacts: ArtifactsSection) -> dict[str, Entry]:
+    """The files of a model's folder by name; empty if `location` is none."""
+    if PurePath(location).suffix in _FILE_SUFFIXES if is_remote(location) else not Path(location).is_dir():
+        return {}
+    store = open_store(str(location), artifacts)
+    if all(store.measure(name) is None for name in MODEL_CONFIGS):
+        return {}
+    files = {file.name: store.measure(file.name) for file in sorted(store.files(), key=lambda file: file.name)}
+    return {name: entry for name, entry in files.items() if entry is not None}
 
 
 def recorded_names(location: Location, artifacts: ArtifactsSection) -> list[str] | None:

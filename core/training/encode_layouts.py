@@ -128,7 +128,7 @@ def _encode(
     workspace: Workspace,
 ) -> list[Path]:
     """Part files [n, C, h, w] of all latents, in order, after encoding the missing ones and writing their pictures."""
-    size, device = _PART // variants, next(autoencoder.parameters()).device
+    size, device = _PART // variants, autoencoder.device
     layouts = {
         workspace.folder / _PARTS / f"latents_{start:06d}.npy": range(start, min(start + size, len(rows)))
         for start in range(0, len(rows), size)

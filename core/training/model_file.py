@@ -8,9 +8,9 @@ from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
 from core.models.checkpoints import export_checkpoint, find_checkpoint, load_checkpoint, load_unet
 from core.models.strength import FromStart, load_unet_from
-from core.records.input_files import local_path
+from core.records.input_files import describe_input, local_path
 from core.runtime.errors import InputError
-from core.runtime.files import require_writable, sha256
+from core.runtime.files import require_writable
 
 # Of the settings of a training, those that say what its model is and what it draws.
 KEPT_SETTINGS = ("autoencoder", "dataset", "scheduler", "unet")
@@ -32,7 +32,11 @@ def write_model(config: ExperimentConfig, checkpoint: Location, from_start: From
     else:
         start = local_path(from_start.start, config.artifacts)
         unet = load_unet_from(start, end, from_start.strength, config)
-        settings["made_from"] = {"start": sha256(start), "end": sha256(end), "strength": from_start.strength}
+        ends = {"start": start, "end": end}
+        settings["made_from"] = {
+            **{name: describe_input(path, name, config.artifacts)["sha256"] for name, path in ends.items()},
+            "strength": from_start.strength,
+        }
     require_writable(path.parent)
     export_checkpoint({f"unet_ema.{name}": value for name, value in unet.state_dict().items()}, settings, path)
     return path
