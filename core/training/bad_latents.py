@@ -39,6 +39,7 @@ from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
 from core.training.label_sources import label_inputs, label_settings, labeller, require_label_source
 from core.training.labelling import LABELLED_NAME
+from core.training.latent_check import compare_with_manifest
 
 log = logging.getLogger(__name__)
 
@@ -149,10 +150,11 @@ def _generate(
     chosen = choose_rows(rows, request.num_samples, derive_seed(request.seed, "real latents"))
     pictures = LayoutPictures(chosen, config.dataset.outputs.rgb, config.dataset.image_size)
     real = encode_pictures(pictures, autoencoder, request.batch_size, "real latents")
+    metrics = compare_with_manifest(real, chosen, paths["manifest"], config)
     parts = _latent_parts(config, request)
     _sample(unet, config, request, parts, Shard(0, request.num_samples))
     generated = parts.read()
-    metrics = {"bad_latent_std": generated.std().item()}
+    metrics["bad_latent_std"] = generated.std().item()
     if label is not None:
         labelled, known = label(generated, autoencoder)
         labelled.save(folder / LABELLED_NAME)

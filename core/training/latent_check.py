@@ -1,0 +1,58 @@
+"""Whether the latents of a manifest are those that the autoencoder makes of its pictures."""
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from core.config.experiment import ExperimentConfig
+from core.data.latents import Latents
+from core.data.manifest import read_manifest, read_rows
+from core.runtime.errors import InputError
+from core.storage.store import cache_folder
+
+log = logging.getLogger(__name__)
+
+# Latents that are compared, and the largest difference, as a share of their spread, of latents of one autoencoder.
+# Latents of two autoencoders differ by more than their spread; pictures saved anew or resized, by a tenth.
+_COMPARED, _MOST_DIFFERENT = 64, 0.5
+
+
+def compare_with_manifest(
+    encoded: Tensor, rows: pd.DataFrame, manifest: Path, config: ExperimentConfig
+) -> dict[str, float]:
+    """Mean and spread of latents [N, C, h, w] encoded from the pictures of `rows`, and how far the manifest's differ.
+
+    `latent_difference` is the root mean square of the difference over the spread; it is left out if the manifest names
+    no latents of these rows. Raises InputError if they are of another autoencoder.
+    """
+    encoded, rows = encoded[:_COMPARED], rows.iloc[:_COMPARED]
+    figures = {"latent_mean": encoded.mean().item(), "latent_std": encoded.std().item()}
+    column = config.dataset.outputs.latent
+    if column not in read_rows(manifest, config.dataset).columns:
+        return figures
+    named = read_manifest(manifest, [column], config.dataset)
+    found = rows[["manifest_row"]].reset_index(drop=True).reset_index().merge(named, on="manifest_row")
+    if found.empty:
+        return figures
+    theirs = Latents(found, column, config.latent_shape, cache_folder(config.artifacts))
+    ours = encoded[found["index"].tolist()]
+    given = theirs.batch(torch.arange(len(found)))
+    difference = ((given - ours).square().mean().sqrt() / ours.std()).item()
+    if difference > _MOST_DIFFERENT:
+        raise InputError(
+            f"latents of {manifest} are not of the autoencoder {config.autoencoder.checkpoint}: they differ by "
+            f"{difference:.2f} of their spread from its own of the same pictures; set autoencoder.checkpoint to that "
+            f"which made them, or remove the column {column}"
+        )
+    log.info(
+        "latents of %s: mean %.3f, spread %.3f; %d of them differ by %.4f of it from what the autoencoder makes now",
+        manifest,
+        figures["latent_mean"],
+        figures["latent_std"],
+        len(found),
+        difference,
+    )
+    return figures | {"latent_difference": difference}
