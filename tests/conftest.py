@@ -1,6 +1,7 @@
 """A tiny experiment on disk: 12 layouts of 32x32, an autoencoder and a UNet of a few thousand weights."""
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -16,11 +17,15 @@ os.environ.pop("PREFECT_API_URL", None)
 os.environ.pop("PREFECT_API_KEY", None)
 os.environ.pop("PREFECT_PROFILE", None)
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).with_name("every_process")), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
 from core.houses.layout_generator import write_layouts
 from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
+from tests.made_once import made_once
 
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 # A script that starts the tests in the background has Ctrl-C ignored in them; they behave as in a terminal.
@@ -97,6 +102,11 @@ def pytest_collection_modifyitems(items):
         items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
 
 
+def pytest_collection_finish():
+    """What was imported and collected stays to the end: the garbage collector need not look at it again and again."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
@@ -105,43 +115,54 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def trunk(tmp_path_factory) -> Path:
     """A small-valued AlexNet trunk in torchvision's format: a named file, so that no test needs the network."""
+    return made_once(tmp_path_factory, "trunk", _write_trunk) / "trunk.pt"
+
+
+def _write_trunk(folder: Path) -> None:
     from torchvision.models import alexnet
 
-    path = tmp_path_factory.mktemp("trunk") / "trunk.pt"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        torch.save(alexnet(weights=None).features.state_dict(), path)
-    return path
+        torch.save(alexnet(weights=None).features.state_dict(), folder / "trunk.pt")
 
 
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory) -> Path:
     """Manifest of twelve generated layouts."""
-    return write_layouts(tmp_path_factory.mktemp("layouts"), count=12, seed=0, rooms=(1, 2))
+
+    def write(folder: Path) -> None:
+        write_layouts(folder, count=12, seed=0, rooms=(1, 2))
+
+    return made_once(tmp_path_factory, "layouts", write) / "manifest.csv"
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory, manifest, trunk) -> Path:
     """Config file of the tiny experiment, whose prerequisites are made once for the session; do not write there."""
-    root = tmp_path_factory.mktemp("prepared")
-    path = root / "tiny.yaml"
-    path.write_text(TINY.format(manifest=manifest, root=root / "artifacts", trunk=trunk))
-    config = load_config(path)
-    for stage in STAGES:
-        make_prerequisite(stage, config)
-    return path
+
+    def make(folder: Path) -> None:
+        path = folder / "tiny.yaml"
+        path.write_text(TINY.format(manifest=manifest, root=folder / "artifacts", trunk=trunk))
+        _make_prerequisites(path)
+
+    return made_once(tmp_path_factory, "tiny", make) / "tiny.yaml"
 
 
 @pytest.fixture(scope="session")
 def prepared_base(request, tmp_path_factory) -> Path:
     """Config file of rounds with labels from the shipped base, and its finished prerequisites."""
-    folder = tmp_path_factory.mktemp("labels")
-    path = folder / "labels.yaml"
-    base = request.config.rootpath / "configs" / "base"
-    path.write_text(LABELS.format(base=base, root=folder / "artifacts"))
+
+    def make(folder: Path) -> None:
+        path = folder / "labels.yaml"
+        path.write_text(LABELS.format(base=request.config.rootpath / "configs" / "base", root=folder / "artifacts"))
+        _make_prerequisites(path)
+
+    return made_once(tmp_path_factory, "labels", make) / "labels.yaml"
+
+
+def _make_prerequisites(config: Path) -> None:
     for stage in STAGES:
-        make_prerequisite(stage, load_config(path))
-    return path
+        make_prerequisite(stage, load_config(config))
 
 
 @pytest.fixture(scope="session")
