@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
 from core.config.loading import config_bytes, load_config
 from core.records.artifacts import LEASE_NAME, RECORD_NAME, round_location, run_location
@@ -35,6 +34,7 @@ from core.storage.store import join
 from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
 from tests.commands import Command, run
 from tests.conftest import TINY
+from tests.prefect_databases import flows_server
 
 log = logging.getLogger("tests.killed_training")
 
@@ -59,9 +59,9 @@ def ready_config(prepared: Path, folder: Path, root: str, endpoint_url: str | No
 
 
 @contextlib.contextmanager
-def prefect_server() -> Iterator[None]:
-    """A Prefect server for the trainings inside, so that none starts its own."""
-    with prefect_test_harness(server_startup_timeout=120):
+def prefect_server(database: Path | None = None) -> Iterator[None]:
+    """A Prefect server for the trainings inside, so that none starts its own; it begins with a copy of `database`."""
+    with flows_server(database):
         os.environ["PREFECT_API_URL"] = PREFECT_API_URL.value()
         try:
             yield

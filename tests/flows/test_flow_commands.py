@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,15 @@ from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_checkpoint
 from core.models.discriminator import LatentDiscriminator
 from tests.commands import Command, run
+from tests.prefect_databases import copy_database, database_with_tables
 from tests.processes import descendants
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tables_of_temporary_servers(tmp_path_factory):
+    database = Path(os.environ["PREFECT_HOME"], "prefect.db")
+    if not database.exists():
+        copy_database(database_with_tables(tmp_path_factory), database)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from distributed import LocalCluster
 from prefect.context import FlowRunContext
 from prefect.futures import as_completed
 from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
 import flows.sample_bad_latents as sample_bad_latents_module
 from core.config.loading import load_config
@@ -38,6 +37,7 @@ from tasks.generate_bad_latents import generate_bad_latents
 from tasks.sample_shard import sample_shard
 from tests.conftest import own_copy
 from tests.killed_training import ready_config
+from tests.prefect_databases import database_with_tables, flows_server
 from tests.processes import descendants
 
 pytest_plugins = ["tests.storage_servers"]
@@ -47,8 +47,8 @@ OVERRIDES = [f"{key}={value}" for key, value in SAMPLES.items()]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _server():
-    with prefect_test_harness(server_startup_timeout=120):
+def _server(tmp_path_factory):
+    with flows_server(database_with_tables(tmp_path_factory)):
         yield
 
 

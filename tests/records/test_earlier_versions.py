@@ -6,13 +6,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from core.config.loading import load_config
 from core.runtime.errors import InputError
 from core.training.prerequisites import make_prerequisite
 from flows.adversarial_training import adversarial_training
 from flows.status import status
+from tests.prefect_databases import database_with_tables, flows_server
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -66,8 +66,8 @@ def extracted(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server():
-    with prefect_test_harness(server_startup_timeout=120):
+def server(tmp_path_factory):
+    with flows_server(database_with_tables(tmp_path_factory)):
         yield
 
 

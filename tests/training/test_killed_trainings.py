@@ -27,13 +27,14 @@ from tests.killed_training import (
     train_killed,
     train_undisturbed,
 )
+from tests.prefect_databases import database_with_tables
 
 pytest_plugins = ["tests.storage_servers"]
 
 
 @pytest.fixture(scope="module")
-def server():
-    with prefect_server():
+def server(tmp_path_factory):
+    with prefect_server(database_with_tables(tmp_path_factory)):
         yield
 
 
