@@ -23,15 +23,26 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from tests import commands
+from tests.made_once import made_once
+from tests.prefect_databases import OF_A_COPY, copy_database, database_with_tables
 from tests.processes import descendants
 
 _PATIENCE = 300.0
+_DATABASE = "prefect.db"
 
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory) -> Iterator["Orchestration"]:
-    """One server and worker for all tests of a file."""
-    with orchestration(tmp_path_factory.mktemp("prefect")) as running:
+    """One server and worker for all tests of a file, with the deployments as they are when first deployed."""
+
+    def deploy(folder: Path) -> None:
+        with _server(folder, database_with_tables(tmp_path_factory)) as (_, _, environment):
+            deployed = commands.run("deployments.deploy", timeout=_PATIENCE, **environment)
+            assert deployed.returncode == 0, deployed.stderr
+
+    deployed = made_once(tmp_path_factory, "prefect-deployed", deploy) / _DATABASE
+    with _orchestration(tmp_path_factory.mktemp("prefect"), deployed) as running:
         yield running
 
 
@@ -43,10 +54,13 @@ class Orchestration:
     ):
         self.url, self.environment, self.worker, self.client = url, environment, worker, client
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: object, timeout: float = _PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run a command against this server."""
-        command = [sys.executable, "-m", *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=_PATIENCE)
+        return commands.run(*arguments, timeout=timeout, **self.environment)
+
+    def begin(self, *arguments: object) -> commands.Command:
+        """Begin a command against this server; that of a flow makes a run, in less time than the worker's engine."""
+        return commands.Command(*arguments, **self.environment)
 
     @functools.cache  # noqa: B019
     def deployment(self, name: str) -> UUID:
@@ -72,17 +86,21 @@ class Orchestration:
         wanted = FlowRunFilter(tags={"all_": [f"experiment:{config.stem}", tag]})
         return self.client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC)
 
+    def begun(self, config: Path) -> list[FlowRun]:
+        """Runs on the experiment of a config that no other run began, oldest first."""
+        return [run for run in self.runs_tagged(config, "layouts") if run.parent_task_run_id is None]
+
     def finished(self, run: FlowRun, seconds: float = _PATIENCE) -> FlowRun:
         """The run once it is in a final state."""
         return self.until(lambda: self._final(run), f"{run.name} does not end", seconds)
 
-    def until(self, happened: Callable[[], Any], otherwise: str, seconds: float = _PATIENCE) -> Any:
-        """What `happened` returns, once that is true."""
+    def until(self, happened: Callable[[], Any], otherwise: str, seconds: float = _PATIENCE, every: float = 1.2) -> Any:
+        """What `happened` returns, once that is true; `every` so many seconds, as a request keeps the server busy."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if found := happened():
                 return found
-            time.sleep(0.7)  # each request costs the server much of the machine's time
+            time.sleep(every)
         raise AssertionError(f"{otherwise}\n{self.worker_log()[-4000:]}")
 
     def events(self, config: Path) -> list[dict[str, Any]]:
@@ -146,13 +164,25 @@ class Orchestration:
 
 
 @contextlib.contextmanager
-def orchestration(folder: Path) -> Iterator[Orchestration]:
-    """Server and worker with their data in `folder`, until the end of the block."""
+def _orchestration(folder: Path, deployed: Path) -> Iterator[Orchestration]:
+    """Server and worker with their data in `folder`, until the end of the block; the server begins with a copy."""
+    with _server(folder, deployed) as (url, start, environment), contextlib.ExitStack() as stack:
+        worker = start("worker", "worker", "start", "--pool", "layouts")
+        with temporary_settings({PREFECT_API_URL: url}):  # for the client alone: other tests have servers of their own
+            client = stack.enter_context(get_client(sync_client=True))
+        yield Orchestration(url, environment, worker, client)
+
+
+@contextlib.contextmanager
+def _server(
+    folder: Path, database: Path
+) -> Iterator[tuple[str, Callable[..., subprocess.Popen[bytes]], dict[str, str]]]:
+    """Address of a server with its data in `folder`, how to start processes that use it, and their environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
-    environment = os.environ | {
+    environment = {
         "PREFECT_HOME": str(folder),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -160,19 +190,13 @@ def orchestration(folder: Path) -> Iterator[Orchestration]:
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # how soon a new schedule has runs
         "DO_NOT_TRACK": "1",
         "OMP_NUM_THREADS": "1",
+        **OF_A_COPY,
     }
-    with contextlib.ExitStack() as stack:
-        start = stack.enter_context(_processes(folder, environment))
+    copy_database(database, folder / _DATABASE)
+    with _processes(folder, os.environ | environment) as start:
         start("server", "server", "start", "--port", str(port))
         _wait_for(f"{url}/health", folder / "server.log")
-        deployed = subprocess.run(
-            [sys.executable, "-m", "deployments.deploy"], env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert deployed.returncode == 0, deployed.stderr
-        worker = start("worker", "worker", "start", "--pool", "layouts")
-        with temporary_settings({PREFECT_API_URL: url}):  # for the client alone: other tests have servers of their own
-            client = stack.enter_context(get_client(sync_client=True))
-        yield Orchestration(url, environment, worker, client)
+        yield url, start, environment
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Deployed runs that are killed, cancelled, raced or silent, on a real server with a real worker."""
+"""Runs that are killed, cancelled, raced or silent, on a real server with a real worker."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.deployed_experiments import NEXT, TRAINING, rounds_done, run_folder
 pytest_plugins = ["tests.prefect_server"]
 pytestmark = pytest.mark.timeout(600)
 # Long enough to be met at work.
-LONG = "rounds.epochs_per_round=20"
+LONG = "rounds.epochs_per_round=10"
 ANY_DEPLOYMENTS = {name: UUID(int=0) for name in ("three-rounds", "next-round", "prerequisites")}
 
 
@@ -48,7 +48,7 @@ def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(
     started = prefect.command("prefect", "deployment", "run", deployment, *given)
     assert started.returncode == 0, started.stderr
     (first,) = prefect.runs_on(deployment, tiny)
-    prefect.until(lambda: training_stage3(tiny, 2), "Stage 3 of round 2 does not begin")
+    prefect.until(lambda: training_stage3(tiny, 2), "Stage 3 of round 2 does not begin", every=0.1)
     assert engine_of(tiny) in prefect.engines()
     os.kill(engine_of(tiny), signal.SIGKILL)
     assert training_stage3(tiny, 2)
@@ -99,16 +99,20 @@ def test_a_running_stage_shows_progress_and_a_cancelled_one_goes_on_where_it_was
     prefect.until(lambda: not os.path.exists(f"/proc/{pid}"), "the engine goes on")
     assert prefect.finished(run).state.is_cancelled()
     assert training_stage3(tiny, 1)
-    again = prefect.finished(prefect.start(NEXT, tiny, overrides=overrides), seconds=400)
+    done = prefect.command("flows.adversarial_round", tiny, "--set", *overrides)
+    assert done.returncode == 0, done.stderr
+    again = prefect.begun(tiny)[-1]
     assert again.state.is_completed() and rounds_done(tiny) == ["round-01"]
     prefect.until(lambda: "stage3: continuing from epoch" in prefect.logs(again), "it began anew")
     assert prefect.completed_tasks(tiny, "retrain-discriminator") == 2  # the second found it done
 
 
 def test_two_at_once_do_one_round(prefect, tiny):
-    runs = [prefect.start(NEXT, tiny, overrides=[LONG]) for _ in range(2)]
-    states = [prefect.finished(run).state for run in runs]
-    assert all(state.is_completed() for state in states)
+    for command in [prefect.begin("flows.adversarial_round", tiny, "--set", LONG) for _ in range(2)]:
+        _, errors = command.communicate(timeout=300)
+        assert command.returncode == 0, errors
+    states = [run.state for run in prefect.begun(tiny)]
+    assert len(states) == 2 and all(state.is_completed() for state in states)
     messages = [state.message for state in states if state.message]
     assert len(messages) == 1 and "nothing is due" in messages[0] and "is being worked on by process" in messages[0]
     assert rounds_done(tiny) == ["round-01"]

@@ -49,10 +49,10 @@ def config(prepared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(prefect, config):
-    """A finished training of all its rounds."""
-    finished = prefect.finished(prefect.start("adversarial-training/three-rounds", config), seconds=3000)
-    assert finished.state.is_completed(), finished.state.message
-    return finished
+    """A finished training of all its rounds, by the command."""
+    done = prefect.command("flows.adversarial_training", config, timeout=3000)
+    assert done.returncode == 0, done.stderr
+    return prefect.begun(config)[-1]
 
 
 def address(prefect, path):
@@ -124,8 +124,10 @@ def test_the_page_for_people_without_the_ui(page, run, config, screenshots):
 
 
 def test_the_gate_asks_in_the_ui(prefect, page, config, run, screenshots):
-    overrides = [f"experiment.name={config.stem}-gated", "rounds.gate=manual", "rounds.count=2"]
-    gated = prefect.start("adversarial-training/three-rounds", config, overrides=overrides)
+    name = f"{config.stem}-gated"
+    settings = [f"experiment.name={name}", "rounds.gate=manual", "rounds.count=2"]
+    command = prefect.begin("flows.adversarial_training", config, *(f"--set={setting}" for setting in settings))
+    (gated,) = prefect.until(lambda: prefect.begun(config.with_stem(name)), "it does not begin", 3000)
 
     def paused():
         return prefect.client.read_flow_run(gated.id).state.is_paused()
@@ -150,4 +152,6 @@ def test_the_gate_asks_in_the_ui(prefect, page, config, run, screenshots):
         sees(page, text)
     page.screenshot(path=screenshots / "gate.png")
     prefect.until(answered, "the answer is not taken")
-    assert prefect.finished(gated, 3000).state.is_completed()
+    _, errors = command.communicate(3000)
+    assert command.returncode == 0, errors
+    assert prefect.finished(gated).state.is_completed()
