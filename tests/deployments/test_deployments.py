@@ -61,6 +61,13 @@ def test_a_schedule_starts_the_next_round_with_its_own_parameters(prefect, tiny)
         prefect.client.delete_deployment_schedule(deployment, made.id)
 
 
+def message_of_next_round(prefect, config, *overrides):
+    """Message of the final state of a run of the next round that a command makes."""
+    done = prefect.command("flows.adversarial_round", config, *(part for one in overrides for part in ("--set", one)))
+    assert done.returncode == 0, done.stderr
+    return prefect.begun(config)[-1].state.message
+
+
 def test_a_person_answers_between_rounds(prefect, tiny):
     run = prefect.start(TRAINING, tiny, overrides=["rounds.gate=manual", "rounds.count=3"])
 
@@ -80,11 +87,9 @@ def test_a_person_answers_between_rounds(prefect, tiny):
     ]
     assert weights == [0.1, 0.05]
     assert read_decision(load_config(tiny), 2)["answer"] == "stop"
-    again = prefect.finished(prefect.start(NEXT, tiny, overrides=["rounds.gate=manual"]))
-    assert "all 2 rounds are finished" in again.state.message
-    more = ["rounds.gate=manual", "rounds.count=3"]
-    again = prefect.finished(prefect.start(NEXT, tiny, overrides=more))
-    assert again.state.message == "nothing is due: stopped after round 2, as answered"
+    assert "all 2 rounds are finished" in message_of_next_round(prefect, tiny, "rounds.gate=manual")
+    more = message_of_next_round(prefect, tiny, "rounds.gate=manual", "rounds.count=3")
+    assert more == "nothing is due: stopped after round 2, as answered"
 
 
 def test_a_bad_parameter_is_refused_before_anything_starts(prefect, tiny):
@@ -138,5 +143,7 @@ def test_prefect_stores_no_results_of_a_round(prefect, failed, tiny):
     assert failed.state.is_failed()
     errors = stored()
     assert errors  # the error of a failed run is stored: this is where results would be
-    assert prefect.finished(prefect.start(NEXT, tiny)).state.is_completed() and rounds_done(tiny) == ["round-01"]
+    done = prefect.command("flows.adversarial_round", tiny)
+    assert done.returncode == 0, done.stderr
+    assert prefect.begun(tiny)[-1].state.is_completed() and rounds_done(tiny) == ["round-01"]
     assert stored() == errors

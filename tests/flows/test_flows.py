@@ -13,7 +13,6 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
 import flows.adversarial_round as adversarial_round_module
 import flows.gpu_slot as gpu_slot_module
@@ -36,11 +35,12 @@ from flows.round_events import (
 )
 from flows.watch_data import watch_data
 from tests.commands import run
+from tests.prefect_databases import database_with_tables, flows_server
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _server():
-    with prefect_test_harness(server_startup_timeout=120):
+def _server(tmp_path_factory):
+    with flows_server(database_with_tables(tmp_path_factory)):
         yield
 
 
@@ -341,7 +341,8 @@ def test_other_data_is_noticed(finished, manifest, tmp_path):
     assert watch_data(config, [f"dataset.manifest={other}"]) is True
 
 
-def test_a_training_with_audits_at_both_ends_says_last_what_it_changed(experiment):
+def test_a_training_with_audits_at_both_ends_says_last_what_it_changed(experiment, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())  # saves it starting a server
     settings = ["audit={num_samples: 10, pass_share: 0.5}", "rounds.count=1", "rounds.epochs_per_round=1"]
     done = run("flows.adversarial_training", experiment, *(part for one in settings for part in ("--set", one)))
     assert done.returncode == 0, done.stderr
@@ -351,19 +352,19 @@ def test_a_training_with_audits_at_both_ends_says_last_what_it_changed(experimen
     assert lines[-1].endswith(f"before | after | real: {picture}") and picture.stat().st_size > 1000
 
 
-def test_prerequisites_are_found_not_made_again(prepared):
-    before = snapshot(prepared.parent / "artifacts" / "prerequisites")
-    made = prerequisites(prepared)
+def test_prerequisites_are_found_not_made_again(experiment):
+    before = snapshot(experiment.parent / "artifacts" / "prerequisites")
+    made = prerequisites(experiment)
     assert list(made) == ["layouts", "autoencoder", "latents", "stage1", "stage2"]
     assert made["layouts"] is None and made["stage2"]["metrics"]["perceptual_trunk"] == "trunk.pt"
-    assert snapshot(prepared.parent / "artifacts" / "prerequisites") == before
+    assert snapshot(experiment.parent / "artifacts" / "prerequisites") == before
 
 
-def test_prerequisites_of_another_config_are_refused_and_not_used(prepared):
+def test_prerequisites_of_another_config_are_refused_and_not_used(experiment):
     with pytest.raises(InputError, match=r"stage1 made with training.learning_rate 0.001, now it is 0.5"):
-        prerequisites(prepared, ["prerequisites.stage1.learning_rate=0.5"])
+        prerequisites(experiment, ["prerequisites.stage1.learning_rate=0.5"])
     with pytest.raises(InputError, match=r"diffusion\.stage1_checkpoint is missing"):
-        adversarial_round(prepared, 1, ["unet.base_channels=24", "experiment.name=other"])
+        adversarial_round(experiment, 1, ["unet.base_channels=24", "experiment.name=other"])
 
 
 def test_a_config_without_prerequisites_finds_them_made(finished):
