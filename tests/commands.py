@@ -21,7 +21,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["flows.adversarial_training", "tasks.report_round"])
+_processes.set_forkserver_preload(["flows.adversarial_training", "tasks.report_round", "tests.quick_audits"])
 _IN_A_TERMINAL = {
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,

@@ -25,6 +25,7 @@ from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
 from core.houses.layout_generator import write_layouts
 from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
+from tests import quick_audits  # noqa: F401
 from tests.made_once import made_once
 
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
@@ -151,13 +152,11 @@ def prepared(tmp_path_factory, manifest, trunk) -> Path:
 @pytest.fixture(scope="session")
 def prepared_base(request, tmp_path_factory) -> Path:
     """Config file of rounds with labels from the shipped base, and its finished prerequisites."""
-
-    def make(folder: Path) -> None:
-        path = folder / "labels.yaml"
-        path.write_text(LABELS.format(base=request.config.rootpath / "configs" / "base", root=folder / "artifacts"))
-        _make_prerequisites(path)
-
-    return made_once(tmp_path_factory, "labels", make) / "labels.yaml"
+    folder = tmp_path_factory.mktemp("labels")
+    path = folder / "labels.yaml"
+    path.write_text(LABELS.format(base=request.config.rootpath / "configs" / "base", root=folder / "artifacts"))
+    _make_prerequisites(path)
+    return path
 
 
 def _make_prerequisites(config: Path) -> None:

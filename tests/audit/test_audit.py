@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.audit import two_sample
 from core.audit.audit import audit_checkpoint
 from core.audit.reference import make_reference
 from core.audit.rules import RULES
@@ -29,11 +28,6 @@ from core.training.prerequisites import with_prerequisites
 from tasks.audit import audit, audit_now
 from tests.commands import run
 from tests.conftest import own_copy
-
-
-@pytest.fixture(autouse=True)
-def _short_two_sample_training(monkeypatch):
-    monkeypatch.setattr(two_sample, "STEPS", 20)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from core.data.palette import BACKGROUND, NUM_CLASSES, WALL, classes_from_rgb, r
 from core.data.variants import all_variants, variant_of_each
 from core.houses.layout_generator import generate_layout
 from core.runtime.errors import InputError
+from tests.quick_audits import REAL_STEPS
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +220,8 @@ def test_held_out_layouts_are_memorised_about_as_often_as_chance(houses):
     assert 0.4 < copied.low < copied.value < copied.high < 0.62
 
 
-def test_a_classifier_separates_houses_only_from_broken_ones(houses):
+def test_a_classifier_separates_houses_only_from_broken_ones(houses, monkeypatch):
+    monkeypatch.setattr("core.audit.two_sample.STEPS", REAL_STEPS)
     training, test, fake = houses[:160], houses[160:220], houses[220:]
     alike, broken = (two_sample_accuracy(training, test, maps, seed=1) for maps in (fake, torn(fake)))
     assert alike.low < 0.5 < alike.high
@@ -269,8 +271,7 @@ def test_few_layouts_span_few_dimensions(houses, trunk):
         FeatureSpace.fit(np.full((3, 32, 32), BACKGROUND, np.uint8), section)
 
 
-def test_every_figure_of_a_comparison_moves_when_layouts_are_torn(houses, space, monkeypatch):
-    monkeypatch.setattr("core.audit.two_sample.STEPS", 10)
+def test_every_figure_of_a_comparison_moves_when_layouts_are_torn(houses, space):
     training, held_out, fake = houses[:100], houses[100:140], houses[160:230]
     good, again, bad = (compare_distributions(maps, training, held_out, space, 3) for maps in (fake, fake, torn(fake)))
     assert good == again
@@ -296,8 +297,7 @@ def test_every_figure_of_a_comparison_moves_when_layouts_are_torn(houses, space,
     assert good["density"].value > bad["density"].value
 
 
-def test_ten_held_out_layouts_are_enough_to_run(houses, space, monkeypatch):
-    monkeypatch.setattr("core.audit.two_sample.STEPS", 5)
+def test_ten_held_out_layouts_are_enough_to_run(houses, space):
     figures = compare_distributions(houses[:12], houses[20:30], houses[30:40], space, 0)
     assert all(np.isfinite(interval).all() for interval in figures.values())
     with pytest.raises(ValueError, match="1 held-out"):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from PIL import Image
 
-from core.audit import two_sample
 from core.audit.bootstrap import Interval
 from core.config.loading import load_config
 from core.models.checkpoints import load_checkpoint
@@ -36,9 +35,7 @@ def compared(prepared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     path = own_copy(prepared, folder)
     path.write_text(path.read_text().replace("audit: null", COMPARISON))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(two_sample, "STEPS", 20)
-        return path, folder / "results", compare_ablations(path, str(folder / "results"))
+    return path, folder / "results", compare_ablations(path, str(folder / "results"))
 
 
 def test_what_any_ablation_starts_from_is_made(compared, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.audit import two_sample
 from core.config.loading import load_config
 from core.models.checkpoints import load_autoencoder, load_checkpoint, load_unet
 from core.runtime.errors import InputError
@@ -54,8 +53,7 @@ def test_the_card_says_what_the_files_are(exported):
     assert "Audit of" not in card  # the config has none
 
 
-def test_with_an_audit_the_card_holds_its_figures(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr(two_sample, "STEPS", 5)
+def test_with_an_audit_the_card_holds_its_figures(prepared, tmp_path):
     settings = ["--set", "audit={num_samples: 10, pass_share: 0.5, num_steps: 3}"]
     run_command(export_base, [str(prepared), "--output_dir", str(tmp_path / "base"), *settings])
     card = (tmp_path / "base/README.md").read_text()
