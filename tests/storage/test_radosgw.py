@@ -1,5 +1,6 @@
 """The S3 server of the tests keeps its objects when it is killed, and leaves no process behind."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -66,7 +67,12 @@ def test_daemons_end_with_a_killed_starter(folder):
 
 def test_command_finds_the_server_and_gives_its_status(folder):
     code = "import boto3, sys; boto3.client('s3').head_bucket(Bucket='checkpoints'); sys.exit(3)"
-    assert main([str(folder), "--bucket", "checkpoints", "--", sys.executable, "-c", code]) == 3
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert main([str(folder), "--bucket", "checkpoints", "--", sys.executable, "-c", code]) == 3
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # the command's own would swallow the signals of later tests
     assert not processes_of(folder)
 
 
