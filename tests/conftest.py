@@ -1,5 +1,4 @@
 """A tiny experiment on disk: 12 layouts of 32x32, an autoencoder and a UNet of a few thousand weights."""
-# ruff: noqa: E402  Prefect and torch are imported after what is set for them.
 
 import atexit
 import gc
@@ -18,8 +17,6 @@ os.environ.pop("PREFECT_API_URL", None)
 os.environ.pop("PREFECT_API_KEY", None)
 os.environ.pop("PREFECT_PROFILE", None)
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-# A script that starts the tests in the background has Ctrl-C ignored in them; they behave as in a terminal.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).with_name("every_process")), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
@@ -32,6 +29,8 @@ from tests import quick_audits  # noqa: F401
 from tests.made_once import made_once
 
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
+# A script that starts the tests in the background has Ctrl-C ignored in them; they behave as in a terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = """
 experiment: {{name: tiny}}

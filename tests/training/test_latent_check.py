@@ -1,5 +1,7 @@
 """Latents of a manifest that another autoencoder made are refused before anything is sampled."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
@@ -25,6 +27,7 @@ def generate(config, tmp_path):
             torch.save(change(torch.roll(real, row, 0)[0]), folder / f"{row}.pt")
         given = manifest.drop(columns="latent_row", errors="ignore")
         given["latent_path"] = [str(folder / f"{row}.pt") for row in range(len(manifest))]
+        given["layout_path"] = [str(Path(config.dataset.manifest).parent / path) for path in given["layout_path"]]
         given.to_csv(tmp_path / "given.csv", index=False)
         moved = {"dataset.manifest": str(tmp_path / "given.csv"), "artifacts.root": str(tmp_path / "other")}
         this = open_round(own.with_values(moved), 1)
