@@ -22,6 +22,7 @@ from core.models.diffusers_folders import (
     read_autoencoder_folder,
     read_diffusion_folder,
 )
+from core.models.hub_models import hub_folder, is_hub_name
 from core.models.imginav_checkpoints import (
     is_imginav_autoencoder,
     is_imginav_diffusion,
@@ -82,20 +83,26 @@ def imported_settings(
     autoencoder. Checkpoints that are not there are left out.
     """
     named = _named(config)
-    found = {key: str(find_checkpoint(path)) for key, path in named.items()}
+    found = {key: _place(path) for key, path in named.items()}
     values: dict[str, Any] = {key: path for key, path in found.items() if path != named[key]}
     own_autoencoder = found.pop(_AUTOENCODER, None)
-    further = [str(find_checkpoint(path)) for path in diffusion if path is not None]
+    further = [_place(path) for path in diffusion if path is not None]
     pipeline = next((path for path in found.values() if is_pipeline(path)), None)
     if own_autoencoder is None and autoencoder is None and pipeline is not None:
         own_autoencoder = values[_AUTOENCODER] = pipeline
     imported = [model for path in [*found.values(), *further] if (model := _read_diffusion(path, config)) is not None]
-    encoder = _read_autoencoder(str(find_checkpoint(autoencoder)) if autoencoder else own_autoencoder, config)
+    encoder = _read_autoencoder(_place(autoencoder) if autoencoder else own_autoencoder, config)
     for model in [encoder, *imported] if encoder else imported:
         _add_settings(model, config, values)
     for model in imported:
         _require_own_decoder(model, encoder)
     return values
+
+
+def _place(path: Location) -> str:
+    """Where a checkpoint is: at its path or beside it, or in the cache of the Hugging Face hub."""
+    found = str(find_checkpoint(path))
+    return hub_folder(found) if is_hub_name(found) else found
 
 
 def _named(config: ExperimentConfig) -> dict[str, str]:

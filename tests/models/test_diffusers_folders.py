@@ -204,6 +204,24 @@ def test_a_folder_that_cannot_be_used_is_refused_with_the_reason(pipeline, exper
     assert "\n" not in str(refused.value) and str(pipeline.parent) in str(refused.value)
 
 
+def test_a_name_on_the_hub_is_found_in_its_cache(pipeline, experiment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    cached = tmp_path / "cache" / "models--someone--rooms"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    (cached / "snapshots").mkdir()
+    pipeline.rename(cached / "snapshots" / ("0" * 40))
+    config = experiment("someone/rooms")
+    assert config.diffusion.stage2_checkpoint == str(cached / "snapshots" / ("0" * 40))
+    assert config.unet.config["block_out_channels"] == [4, 8]
+    with pytest.raises(
+        InputError, match=r"^someone/flats is no folder of this machine, and the Hugging Face hub did not"
+    ):
+        experiment("someone/flats")
+
+
 def test_a_size_beside_the_config_of_a_folder_is_refused(pipeline, experiment):
     with pytest.raises(InputError, match=r"unet: base_channels 64 has no effect beside config, which gives it: remove"):
         experiment(pipeline, more="unet: {base_channels: 64}")
