@@ -95,11 +95,6 @@ def export_checkpoint(weights: Mapping[str, Tensor], config: Mapping[str, Any], 
     save_safetensors(weights, "config", json.dumps(config, sort_keys=True), path)
 
 
-def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Location) -> None:
-    """Copy `weights` into `module`; InputError names the first key that does not fit or is not finite."""
-    module.load_state_dict(checked_weights(weights, module, path))
-
-
 def load_unet(path: Location, config: ExperimentConfig) -> UNet:
     """UNet with the EMA weights of the diffusion checkpoint at `path`; InputError if they do not fit the config."""
     path = find_checkpoint(path)
@@ -110,9 +105,7 @@ def load_unet(path: Location, config: ExperimentConfig) -> UNet:
         return _load_imginav_unet(checkpoint, path, config)
     refuse_other_schedule(checkpoint["config"], config, path)
     weights = checkpoint["state_dict"]
-    unet = build_unet(config.unet, config.latent_size)
-    load_weights(unet, with_prefix(weights, "unet_ema.") or with_prefix(weights, "unet."), path)
-    return unet
+    return _unet_of(with_prefix(weights, "unet_ema.") or with_prefix(weights, "unet."), path, config)
 
 
 def _load_imginav_unet(checkpoint: Mapping[str, Any], path: Location, config: ExperimentConfig) -> UNet:
@@ -123,8 +116,14 @@ def _load_imginav_unet(checkpoint: Mapping[str, Any], path: Location, config: Ex
 def _with_settings(imported: ImgiNavDiffusion | FolderDiffusion, path: Location, config: ExperimentConfig) -> UNet:
     """The UNet of an imported model; InputError if the config has other settings than it."""
     refuse_other_settings(imported.settings, config, path)
-    unet = build_unet(config.unet, config.latent_size)
-    load_weights(unet, imported.weights, path)
+    return _unet_of(imported.weights, path, config)
+
+
+def _unet_of(weights: dict[str, Tensor], path: Location, config: ExperimentConfig) -> UNet:
+    """The config's UNet whose parameters are these weights, not copies: they may be most of the memory."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        unet = build_unet(config.unet, config.latent_size)
+    unet.load_state_dict(checked_weights(weights, unet, path), assign=True)
     return unet
 
 
