@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from core.exports.base_files import write_base
 from core.inputs.locations import Location, is_remote
 from core.models.imported_models import load_experiment
 from core.runtime.errors import InputError
-from core.training.base_files import write_base
 from tasks.command_line import run_command, say
 
 

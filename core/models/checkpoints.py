@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from core.models.imginav_checkpoints import (
     read_diffusion,
 )
 from core.networks.autoencoder import Autoencoder, conv_autoencoder
-from core.networks.imginav_autoencoder import imginav_autoencoder
+from core.networks.imginav_autoencoder import ImgiNavSizes, imginav_autoencoder
 from core.networks.unet import UNet, build_unet
 from core.runtime.errors import InputError
 
@@ -166,6 +166,11 @@ def refuse_other_schedule(saved_config: Mapping[str, Any], config: ExperimentCon
 
 def load_autoencoder(path: Location, config: ExperimentConfig) -> Autoencoder:
     """Frozen autoencoder of the checkpoint at `path`; InputError if its latents do not fit the config's UNet."""
+    return load_sized_autoencoder(path, config).model
+
+
+def load_sized_autoencoder(path: Location, config: ExperimentConfig) -> "SizedAutoencoder":
+    """The autoencoder that `load_autoencoder` loads, with its sizes."""
     path = find_checkpoint(path)
     if is_model_folder(path):
         folder = read_autoencoder_folder(Path(path))
@@ -175,7 +180,7 @@ def load_autoencoder(path: Location, config: ExperimentConfig) -> Autoencoder:
     if is_imginav_autoencoder(checkpoint):
         imported, weights = read_autoencoder(checkpoint, path)
         _refuse_other_latents(imported.latent_channels, imported.steps, config, path)
-        return _frozen(lambda: imginav_autoencoder(imported), weights, path)
+        return SizedAutoencoder(_frozen(lambda: imginav_autoencoder(imported), weights, path), imported)
     sizes = {key: _plain(value) for key, value in checkpoint["config"].items() if key != "image_size"}
     try:
         section = AutoencoderSizes.model_validate(sizes)
@@ -185,7 +190,7 @@ def load_autoencoder(path: Location, config: ExperimentConfig) -> Autoencoder:
             "autoencoder's checkpoint"
         ) from None
     _refuse_other_latents(section.latent_channels, section.downsampling_steps, config, path)
-    return _frozen(lambda: build_autoencoder(section), checkpoint["state_dict"], path)
+    return SizedAutoencoder(_frozen(lambda: build_autoencoder(section), checkpoint["state_dict"], path), section)
 
 
 def _refuse_other_latents(channels: int, steps: int, config: ExperimentConfig, path: Location) -> None:
@@ -205,6 +210,13 @@ class AutoencoderSizes(Section):
     base_channels: _SavedSize = 32
     downsampling_steps: _SavedHalvings = 4
     max_channels: _SavedSize = 256
+
+
+class SizedAutoencoder(NamedTuple):
+    """An autoencoder, and the sizes that its checkpoint names: the project's own, or those of ImgiNav's."""
+
+    model: Autoencoder
+    sizes: AutoencoderSizes | ImgiNavSizes
 
 
 def build_autoencoder(section: AutoencoderSection | AutoencoderSizes) -> Autoencoder:

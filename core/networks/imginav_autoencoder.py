@@ -10,7 +10,7 @@ from core.networks.autoencoder import Autoencoder, Decoded, Decoder
 from core.networks.imginav_layers import group_norm
 
 # Class maps with one class more than the palette: floor comes before the background, and the palette has no floor.
-_WITH_FLOOR, _FLOOR = NUM_CLASSES + 1, NUM_CLASSES - 1
+_WITH_FLOOR, FLOOR = NUM_CLASSES + 1, NUM_CLASSES - 1
 
 
 class ImgiNavSizes(NamedTuple):
@@ -86,7 +86,7 @@ class _Decoder(Decoder):
         features = self.shared_decoder(latent)
         logits = self.heads["segmentation"](features)
         if logits.shape[1] == _WITH_FLOOR:
-            logits = torch.cat([logits[:, :_FLOOR], logits[:, _FLOOR + 1 :]], dim=1)
+            logits = torch.cat([logits[:, :FLOOR], logits[:, FLOOR + 1 :]], dim=1)
         return Decoded(torch.tanh(self.heads["rgb"](features)), logits)
 
 

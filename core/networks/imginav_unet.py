@@ -18,7 +18,7 @@ from core.runtime.batch_shares import ShareChannelDropout
 # A function and its arguments -> what the function returns.
 _Call = Callable[..., Any]
 # Width of the time embedding where neither the config nor the checkpoint gives one.
-_TIME_DIM = 128
+TIME_DIM = 128
 
 
 class ImgiNavUNet(nn.Module):
@@ -29,7 +29,7 @@ class ImgiNavUNet(nn.Module):
 
     def __init__(self, section: UNetSection):
         super().__init__()
-        time_dim = section.time_dim or _TIME_DIM
+        time_dim = section.time_dim or TIME_DIM
         widths = [section.base_channels * 2**level for level in range(section.depth)]
 
         def block(wide_in: int, wide_out: int) -> _ResidualBlock:

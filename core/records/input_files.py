@@ -7,7 +7,7 @@ from typing import Any
 
 from core.inputs.locations import Location, is_remote
 from core.records.artifacts import RECORD_NAME
-from core.records.record_files import read_record
+from core.records.record_files import Record, read_record
 from core.runtime.errors import InputError
 from core.runtime.files import Entry, open_input
 from core.storage.opening import open_store
@@ -87,6 +87,12 @@ def recorded_names(location: Location, artifacts: ArtifactsSection) -> list[str]
     prefix = name.removesuffix("*")
     below = [entry.removeprefix(prefix) for entry in entries if entry.startswith(prefix)]
     return sorted(name for name in below if "/" not in name)
+
+
+def record_of(location: Location, artifacts: ArtifactsSection) -> Record | None:
+    """The record of the stage that made the file at `location`; None if no record names the file."""
+    recorded = _recorded(location, artifacts)
+    return None if recorded is None else read_record(recorded[0], RECORD_NAME)
 
 
 def _needed(file: str, entries: Mapping[str, Entry]) -> Mapping[str, Entry]:

@@ -1,5 +1,6 @@
 """The model that a person names: a checkpoint's file, or the round or run that made it and knows its config."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from core.models.imported_models import load_experiment
 from core.records.artifacts import CONFIG_NAME, ROUND_FOLDER, ROUND_RECORD, RUN_RECORD
 from core.records.input_files import describe_input
 from core.records.record_files import read_record
+from core.records.record_forms import RecordError
 from core.rounds.finished_rounds import RoundRecord, model_of_round, require_finished_round
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
@@ -23,10 +25,14 @@ _CHECKPOINTS = (".pt", SUFFIX)
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A diffusion checkpoint, and the config that says what else it takes to draw with it."""
+    """A diffusion checkpoint, and the config that says what else it takes to draw with it.
+
+    `round_location` is the address of the finished round that made it; None if none is known.
+    """
 
     config: ExperimentConfig
     checkpoint: Location
+    round_location: str | None = None
 
 
 def find_model(checkpoint: Location, config: Location | None = None, overrides: Sequence[str] = ()) -> NamedModel:
@@ -44,11 +50,24 @@ def find_model(checkpoint: Location, config: Location | None = None, overrides: 
                 f"--checkpoint {checkpoint} does not say which config it belongs to: give --config CONFIG too, or the "
                 "folder of the round that made it"
             )
-        return NamedModel(with_prerequisites(given), find_checkpoint(checkpoint))
+        found = find_checkpoint(checkpoint)
+        return NamedModel(with_prerequisites(given), found, _round_of(found, given.artifacts))
     chosen = with_prerequisites(given or load_experiment(join(location, CONFIG_NAME), overrides))
     record = require_finished_round(location, chosen)
     _refuse_other_autoencoder(chosen, record, location)
-    return NamedModel(chosen, model_of_round(location, record["experiment"]))
+    return NamedModel(chosen, model_of_round(location, record["experiment"]), location)
+
+
+def _round_of(checkpoint: Location, artifacts: ArtifactsSection) -> str | None:
+    """Address of the finished round whose model is the file `checkpoint`; None if there is none."""
+    location = str(checkpoint).rpartition("/stage3/")[0]
+    if not ROUND_FOLDER.fullmatch(location.rpartition("/")[2]):
+        return None
+    with contextlib.suppress(RecordError):  # then the file is a model like any other
+        record = read_record(open_store(location, artifacts), ROUND_RECORD)
+        if record is not None and model_of_round(location, record["experiment"]) == str(checkpoint):
+            return location
+    return None
 
 
 def _files(checkpoint: Location) -> list[Location]:

@@ -6,7 +6,7 @@ from core.config.experiment import ExperimentConfig
 from core.config.round_sections import RoundsSection
 from core.records.artifacts import round_location
 from core.rounds.alarms import Alarm
-from core.rounds.finished_rounds import RoundMetrics, last_finished_round, model_of_round, read_round_record
+from core.rounds.finished_rounds import RoundMetrics, last_finished_round, read_round_record
 
 # Documented tuning tips: raise the weight if a good model scores low, lower it if the training is unstable.
 _LOW_SCORE, _RAISE, _LOWER = 0.5, 1.5, 0.5
@@ -97,7 +97,7 @@ def _lost_patience(config: ExperimentConfig, number: int, patience: int) -> str 
         return f"{found} the model that round 1 started from ({best.best_viable:.3f}): keep that one"
     location = round_location(config, best.best_round)
     return (
-        f"{found} round {best.best_round} ({best.best_viable:.3f}): keep it with python -m tasks.export_model, "
-        f"--checkpoint {model_of_round(location, config.experiment.name)}, or start another run from it with "
+        f"{found} round {best.best_round} ({best.best_viable:.3f}): keep it with python -m tasks.export "
+        f"--checkpoint {location}, or start another run from it with "
         f"--fork-from {location}"
     )

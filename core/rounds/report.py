@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 from PIL import Image
@@ -17,12 +17,11 @@ from core.records.record_files import entry_of, read_record
 from core.rounds.alarms import taught_figures
 from core.rounds.audit_table import AUDIT_HEADER, AuditTable, audit_table
 from core.rounds.curves import draw_curves, draw_fifths, draw_strengths
-from core.rounds.finished_audits import finished_audit
+from core.rounds.finished_audits import audit_before
 from core.rounds.finished_rounds import AuditFigures, RoundRecord, read_round_record
 from core.rounds.knowledge import known_of_viability, viable_by_fifths
 from core.rounds.page_templates import page_template
-from core.rounds.round import AUDIT_BEFORE
-from core.rounds.round_table import METRIC_TITLES
+from core.rounds.round_table import ROUND_HEADER, round_row
 from core.rounds.strengths import STRENGTH_HEADER, audits_by_strength, strength_rows
 from core.runtime.errors import InputError, one_line
 from core.runtime.escaping import markdown_code, markdown_text
@@ -34,7 +33,6 @@ from core.training.file_names import extremes_name, metrics_name, real_layouts_n
 _PICTURE_BYTES = 200_000
 _WIDTH = 640
 _STAGE_TITLES = {"bad_latents": "bad latents", "discriminator": "discriminator", "stage3": "Stage 3"}
-_HEADER = ["round", "epochs", *METRIC_TITLES, "weight", "minutes"]
 _PAGE = "report.html.jinja"
 
 
@@ -85,10 +83,10 @@ def make_report(config: ExperimentConfig, number: int) -> Report:
     """
     records = _records(config, number)
     curves = _curves(config, records)
-    first = _first_audit(config, records[0])
+    first = audit_before(records[0], config.artifacts)
     parts = [_round_part(config, record, first) for record in reversed(records)]
     name = config.experiment.name
-    html = render_page(name, [_row(record) for record in records], curves, parts)
+    html = render_page(name, [round_row(record) for record in records], curves, parts)
     return Report(_round_markdown(name, _markdown_table(records), curves, parts[0]), html)
 
 
@@ -96,7 +94,7 @@ def render_page(name: str, rows: Sequence[Sequence[str]], curves: Picture, round
     """HTML page of the run `name`: a table of `rows`, the curves, and a part for each round. All text is escaped."""
     return page_template(_PAGE).render(
         name=name,
-        header=_HEADER,
+        header=ROUND_HEADER,
         rows=rows,
         curves=curves,
         rounds=rounds,
@@ -165,16 +163,8 @@ def _round_markdown(name: str, table: str, curves: Picture, part: RoundPart) -> 
     return "\n\n".join(blocks) + "\n"
 
 
-def _row(record: RoundRecord) -> list[str]:
-    metrics = record["metrics"]
-    figures = [metrics.get(name) for name in METRIC_TITLES.values()] + [metrics.get("discriminator_weight")]
-    shown = ["" if value is None else f"{value:.4f}" for value in figures]
-    epochs = f"{metrics['first_epoch'] + 1} to {metrics['epoch']}"
-    return [str(record["round"]), epochs, *shown, f"{record['seconds'] / 60:.1f}"]
-
-
 def _markdown_table(records: Sequence[RoundRecord]) -> str:
-    return _markdown_rows(_HEADER, [_row(record) for record in records])
+    return _markdown_rows(ROUND_HEADER, [round_row(record) for record in records])
 
 
 def _escaped_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -211,20 +201,8 @@ def _curves(config: ExperimentConfig, records: Sequence[RoundRecord]) -> Picture
 def _audits(config: ExperimentConfig, records: Sequence[RoundRecord]) -> list[tuple[int, AuditFigures]]:
     """The audits of the run, each with the number of the round before it; 0 is what the first round started from."""
     audits = [(record["round"], audit) for record in records if (audit := record.get("audit")) is not None]
-    first = _first_audit(config, records[0])
+    first = audit_before(records[0], config.artifacts)
     return audits if first is None else [(records[0]["round"] - 1, first), *audits]
-
-
-def _first_audit(config: ExperimentConfig, record: RoundRecord) -> AuditFigures | None:
-    """Figures of what the first round started from: only `viable`, if this was audited in another run."""
-    found = finished_audit(join(record["location"], AUDIT_BEFORE), config.artifacts)
-    if found is not None and found.record.get("stage") == "audit":
-        return cast(AuditFigures, found.record["metrics"])
-    earlier = record.get("earlier_audit")
-    if earlier is not None:
-        return earlier
-    viable = record["metrics"].get("viable_before")
-    return None if viable is None else {"viable": viable, "intervals": {"viable": [None, None]}}
 
 
 def _fifths(record: RoundRecord) -> Picture | None:

@@ -1,4 +1,4 @@
-"""The table of finished rounds that commands print."""
+"""Tables of finished rounds: the one that commands print, and the rows of those in reports and cards."""
 
 from collections.abc import Sequence
 
@@ -16,6 +16,18 @@ METRIC_TITLES = {
     "segmentation": "val_segmentation_loss",
     "perceptual": "val_perceptual_loss",
 }
+
+
+ROUND_HEADER = ("round", "epochs", *METRIC_TITLES, "weight", "minutes")
+
+
+def round_row(record: RoundRecord) -> list[str]:
+    """The round's texts, of the columns `ROUND_HEADER`; empty where an earlier version measured nothing."""
+    metrics = record["metrics"]
+    figures = [metrics.get(name) for name in METRIC_TITLES.values()] + [metrics.get("discriminator_weight")]
+    shown = ["" if value is None else f"{value:.4f}" for value in figures]
+    epochs = f"{metrics['first_epoch'] + 1} to {metrics['epoch']}"
+    return [str(record["round"]), epochs, *shown, f"{record['seconds'] / 60:.1f}"]
 
 
 def round_table(records: Sequence[RoundRecord]) -> str:

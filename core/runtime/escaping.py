@@ -1,4 +1,4 @@
-"""Escapes text from outside for Markdown and CSV, so that it is shown as written and never executed."""
+"""Escapes text from outside for Markdown, Mermaid and CSV, so that it is shown as written and never executed."""
 
 import re
 from typing import IO
@@ -10,6 +10,8 @@ from core.runtime.errors import one_line
 _MARKUP = re.compile(r"([\\`*_\[\]<>|!#~&$])")
 # Cells that a spreadsheet takes for a formula, also after it drops characters at their start.
 _FORMULA = re.compile(r"^[\s\x00-\x1f]*[=+\-@]|^[\t\r\n]")
+# All that a label of a drawing may hold as it is.
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9 ._-]")
 _NUMBER = re.compile(r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
 
 
@@ -25,6 +27,11 @@ def markdown_code(text: object) -> str:
     # A space separates a backtick at an end from the fence; it is not shown.
     inner = f" {line} " if line.startswith("`") or line.endswith("`") else line
     return f"{fence}{inner}{fence}"
+
+
+def mermaid_text(text: object) -> str:
+    """`text` as one line in a quoted label of a Mermaid drawing, which shows it unchanged: odd characters by number."""
+    return _NOT_PLAIN.sub(lambda found: f"#{ord(found[0])};", one_line(str(text)))
 
 
 def write_csv(

@@ -300,8 +300,8 @@ def test_a_run_stops_once_audits_in_a_row_found_nothing_better_and_says_which_ro
     close_with(config, 6, None, 0.45)
     reason = stop_reason(config, 6)
     assert reason.startswith("stopped after round 6 (rounds.patience): each of the last 2 audits found no more viable")
-    assert "than round 2 (0.500): keep it with python -m tasks.export_model" in reason
-    assert "round-02/stage3/checkpoints/tiny_checkpoint_latest.pt" in reason and reason.endswith("/round-02")
+    assert "than round 2 (0.500): keep it with python -m tasks.export --checkpoint " in reason
+    assert "/tiny/round-02, or start another run from it with --fork-from " in reason and reason.endswith("/round-02")
     assert stop_reason(config.with_values({"rounds.patience": None}), 6) is None
     assert stop_reason(config.with_values({"rounds.patience": 3}), 6) is None
 

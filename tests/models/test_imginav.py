@@ -12,25 +12,15 @@ from core.models.checkpoints import load_autoencoder, load_discriminator, load_u
 from core.models.diffusion import build_dpm_solver, build_scheduler, ddim_chain, denoiser
 from core.models.imginav_checkpoints import imginav_betas
 from core.models.imported_models import load_experiment
-from core.networks.imginav_autoencoder import ImgiNavSizes, imginav_autoencoder
+from core.networks.imginav_autoencoder import imginav_autoencoder
 from core.networks.imginav_unet import ImgiNavUNet
 from core.runtime.batch_shares import Rows, ShareChannelDropout, checkpointed, whole_batch_dropout
 from core.runtime.errors import InputError
+from tests.imginav_files import SIZES, write_checkpoints
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "data" / "imginav"
 needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="ImgiNav's numeric fixtures are not beside the clone")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-SIZES = ImgiNavSizes(
-    latent_channels=3,
-    steps=2,
-    encoder_channels=4,
-    encoder_groups=4,
-    decoder_channels=8,
-    decoder_groups=8,
-    head_groups=(8, 8),
-    num_classes=10,
-    is_normalised=False,
-)
 
 
 def numeric(name):
@@ -165,50 +155,7 @@ def files(tmp_path):
     """Writes a diffusion checkpoint and an autoencoder of ImgiNav's form, changed by functions; returns their paths."""
 
     def write(change=lambda checkpoint: None, change_autoencoder=lambda checkpoint: None):
-        torch.manual_seed(3)
-        autoencoder = imginav_autoencoder(SIZES)
-        weights = {}
-        for key, value in autoencoder.state_dict().items():
-            part, _, rest = key.removeprefix("encoder.").partition(".")
-            if part == "feature_extractor":
-                key = f"encoder.encoder.{rest}"
-            weights[f"encoder.encoder.15.{rest}" if part == "latent_proj" else key] = value
-        parts = {
-            "encoder": {"latent_channels": 3, "base_channels": 4, "downsampling_steps": 2, "norm_groups": 4},
-            "decoder": {
-                **{"latent_channels": 3, "base_channels": 8, "upsampling_steps": 2, "norm_groups": 8},
-                "heads": [
-                    {"type": "RGBHead", "name": "rgb", "out_channels": 3},
-                    {"type": "SegmentationHead", "name": "segmentation", "out_channels": 10},
-                ],
-            },
-        }
-        encoded = {"state_dict": weights, "config": {"type": "Autoencoder", **copy.deepcopy(parts)}}
-        sizes = {"in_channels": 3, "out_channels": 3, "base_channels": 8, "depth": 2, "num_res_blocks": 1}
-        section = UNetSection(type="Unet", time_dim=6, norm_groups=4, dropout=0.1, **sizes)
-        state = {f"unet.{key}": value for key, value in ImgiNavUNet(section).state_dict().items()}
-        state |= {key: value for key, value in weights.items() if key.startswith("decoder.")}
-        betas = torch.linspace(1e-4, 0.02, 40)
-        state |= {
-            "scheduler.betas": betas,
-            "scheduler.alphas": 1 - betas,
-            "scheduler.alpha_bars": (1 - betas).cumprod(0),
-        }
-        trained = {
-            "state_dict": state,
-            "config": {
-                "type": "DiffusionModel",
-                "unet": {"type": "DualUNet", **sizes, "time_dim": 6, "norm_groups": 4, "dropout": 0.1},
-                "scheduler": {"type": "CosineScheduler", "num_steps": 40},
-                "decoder": copy.deepcopy(parts["decoder"]),
-            },
-            "training_history": [],
-        }
-        change(trained)
-        change_autoencoder(encoded)
-        torch.save(trained, tmp_path / "diffusion.pt")
-        torch.save(encoded, tmp_path / "autoencoder.pt")
-        return tmp_path / "diffusion.pt", tmp_path / "autoencoder.pt"
+        return write_checkpoints(tmp_path, change, change_autoencoder)
 
     return write
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tasks.export import export
 
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_checkpoint, load_unet
@@ -11,7 +12,6 @@ from core.models.strength import load_unet_from
 from core.runtime.errors import InputError
 from tasks.command_line import run_command
 from tasks.export_base import export_base
-from tasks.export_model import export_model
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +60,17 @@ def test_a_checkpoint_of_another_architecture_is_named(config, end, tmp_path):
 def test_an_exported_model_is_one_to_start_from(prepared, config, end, tmp_path):
     output = tmp_path / "half.safetensors"
     arguments = [str(prepared), "--checkpoint", str(end), "--strength", "0.5", "--output", str(output)]
-    assert run_command(export_model, arguments) == str(output)
+    assert run_command(export, arguments) == str(output)
     wanted = load_unet_from(config.diffusion.stage2_checkpoint, end, 0.5, config)
     assert torch.equal(weights(load_unet(output, config)), weights(wanted))
     assert load_checkpoint(output, "checkpoint")["config"]["made_from"]["strength"] == 0.5
     with pytest.raises(InputError, match=r"half\.safetensors exists already, and nothing is overwritten"):
-        export_model(prepared, end, output)
+        export(end, prepared, output=output)
 
 
 def test_a_model_without_a_strength_is_the_base_s_file(prepared, config, tmp_path):
     export_base(prepared, str(tmp_path / "base"))
-    export_model(prepared, config.diffusion.stage2_checkpoint, tmp_path / "model.safetensors")
+    export(config.diffusion.stage2_checkpoint, prepared, output=tmp_path / "model.safetensors")
     assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "base/stage2.safetensors").read_bytes()
 
 
@@ -79,7 +79,8 @@ def test_a_model_without_a_strength_is_the_base_s_file(prepared, config, tmp_pat
     [
         ({"output": "s3://bucket/model.safetensors"}, "is in a bucket"),
         ({"output": "model.pt"}, r"is not called \.safetensors"),
-        ({"start": "a.pt"}, "--start goes with --strength"),
+        ({"start": "configs/base/stage2.safetensors"}, "--start goes with --strength"),
+        ({"start": "a.pt"}, r"--start a\.pt does not exist"),
         (
             {"strength": 0.5, "overrides": ["artifacts.root=nowhere"]},
             "--strength needs the model to start from: give --start",
@@ -88,5 +89,5 @@ def test_a_model_without_a_strength_is_the_base_s_file(prepared, config, tmp_pat
 )
 def test_what_makes_no_model_is_refused_before_anything_is_written(prepared, end, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
-        export_model(prepared, end, **{"output": tmp_path / "model.safetensors", **options})
+        export(end, prepared, **{"output": tmp_path / "model.safetensors", **options})
     assert not list(tmp_path.iterdir())

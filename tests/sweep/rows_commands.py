@@ -61,7 +61,7 @@ ROWS = [
             "tasks.compare_ablations": [],
             "tasks.continue_stage3": [],
             "tasks.export_base": ["--output_dir", "base"],
-            "tasks.export_model": ["--checkpoint", "a.pt", "--output", "b.safetensors"],
+            "tasks.export": ["--checkpoint", "a.pt", "--output", "b.safetensors"],
             "tasks.label": ["--round", "1", "--output", "labels.html"],
             "tasks.report_round": ["--number", "1"],
             "tasks.sample": ["--checkpoint", "a.pt", *_DRAWING],
@@ -76,7 +76,7 @@ ROWS = [
         )
         for module, more in {
             "tasks.audit": [],
-            "tasks.export_model": ["--output", "b.safetensors"],
+            "tasks.export": ["--output", "b.safetensors"],
             "tasks.sample": _DRAWING,
         }.items()
         for strength in ("2.5", "nan")

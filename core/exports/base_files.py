@@ -1,8 +1,7 @@
 """The base of an experiment as files that travel with a repository: autoencoder, Stage 2, a card, their digests."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from core.audit.audit import audit_checkpoint
 from core.audit.layout_maps import decode_maps
@@ -10,6 +9,8 @@ from core.audit.reference import make_reference, split_originals
 from core.audit.rules import VIABLE
 from core.config.experiment import ExperimentConfig
 from core.data.layouts import LayoutPictures
+from core.exports.card_parts import card_table, data_sentence, file_table, made_with, stage_table
+from core.exports.model_file import KEPT_SETTINGS
 from core.inputs.listed_digests import LIST_NAME, digest_list
 from core.inputs.locations import Location
 from core.models.checkpoints import (
@@ -30,7 +31,6 @@ from core.runtime.errors import InputError
 from core.runtime.files import Entry, atomic_write, file_entry, require_writable
 from core.storage.opening import open_store
 from core.storage.store import join
-from core.training.model_file import KEPT_SETTINGS
 from core.training.prerequisites import STAGES, with_prerequisites
 
 AUTOENCODER_NAME, STAGE2_NAME, CARD_NAME = "autoencoder.safetensors", "stage2.safetensors", "README.md"
@@ -131,9 +131,9 @@ def _card(
         f"after Stage 2 (UNet of {config.unet.base_channels} base channels, depth {config.unet.depth}). "
         "Adversarial rounds start from them.",
         "",
-        f"- **Data**: {_data(config)}; a share of {config.training.train_split} of them to train on.",
+        f"- **Data**: {data_sentence(config)}; a share of {config.training.train_split} of them to train on.",
         f"- **Seed**: {seed} of the trainings, {config.training.split_seed} of the split.",
-        *_made_with(records),
+        *made_with(records.get("stage2", {})),
         "- **Licence**: Apache-2.0, as the repository.",
         f"- **Limits**: it draws what its data shows, at {size}x{size} pixels, and many of its layouts are broken. "
         "It is a start for fine-tuning. On another processor, the same commands give other bytes.",
@@ -145,29 +145,18 @@ def _card(
         "",
         "`make base` gives both commands for `configs/base.yaml`.",
         "",
-        "| file | bytes | sha256 |",
-        "|---|---|---|",
-        *(f"| `{name}` | {entry['size']:,} | `{entry['sha256']}` |" for name, entry in files.items()),
+        *file_table(files),
         "",
         f"Weights are fp32, of Stage 2 the moving average. The metadata of each file hold its settings as JSON. "
         f"`{LIST_NAME}` is checked when a file is read.",
     ]
-    lines += _table(("stage", "seconds", "metrics"), _stage_rows(records))
+    lines += stage_table(records)
     if figures:
         audit = config.required("audit")
         steps = audit.num_steps or config.rounds.bad_latents.num_steps
         lines += ["", f"Audit of {audit.num_samples:,} generated layouts ({steps} steps of DDIM, 95 % intervals):"]
-        lines += _table(("figure", "value"), figures)
+        lines += card_table(("figure", "value"), figures)
     return "\n".join(lines) + "\n"
-
-
-def _data(config: ExperimentConfig) -> str:
-    synthetic = config.dataset.synthetic
-    if synthetic is None:
-        return "the layouts of a manifest"
-    fewest, most = synthetic.rooms
-    rooms = f"{fewest} to {most} rooms" if fewest < most else f"{most} room{'s' if most > 1 else ''}"
-    return f"{synthetic.count:,} layouts of {rooms} from this project's generator, seed {synthetic.seed}"
 
 
 def _records(config: ExperimentConfig) -> dict[str, Record]:
@@ -175,27 +164,3 @@ def _records(config: ExperimentConfig) -> dict[str, Record]:
     places = {stage: open_store(join(prerequisites_location(config), stage), config.artifacts) for stage in STAGES}
     found = {stage: read_record(store, RECORD_NAME) for stage, store in places.items()}
     return {stage: record for stage, record in found.items() if record is not None}
-
-
-def _made_with(records: Mapping[str, Record]) -> list[str]:
-    code: Mapping[str, Any] = records["stage2"].get("code", {}) if "stage2" in records else {}
-    versions = ", ".join(f"{name} {code[name]}" for name in ("python", "torch", "diffusers") if name in code)
-    return [f"- **Made with**: {versions}."] if versions else []
-
-
-def _stage_rows(records: Mapping[str, Record]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for stage, record in records.items():
-        metrics = [f"{name} {_short(value)}" for name, value in sorted(record["metrics"].items())]
-        rows.append((stage, f"{record['seconds']:.0f}", ", ".join(metrics)))
-    return rows
-
-
-def _short(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    if not rows:
-        return []
-    return ["", *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))]

@@ -1,0 +1,1 @@
+"""Models in forms that others use, and cards that say what they are. May import rounds and below."""
