@@ -73,3 +73,13 @@ def write_checkpoints(
     torch.save(trained, folder / "diffusion.pt")
     torch.save(encoded, folder / "autoencoder.pt")
     return folder / "diffusion.pt", folder / "autoencoder.pt"
+
+
+def write_config(diffusion: Path, autoencoder: Path, size: int = 32) -> Path:
+    """Path of a config beside a diffusion checkpoint that names both files and says nothing of networks."""
+    path = diffusion.parent / "theirs.yaml"
+    path.write_text(
+        f"experiment: {{name: theirs}}\ndataset: {{manifest: m.csv, image_size: {size}}}\n"
+        f"autoencoder: {{checkpoint: {autoencoder}}}\ndiffusion: {{stage2_checkpoint: {diffusion}}}\n"
+    )
+    return path

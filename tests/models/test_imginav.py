@@ -180,6 +180,20 @@ def test_a_config_follows_the_checkpoints_that_it_names(files, experiment):
     assert given.unet.base_channels == 8 and given.scheduler == config.scheduler
 
 
+def test_a_checkpoint_that_was_trained_on_from_theirs_belongs_to_the_config(files, experiment, tmp_path):
+    diffusion, autoencoder = files()
+    config = experiment(diffusion, autoencoder, size=32)
+    unet = load_unet(diffusion, config)
+    for name, form in (("same", lambda made: made), ("other", lambda made: made | {"num_steps": 39})):
+        settings = config.fingerprint()
+        weights = {f"unet_ema.{key}": value for key, value in unet.state_dict().items()}
+        saved = {"state_dict": weights, "config": settings | {"scheduler": form(settings["scheduler"])}}
+        torch.save(saved, tmp_path / f"{name}.pt")
+    assert torch.equal(load_unet(tmp_path / "same.pt", config).final.weight, unet.final.weight)
+    with pytest.raises(InputError, match=r"was trained with scheduler\.num_steps 39, the config's is 40"):
+        load_unet(tmp_path / "other.pt", config)
+
+
 def test_a_checkpoint_is_found_in_the_folder_checkpoints_beside_its_name(files, experiment):
     diffusion, autoencoder = files()
     (diffusion.parent / "stage2" / "checkpoints").mkdir(parents=True)
