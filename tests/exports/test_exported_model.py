@@ -3,10 +3,7 @@
 import contextlib
 import io
 import json
-import multiprocessing
 import os
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from core.config.loading import config_bytes, load_config
 from core.data.palette import COLORS, PALETTE
 from core.exports import diffusers_folder, exported_model
+from core.inputs.safetensors_files import load_safetensors
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_autoencoder, load_checkpoint, load_unet
 from core.models.imported_models import load_experiment
@@ -32,12 +29,11 @@ from core.storage.opening import open_store
 from core.training.prerequisites import with_prerequisites
 from tasks.command_line import run_command
 from tasks.export import export
-from tests.imginav_files import SIZES, write_checkpoints
+from tests.imginav_files import SIZES, write_checkpoints, write_config
+from tests.processes import killed_at
 
 pytest_plugins = ["tests.storage_servers"]
 
-NUMERIC = Path(__file__).parents[3] / "shared" / "data" / "imginav" / "numeric"
-needs_fixtures = pytest.mark.skipif(not NUMERIC.is_dir(), reason="ImgiNav's numeric fixtures are not beside the clone")
 SEEDS, STEPS = [3, 1, 4, 1, 5], 7
 
 # What somebody runs who has diffusers and torch, and neither this project nor anything else that it installs.
@@ -63,8 +59,7 @@ for folder in folders:
     noisy = [pipeline(2, 3, torch.Generator().manual_seed(1), return_dict=False)[2].numpy() for _ in range(2)]
     np.savez(f"{folder}/drawn.npz", latents=drawn.latents.numpy(), classes=drawn.class_maps, images=images,
              seeded=np.stack(seeded), noisy=np.stack(noisy), default_steps=default_steps)
-    (decoder,) = {type(pipeline.decoder).__module__}
-    print(decoder, *pipeline.decoder.config.class_names)
+    print(*pipeline.decoder.config.class_names)
 """
 
 
@@ -89,21 +84,6 @@ def content(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-THEIRS = """
-experiment: {{name: theirs}}
-dataset: {{manifest: m.csv, image_size: {size}}}
-autoencoder: {{checkpoint: {autoencoder}}}
-diffusion: {{stage2_checkpoint: {diffusion}}}
-"""
-
-
-def theirs(folder, diffusion, autoencoder, size=32):
-    """Config file in `folder` of a model of ImgiNav."""
-    path = folder / "theirs.yaml"
-    path.write_text(THEIRS.format(diffusion=diffusion, autoencoder=autoencoder, size=size))
-    return path
-
-
 @pytest.fixture(scope="module")
 def elsewhere(prepared, tmp_path_factory):
     """By name: config, checkpoint and folder of models that were exported and drawn with in another process."""
@@ -111,7 +91,7 @@ def elsewhere(prepared, tmp_path_factory):
     configs = {"own": prepared, "v": "configs/demo.yaml"}
     for name, sizes in (("theirs", SIZES), ("theirs floor", SIZES._replace(num_classes=11, is_normalised=True))):
         (root / name).mkdir()
-        configs[name] = theirs(root / name, *write_checkpoints(root / name, sizes=sizes))
+        configs[name] = write_config(*write_checkpoints(root / name, sizes=sizes))
     exported = {}
     for name, path in configs.items():
         config = with_prerequisites(load_experiment(path)).with_values({"training.use_amp": False})
@@ -124,7 +104,7 @@ def elsewhere(prepared, tmp_path_factory):
     command = [sys.executable, "-I", "-c", ELSEWHERE, str(STEPS), *(str(root / name) for name in configs)]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[1:] for line in done.stdout.splitlines()] == [list(PALETTE)] * len(configs)
+    assert [line.split() for line in done.stdout.splitlines()] == [list(PALETTE)] * len(configs)
     return exported
 
 
@@ -139,4 +119,157 @@ def test_the_pipeline_draws_what_this_project_draws(elsewhere, name):
     assert np.array_equal(drawn["images"], COLORS[drawn["classes"]]) and drawn["images"].dtype == np.uint8
     for values in (drawn["seeded"], drawn["noisy"]):
         assert values.shape == (2, 2, *config.latent_shape) and np.array_equal(*values) and values.std() > 0.1
-    assert drawn["default_steps"] == (config.audit and config.audit.num_steps) or config.rounds.bad_latents.num_steps
+    assert drawn["default_steps"] == {"own": 5, "v": 25}.get(name, 40)  # of the audit; not more than the schedule has
+
+
+def test_weights_are_safetensors_only_and_no_file_needs_this_project(elsewhere):
+    for _, _, folder in elsewhere.values():
+        names = {
+            path.relative_to(folder / "model").as_posix() for path in (folder / "model").rglob("*") if path.is_file()
+        }
+        weights = {f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "decoder")}
+        assert {name for name in names if Path(name).suffix not in (".py", ".json", ".md")} == weights
+        for path in (folder / "model").rglob("*.py"):
+            text = path.read_text()
+            assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n") and "core" not in text
+        listed = set(json.loads((folder / "model/stage.json").read_text())["outputs"])
+        assert listed == names - {"stage.json"} and "README.md" in listed
+
+
+@pytest.fixture(scope="module")
+def end(config, tmp_path_factory):
+    """A checkpoint whose EMA weights are those of Stage 2 plus 1; its other weights are zero."""
+    made = load_checkpoint(config.diffusion.stage2_checkpoint, "checkpoint")
+    moved = {key: value + 1 for key, value in made["state_dict"].items() if key.startswith("unet_ema.")}
+    others = {key: value * 0 for key, value in made["state_dict"].items() if key.startswith("unet.")}
+    path = tmp_path_factory.mktemp("end") / "end.pt"
+    save_tensors({"state_dict": moved | others, "config": made["config"]}, path)
+    return path
+
+
+@pytest.mark.parametrize("strength", [None, 0.5])
+def test_the_weights_are_the_moving_average_at_its_strength(prepared, config, end, tmp_path, strength):
+    run_export(prepared, tmp_path / "out", checkpoint=end, strength=strength)
+    start = config.diffusion.stage2_checkpoint
+    wanted = load_unet(end, config) if strength is None else load_unet_from(start, end, strength, config)
+    found = load_safetensors(tmp_path / "out/unet/diffusion_pytorch_model.safetensors", "unet").tensors
+    assert found.keys() == wanted.state_dict().keys()
+    assert all(torch.equal(value, found[key]) for key, value in wanted.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert run_export(prepared, folder) == str(folder)
+    return content(folder)
+
+
+KILLS = {
+    "the weights": (diffusers_folder, "save_safetensors", 2),
+    "the card": (exported_model, "model_card", 1),
+    "publishing": (local_store.LocalStore, "_add", 5),
+    "the record": (stage_run, "create_record", 1),
+    "the end": (stage_run.StoredWorkspace, "drop_states", 1),
+}
+
+
+@pytest.mark.parametrize("at", KILLS)
+def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(prepared, undisturbed, tmp_path, at):
+    killed_at(*KILLS[at], lambda: run_export(prepared, tmp_path / "out"))
+    run_export(prepared, tmp_path / "out")
+    assert content(tmp_path / "out") == undisturbed
+
+
+def test_a_finished_folder_is_left_as_it_is(prepared, tmp_path, capsys):
+    run_export(prepared, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    run_export(prepared, tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    assert "model: already done" in capsys.readouterr().err
+
+
+def test_a_bucket_gets_the_same_files(prepared, undisturbed, tmp_path, moto_place):
+    output, sets = f"{moto_place.uri}/out", [f"artifacts.cache={tmp_path}/cache"]
+    run_export(prepared, output, sets=sets)
+    store = open_store(output, moto_place.artifacts)
+    assert {file.name: store.read(file.name).data for file in store.files() if file.name != "stage.json"} == undisturbed
+    run_export(prepared, output, sets=sets)  # already done
+
+
+def refusal(prepared, output_dir, **values):
+    """The line that the command ends with, exit status 2."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as left:
+        run_export(prepared, output_dir, **values)
+    assert left.value.code == 2
+    (line,) = errors.getvalue().splitlines()
+    return line
+
+
+@pytest.fixture
+def bad(config, tmp_path):
+    """Files and folders that are no model, by name."""
+    folder = tmp_path / "bad"
+    made = load_checkpoint(config.diffusion.stage2_checkpoint, "checkpoint")
+    smaller = {name: value[:1] for name, value in made["state_dict"].items()}
+    (folder / "run/round-01").mkdir(parents=True)
+    (folder / "run/round-01/config.yaml").write_bytes(config_bytes(config))
+    save_tensors(made | {"state_dict": smaller}, folder / "smaller.pt")
+    (folder / "text.pt").write_text("no model")
+    return folder
+
+
+REFUSED = {
+    "neither place": ({"output_dir": None}, ["give either --output_dir", "or --output"]),
+    "both places": ({"output": "m.safetensors"}, ["give either --output_dir", "or --output"]),
+    "a form of a file": (
+        {"output_dir": None, "output": "m.safetensors", "form": "imginav"},
+        ["--form goes with --output_dir"],
+    ),
+    "no such form": ({"form": "onnx"}, ["--form", "onnx", "diffusers", "imginav"]),
+    "ImgiNav's form of another network": (
+        {"form": "imginav"},
+        ["--form imginav holds ImgiNav's Unet, and this model is a UNet2DModel: give --form diffusers"],
+    ),
+    "no such file": ({"checkpoint": "{bad}/none.pt"}, ["--checkpoint", "none.pt does not exist"]),
+    "no model": ({"checkpoint": "{bad}/text.pt"}, ["text.pt"]),
+    "a model of another size": ({"checkpoint": "{bad}/smaller.pt"}, ["smaller.pt has another architecture"]),
+    "a file without its config": ({"config": None}, ["--checkpoint", "give --config CONFIG too"]),
+    "no round": ({"checkpoint": "{bad}/run", "config": None}, ["bad/run holds no finished round"]),
+    "an unfinished round": ({"checkpoint": "{bad}/run/round-01", "config": None}, ["holds no finished round"]),
+    "a start without a strength": ({"start": "{bad}/text.pt"}, ["--start goes with --strength"]),
+    "too strong": ({"strength": 2.5}, ["--strength 2.5: it must be less than or equal to 2"]),
+}
+
+
+@pytest.mark.parametrize("given", REFUSED)
+def test_what_cannot_be_exported_is_refused_in_one_line_and_nothing_is_written(prepared, bad, tmp_path, given):
+    values, words = REFUSED[given]
+    filled = {n: v.format(bad=bad) if isinstance(v, str) else v for n, v in values.items()}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    line = refusal(prepared, **{"output_dir": tmp_path / "out"} | filled)
+    assert line.startswith("error: ") and all(word in line for word in words), line
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before and not Path(
+        "m.safetensors"
+    ).exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "README.md", "unet/config.json", "state/mine.pt", "stage.json"])
+def test_a_folder_with_other_files_is_refused_by_name(prepared, tmp_path, name):
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert name in refusal(prepared, tmp_path / "out")
+    assert content(tmp_path) == ({} if name == "stage.json" else {f"out/{name}": b"mine"}) and mine.exists()
+
+
+def test_a_folder_of_another_export_is_refused_by_what_differs(prepared, config, end, tmp_path):
+    run_export(prepared, tmp_path / "out", checkpoint=end)
+    before = content(tmp_path)
+    for values, words in (
+        ({"checkpoint": end, "strength": 0.5}, "input start None, now it is "),
+        ({"checkpoint": config.diffusion.stage2_checkpoint}, "input diffusion "),
+    ):
+        said = refusal(prepared, tmp_path / "out", **values)
+        assert "holds a model made with" in said and words in said
+    assert content(tmp_path) == before

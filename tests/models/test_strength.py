@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tasks.export import export
 
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_checkpoint, load_unet
 from core.models.strength import load_unet_from
 from core.runtime.errors import InputError
 from tasks.command_line import run_command
+from tasks.export import export
 from tasks.export_base import export_base
 
 

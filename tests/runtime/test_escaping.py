@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from markupsafe import escape
 from core.rounds.audit_table import AuditTable
 from core.rounds.report import Picture, RoundPart, render_page
 from core.runtime.errors import LONGEST_LINE, InputError, one_line, system_line, without_secrets
-from core.runtime.escaping import markdown_code, markdown_text, write_csv
+from core.runtime.escaping import markdown_code, markdown_text, mermaid_text, write_csv
 
 SECRETS = [
     "http://user:SECRET@host:9000/x",
@@ -87,6 +88,13 @@ def test_markdown_holds_no_markup_of_the_text(text):
     for escaped in ("\\\\", *(f"\\{c}" for c in "`*_[]<>|!#~&$:")):
         rest = rest.replace(escaped, "")
     assert "\n" not in shown and not set(rest) & set("\\`*_[]<>|!#~&$") and "://" not in rest
+
+
+@given(st.text())
+def test_a_label_of_a_drawing_shows_the_text_and_ends_nowhere(text):
+    shown = mermaid_text(text)
+    assert re.fullmatch(r"(?:[A-Za-z0-9 ._-]|#\d+;)*", shown)
+    assert re.sub(r"#(\d+);", lambda found: chr(int(found[1])), shown) == one_line(text)
 
 
 @pytest.mark.parametrize("text", ["a|b", "![x](http://evil)", "<script>", "a\n# title", "`code`", "*b*", "</pre>"])

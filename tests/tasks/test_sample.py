@@ -3,10 +3,7 @@
 import contextlib
 import io
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +36,7 @@ from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
 from tasks.retrain_discriminator import retrain_discriminator
 from tasks.sample import sample
+from tests.processes import killed_at
 
 pytest_plugins = ["tests.storage_servers"]
 
@@ -213,18 +211,6 @@ def test_steps_and_sampler_change_what_is_drawn(prepared, undisturbed, tmp_path,
     assert content(tmp_path / "out")["layouts/00000.png"] != undisturbed["layouts/00000.png"]
 
 
-def dying(function, at):
-    """`function`, whose call number `at` kills the process before it does anything."""
-    calls = iter(range(1, at + 1))
-
-    def counted(*arguments, **named):
-        if next(calls) == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **named)
-
-    return counted
-
-
 KILLS = {
     "sampling": (drawing, "sample_latents", 2),
     "a part's record": (drawing.LatentParts, "add", 3),
@@ -239,16 +225,8 @@ KILLS = {
 @pytest.mark.parametrize("at", KILLS)
 def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(prepared, undisturbed, tmp_path, monkeypatch, at):
     monkeypatch.setattr(drawing, "_LEAST_PART", 64)
-    where, name, call = KILLS[at]
-
-    def killed():
-        setattr(where, name, dying(getattr(where, name), call))
-        draw(prepared, tmp_path / "out", num_samples=130, grid=True)
-
-    process = multiprocessing.get_context("fork").Process(target=killed)
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL and (tmp_path / "out/state").exists()
+    killed_at(*KILLS[at], lambda: draw(prepared, tmp_path / "out", num_samples=130, grid=True))
+    assert (tmp_path / "out/state").exists()
     sampled = []
     monkeypatch.setattr(
         drawing, "sample_latents", lambda *given: sampled.append(len(given[2])) or sample_latents(*given)
