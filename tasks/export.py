@@ -36,7 +36,7 @@ def export(
     if output is not None and form != "diffusers":
         raise InputError("--form goes with --output_dir: --output writes a checkpoint of this project")
     model = find_model(checkpoint, config, overrides)
-    if start is not None:
+    if start is not None and strength is not None:
         start = find_start(start, model.config.artifacts)
     from_start = choose_start(model.config, start, strength)
     if output is not None:

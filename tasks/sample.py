@@ -33,7 +33,7 @@ def sample(
     start + strength * (checkpoint - start); the start is the config's Stage 2 without `start`.
     """
     model = find_model(checkpoint, config, overrides)
-    if start is not None:
+    if start is not None and strength is not None:
         start = find_start(start, model.config.artifacts)
     latents, audited = model.config.rounds.bad_latents, model.config.audit
     request = DrawRequest(

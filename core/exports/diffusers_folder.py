@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from diffusers import __version__ as diffusers_version
 from torch import Tensor
 
@@ -14,21 +15,19 @@ from core.data.palette import PALETTE
 from core.inputs.safetensors_files import save_safetensors
 from core.models.checkpoints import SizedAutoencoder
 from core.models.diffusion import build_scheduler
+from core.networks.diffusers_autoencoder import TEMPERATURE, DiffusersDecoder
 from core.networks.imginav_autoencoder import FLOOR, ImgiNavSizes
 from core.networks.imginav_unet import TIME_DIM
 from core.networks.unet import UNet
 from core.runtime.files import atomic_write, save_json
 
+_DIFFUSERS = "diffusers"
 # What diffusers calls a model's weights and settings, and a pipeline's parts.
 _WEIGHTS, _CONFIG, _INDEX = "diffusion_pytorch_model.safetensors", "config.json", "model_index.json"
 # Modules of the folder `diffusers_files` beside this one. diffusers copies those of every folder that is loaded into
 # one place, so each has a name of its own.
-_PIPELINE, _DECODER, _IMGINAV_DECODER, _IMGINAV_UNET = (
-    "layout_pipeline",
-    "layout_decoder",
-    "layout_imginav_decoder",
-    "layout_imginav_unet",
-)
+_PIPELINE, _IMGINAV_UNET = "layout_pipeline", "layout_imginav_unet"
+_DECODER, _IMGINAV_DECODER, _PALETTE_DECODER = "layout_decoder", "layout_imginav_decoder", "layout_palette_decoder"
 
 
 def write_diffusers(
@@ -38,31 +37,79 @@ def write_diffusers(
 
     `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` loads it, with no more than diffusers and torch.
     """
-    decoder_module = _IMGINAV_DECODER if isinstance(autoencoder.sizes, ImgiNavSizes) else _DECODER
-    parts = {"decoder": [decoder_module, "LayoutDecoder"], "scheduler": ["diffusers", "DDIMScheduler"]}
-    if config.unet.type == "Unet":
-        parts["unet"] = [_IMGINAV_UNET, "LayoutUNet"]
-        unet_settings = _imginav_unet_settings(config)
-    else:
-        parts["unet"] = ["diffusers", "UNet2DModel"]
-        unet_settings = _registered(unet)
-    _write_part(unet.state_dict(), parts["unet"], unet_settings, folder / "unet")
-    _write_part(
-        autoencoder.model.decoder.state_dict(), parts["decoder"], _decoder_settings(autoencoder), folder / "decoder"
-    )
+    decoder, unet_part = _decoder_part(autoencoder), _unet_part(unet, config)
+    _write_part(unet_part, folder / "unet")
+    _write_part(decoder, folder / "decoder")
     scheduler = _registered(build_scheduler(config.scheduler))
     save_json(_headed("DDIMScheduler", scheduler), folder / "scheduler" / "scheduler_config.json")
     _write_module(_PIPELINE, folder)
-    save_json(_headed([_PIPELINE, "LayoutPipeline"], {"default_steps": steps, **parts}), folder / _INDEX)
+    index = {
+        "default_steps": steps,
+        "unet": [unet_part.module, unet_part.name],
+        "scheduler": [_DIFFUSERS, "DDIMScheduler"],
+        "decoder": [decoder.module, decoder.name],
+    }
+    save_json(_headed([_PIPELINE, "LayoutPipeline"], index), folder / _INDEX)
 
 
-def _write_part(weights: Mapping[str, Tensor], kind: list[str], settings: Mapping[str, Any], folder: Path) -> None:
-    """Write a model of the class `kind`, a module and a name in it, to its folder of the pipeline."""
-    module, name = kind
-    save_json(_headed(name, settings), folder / _CONFIG)
-    save_safetensors(weights, "format", "pt", folder / _WEIGHTS)
-    if module != "diffusers":
-        _write_module(module, folder)
+class _Part(NamedTuple):
+    """A model of the pipeline: its class, as a module and a name in it, its settings and its weights."""
+
+    module: str
+    name: str
+    settings: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+
+
+def _unet_part(unet: UNet, config: ExperimentConfig) -> _Part:
+    if config.unet.type != "Unet":
+        settings = _registered(unet) | {"sample_size": config.latent_size}
+        return _Part(_DIFFUSERS, "UNet2DModel", settings, unet.state_dict())
+    names = ("in_channels", "out_channels", "base_channels", "depth", "num_res_blocks", "norm_groups", "dropout")
+    settings = {name: getattr(config.unet, name) for name in names}
+    settings |= {"sample_size": config.latent_size, "time_dim": config.unet.time_dim or TIME_DIM}
+    return _Part(_IMGINAV_UNET, "LayoutUNet", settings, unet.state_dict())
+
+
+def _decoder_part(autoencoder: SizedAutoencoder) -> _Part:
+    decoder, sizes, settings = autoencoder.model.decoder, autoencoder.sizes, dict[str, Any]()
+    weights = decoder.state_dict()
+    if isinstance(sizes, ImgiNavSizes):
+        module, settings = _IMGINAV_DECODER, _imginav_settings(sizes)
+    elif sizes is not None:
+        module = _DECODER
+        settings = {"base_channels": sizes.base_channels, "max_channels": sizes.max_channels}
+        settings |= {"latent_channels": sizes.latent_channels, "upsampling_steps": sizes.downsampling_steps}
+    else:
+        module = _PALETTE_DECODER
+        model = decoder.model if isinstance(decoder, DiffusersDecoder) else None
+        settings = {"autoencoder_class": None, "autoencoder_config": None, "temperature": TEMPERATURE}
+        if model is not None:
+            settings |= {"autoencoder_class": type(model).__name__, "autoencoder_config": _registered(model)}
+        weights |= {"palette": torch.tensor(list(PALETTE.values()), dtype=torch.float32) / 127.5 - 1}
+    palette = {"class_names": list(PALETTE), "colours": [list(colour) for colour in PALETTE.values()]}
+    return _Part(module, "LayoutDecoder", settings | palette, weights)
+
+
+def _imginav_settings(sizes: ImgiNavSizes) -> dict[str, Any]:
+    rgb_groups, segmentation_groups = sizes.head_groups
+    return {
+        "latent_channels": sizes.latent_channels,
+        "base_channels": sizes.decoder_channels,
+        "upsampling_steps": sizes.steps,
+        "norm_groups": sizes.decoder_groups,
+        "rgb_groups": rgb_groups,
+        "segmentation_groups": segmentation_groups,
+        "is_normalised": sizes.is_normalised,
+        "unused_class": FLOOR if sizes.num_classes > len(PALETTE) else None,
+    }
+
+
+def _write_part(part: _Part, folder: Path) -> None:
+    save_json(_headed(part.name, part.settings), folder / _CONFIG)
+    save_safetensors(part.weights, "format", "pt", folder / _WEIGHTS)
+    if part.module != _DIFFUSERS:
+        _write_module(part.module, folder)
 
 
 def _write_module(name: str, folder: Path) -> None:
@@ -79,35 +126,3 @@ def _registered(part: Any) -> dict[str, Any]:
     """The settings of a part of diffusers, without those that it marks as its own."""
     settings: dict[str, Any] = json.loads(part.to_json_string())
     return {name: value for name, value in settings.items() if not name.startswith("_")}
-
-
-def _imginav_unet_settings(config: ExperimentConfig) -> dict[str, Any]:
-    section = config.unet
-    names = ("in_channels", "out_channels", "base_channels", "depth", "num_res_blocks", "norm_groups", "dropout")
-    settings = {name: getattr(section, name) for name in names}
-    return settings | {"sample_size": config.latent_size, "time_dim": section.time_dim or TIME_DIM}
-
-
-def _decoder_settings(autoencoder: SizedAutoencoder) -> dict[str, Any]:
-    sizes = autoencoder.sizes
-    palette = {"class_names": list(PALETTE), "colours": [list(colour) for colour in PALETTE.values()]}
-    if not isinstance(sizes, ImgiNavSizes):
-        return {
-            "latent_channels": sizes.latent_channels,
-            "base_channels": sizes.base_channels,
-            "upsampling_steps": sizes.downsampling_steps,
-            "max_channels": sizes.max_channels,
-            **palette,
-        }
-    rgb_groups, segmentation_groups = sizes.head_groups
-    return {
-        "latent_channels": sizes.latent_channels,
-        "base_channels": sizes.decoder_channels,
-        "upsampling_steps": sizes.steps,
-        "norm_groups": sizes.decoder_groups,
-        "rgb_groups": rgb_groups,
-        "segmentation_groups": segmentation_groups,
-        "is_normalised": sizes.is_normalised,
-        "unused_class": FLOOR if sizes.num_classes > len(PALETTE) else None,
-        **palette,
-    }

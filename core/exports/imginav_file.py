@@ -8,6 +8,7 @@ from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_checkpoint, with_prefix
+from core.models.diffusers_folders import is_model_folder
 from core.models.diffusion import build_scheduler
 from core.models.imginav_checkpoints import is_imginav_autoencoder
 from core.networks.imginav_unet import TIME_DIM
@@ -37,8 +38,8 @@ def read_decoder(config: ExperimentConfig, autoencoder: Path, shown: Location) -
             f"--form {IMGINAV} holds a model that predicts epsilon, and this one predicts "
             f"{config.scheduler.prediction_type}: give --form diffusers"
         )
-    checkpoint = load_checkpoint(autoencoder, "autoencoder checkpoint")
-    if not is_imginav_autoencoder(checkpoint):
+    checkpoint = {} if is_model_folder(autoencoder) else load_checkpoint(autoencoder, "autoencoder checkpoint")
+    if not checkpoint or not is_imginav_autoencoder(checkpoint):
         raise InputError(
             f"--form {IMGINAV} holds the decoder too, and that of autoencoder {shown} is not ImgiNav's: give --form "
             "diffusers"

@@ -98,7 +98,7 @@ def _add_file(lineage: Lineage, name: str, entry: InputEntry, artifacts: Artifac
     waiting = [(name, entry)]
     while waiting:
         name, entry = waiting.pop()
-        digest, file = entry["sha256"], entry["path"].rpartition("/")[2]
+        digest, file = entry["sha256"], entry["path"].rstrip("/").rpartition("/")[2]
         if digest in lineage.nodes:
             continue
         record = _record_of(entry, artifacts)

@@ -91,8 +91,8 @@ def _description(request: CardRequest, rounds: Sequence[RoundRecord]) -> Iterato
     config = request.config
     size, latent, unet = config.dataset.image_size, "x".join(map(str, config.latent_shape)), config.unet
     yield (
-        f"A diffusion model of room layouts: {unet.type} of {unet.base_channels} base channels, depth {unet.depth}, "
-        f"over {latent} latents, which predicts {config.scheduler.prediction_type}. Its decoder makes "
+        f"A diffusion model of room layouts: {unet.type} with at most {unet.widest} channels, over "
+        f"{latent} latents, which predicts {config.scheduler.prediction_type}. Its decoder makes "
         f"{size}x{size} pixels of ten classes of them."
     )
     yield ""

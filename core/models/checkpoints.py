@@ -175,7 +175,7 @@ def load_sized_autoencoder(path: Location, config: ExperimentConfig) -> "SizedAu
     if is_model_folder(path):
         folder = read_autoencoder_folder(Path(path))
         _refuse_other_latents(folder.latent_channels, folder.halvings, config, path)
-        return folder.model
+        return SizedAutoencoder(folder.model, None)
     checkpoint = load_checkpoint(path, "autoencoder checkpoint")
     if is_imginav_autoencoder(checkpoint):
         imported, weights = read_autoencoder(checkpoint, path)
@@ -213,10 +213,10 @@ class AutoencoderSizes(Section):
 
 
 class SizedAutoencoder(NamedTuple):
-    """An autoencoder, and the sizes that its checkpoint names: the project's own, or those of ImgiNav's."""
+    """An autoencoder, and the sizes that its checkpoint names; None for one of diffusers, which has a config."""
 
     model: Autoencoder
-    sizes: AutoencoderSizes | ImgiNavSizes
+    sizes: AutoencoderSizes | ImgiNavSizes | None
 
 
 def build_autoencoder(section: AutoencoderSection | AutoencoderSizes) -> Autoencoder:

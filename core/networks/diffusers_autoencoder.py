@@ -9,22 +9,22 @@ from core.networks.autoencoder import Autoencoder, Decoded, Decoder
 
 # Width of the classes' logits around the palette's colours, in squares of [-1, 1]. The two closest colours are 0.27
 # apart, so a pixel in its own colour has at least 0.99 of the probability.
-_TEMPERATURE = 0.05
+TEMPERATURE = 0.05
 
 
 def kl_autoencoder(model: AutoencoderKL) -> Autoencoder:
     """A variational autoencoder: the latent is the mode of the posterior, scaled and shifted as its config says."""
-    return Autoencoder(_KLEncoder(model), _DiffusersDecoder(model))
+    return Autoencoder(_KLEncoder(model), DiffusersDecoder(model))
 
 
 def vq_autoencoder(model: VQModel) -> Autoencoder:
     """A vector-quantised autoencoder: the latent is taken before it is quantised, which decoding does."""
-    return Autoencoder(_VQEncoder(model), _DiffusersDecoder(model))
+    return Autoencoder(_VQEncoder(model), DiffusersDecoder(model))
 
 
 def no_autoencoder() -> Autoencoder:
     """For diffusion models of pictures: the latent is the picture, RGB [B, 3, H, W] in [-1, 1]."""
-    return Autoencoder(nn.Identity(), _PictureDecoder())
+    return Autoencoder(nn.Identity(), PictureDecoder())
 
 
 def palette_logits(rgb: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def palette_logits(rgb: Tensor) -> Tensor:
     colors = torch.tensor(COLORS, dtype=rgb.dtype, device=rgb.device) / 127.5 - 1
     # |rgb - c|^2 without rgb^2, which all classes share.
     products = torch.einsum("bchw,kc->bkhw", rgb, colors)
-    return (2 * products - colors.square().sum(1)[:, None, None]) / _TEMPERATURE
+    return (2 * products - colors.square().sum(1)[:, None, None]) / TEMPERATURE
 
 
 class _KLEncoder(nn.Module):
@@ -56,7 +56,9 @@ class _VQEncoder(nn.Module):
         return latent
 
 
-class _DiffusersDecoder(Decoder):
+class DiffusersDecoder(Decoder):
+    """The decoder of an autoencoder of diffusers, called `model`."""
+
     def __init__(self, model: AutoencoderKL | VQModel):
         super().__init__()
         self.model = model
@@ -67,7 +69,9 @@ class _DiffusersDecoder(Decoder):
         return Decoded(rgb, palette_logits(rgb))
 
 
-class _PictureDecoder(Decoder):
+class PictureDecoder(Decoder):
+    """The identity: latents are RGB already."""
+
     def forward(self, latent: Tensor) -> Decoded:
         rgb = latent.clamp(-1, 1)
         return Decoded(rgb, palette_logits(rgb))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from core.config.loading import config_bytes, load_config
 from core.data.palette import COLORS, PALETTE
@@ -84,6 +85,36 @@ def content(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
+def of_diffusers(folder, with_autoencoder):
+    """Config file and checkpoint of a model that was trained on here from a pipeline of diffusers, of other sizes."""
+    torch.manual_seed(5)
+    sizes = {"block_out_channels": (4, 8), "norm_num_groups": 2}
+    channels = 2 if with_autoencoder else 3
+    unet = UNet2DModel(
+        **{"sample_size": 16, "in_channels": channels, "out_channels": channels, "layers_per_block": 1, **sizes},
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+    )
+    schedule = DDPMScheduler(50, beta_schedule="scaled_linear", prediction_type="sample")
+    DDPMPipeline(unet, schedule).save_pretrained(folder / "pipeline")
+    autoencoder = folder / "pipeline"
+    if with_autoencoder:
+        types = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+        autoencoder = folder / "autoencoder"
+        kl = AutoencoderKL(
+            latent_channels=2, layers_per_block=1, scaling_factor=0.5, shift_factor=0.1, **types, **sizes
+        )
+        kl.save_pretrained(autoencoder)
+    config = load_experiment(write_config(folder / "pipeline", autoencoder))
+    weights = {f"unet_ema.{key}": value for key, value in unet.state_dict().items()}
+    save_tensors({"state_dict": weights, "config": config.fingerprint()}, folder / "trained.pt")
+    (folder / "trained.yaml").write_bytes(
+        config_bytes(config.with_values({"diffusion.stage2_checkpoint": str(folder / "trained.pt")}))
+    )
+    return folder / "trained.yaml"
+
+
 @pytest.fixture(scope="module")
 def elsewhere(prepared, tmp_path_factory):
     """By name: config, checkpoint and folder of models that were exported and drawn with in another process."""
@@ -92,6 +123,9 @@ def elsewhere(prepared, tmp_path_factory):
     for name, sizes in (("theirs", SIZES), ("theirs floor", SIZES._replace(num_classes=11, is_normalised=True))):
         (root / name).mkdir()
         configs[name] = write_config(*write_checkpoints(root / name, sizes=sizes))
+    for name in ("pictures", "kl"):
+        (root / name).mkdir()
+        configs[name] = of_diffusers(root / name, with_autoencoder=name == "kl")
     exported = {}
     for name, path in configs.items():
         config = with_prerequisites(load_experiment(path)).with_values({"training.use_amp": False})
@@ -108,7 +142,7 @@ def elsewhere(prepared, tmp_path_factory):
     return exported
 
 
-@pytest.mark.parametrize("name", ["own", "v", "theirs", "theirs floor"])
+@pytest.mark.parametrize("name", ["own", "v", "theirs", "theirs floor", "pictures", "kl"])
 def test_the_pipeline_draws_what_this_project_draws(elsewhere, name):
     config, checkpoint, folder = elsewhere[name]
     drawn = np.load(folder / "drawn.npz")
@@ -119,7 +153,9 @@ def test_the_pipeline_draws_what_this_project_draws(elsewhere, name):
     assert np.array_equal(drawn["images"], COLORS[drawn["classes"]]) and drawn["images"].dtype == np.uint8
     for values in (drawn["seeded"], drawn["noisy"]):
         assert values.shape == (2, 2, *config.latent_shape) and np.array_equal(*values) and values.std() > 0.1
-    assert drawn["default_steps"] == {"own": 5, "v": 25}.get(name, 40)  # of the audit; not more than the schedule has
+    assert drawn["default_steps"] == {"own": 5, "v": 25, "pictures": 50, "kl": 50}.get(
+        name, 40
+    )  # of the audit; not more than the schedule has
 
 
 def test_weights_are_safetensors_only_and_no_file_needs_this_project(elsewhere):

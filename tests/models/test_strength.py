@@ -79,8 +79,8 @@ def test_a_model_without_a_strength_is_the_base_s_file(prepared, config, tmp_pat
     [
         ({"output": "s3://bucket/model.safetensors"}, "is in a bucket"),
         ({"output": "model.pt"}, r"is not called \.safetensors"),
-        ({"start": "configs/base/stage2.safetensors"}, "--start goes with --strength"),
-        ({"start": "a.pt"}, r"--start a\.pt does not exist"),
+        ({"start": "a.pt"}, "--start goes with --strength"),
+        ({"start": "a.pt", "strength": 0.5}, r"--start a\.pt does not exist"),
         (
             {"strength": 0.5, "overrides": ["artifacts.root=nowhere"]},
             "--strength needs the model to start from: give --start",

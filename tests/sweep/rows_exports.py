@@ -83,9 +83,7 @@ ROWS = [
     ),
     Row("export --output", "no place at all", _exported(output_dir=None), _PLACES),
     Row("export --output", "a folder too", _exported(output="m.safetensors"), _PLACES),
-    Row(
-        "export --start", "a file, without --strength", _exported(start="configs/base/stage2.safetensors"), ("--start",)
-    ),
+    Row("export --start", "a file, without --strength", _exported(start="a.pt"), ("--start goes with --strength",)),
     *(
         Row("export --output_dir", f"a folder that holds {name}", _into(name), (name, "model", "--output_dir"))
         for name in ("notes.txt", "README.md", "unet/config.json", "stage.json", "state/mine.pt")
