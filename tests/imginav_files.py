@@ -35,6 +35,10 @@ def write_checkpoints(
     """Paths of `diffusion.pt` and `autoencoder.pt` in `folder`, for pictures of 32x32, changed by functions."""
     torch.manual_seed(3)
     autoencoder = imginav_autoencoder(sizes)
+    if sizes.is_normalised:
+        for part in (autoencoder.encoder.latent_normalizer, autoencoder.decoder.latent_denormalizer):
+            torch.nn.init.constant_(part.shift, 0.5)
+            torch.nn.init.constant_(part.log_scale, 1.0)
     weights = {}
     for key, value in autoencoder.state_dict().items():
         part, _, rest = key.removeprefix("encoder.").partition(".")

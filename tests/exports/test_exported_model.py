@@ -300,11 +300,12 @@ def test_a_folder_with_other_files_is_refused_by_name(prepared, tmp_path, name):
 
 
 def test_a_folder_of_another_export_is_refused_by_what_differs(prepared, config, end, tmp_path):
-    run_export(prepared, tmp_path / "out", checkpoint=end)
+    run_export(prepared, tmp_path / "out", checkpoint=end, strength=0.5)
     before = content(tmp_path)
     for values, words in (
-        ({"checkpoint": end, "strength": 0.5}, "input start None, now it is "),
-        ({"checkpoint": config.diffusion.stage2_checkpoint}, "input diffusion "),
+        ({"checkpoint": end, "strength": 0.6}, "strength 0.5, now it is 0.6"),
+        ({"checkpoint": end}, "strength 0.5, now it is None"),
+        ({"checkpoint": config.diffusion.stage2_checkpoint, "strength": 0.5}, "input diffusion "),
     ):
         said = refusal(prepared, tmp_path / "out", **values)
         assert "holds a model made with" in said and words in said
