@@ -23,8 +23,6 @@ from core.training.prerequisites import with_prerequisites
 from tasks.export import export
 from tests.imginav_files import SIZES, write_checkpoints, write_config
 
-pytest_plugins = ["tests.storage_servers"]
-
 SEEDS, STEPS = [3, 1, 4, 1, 5], 7
 
 # What somebody runs who has diffusers and torch, and neither this project nor anything else that it installs.
