@@ -56,7 +56,7 @@ NOT_ALONE = {
     *("autoencoder.latent_channels", "unet.in_channels", "unet.out_channels"),
     *("dataset.outputs.rgb", "dataset.outputs.segmentation"),
     *(key for key in EFFECTS if key.rpartition(".")[2] in ("type", "key", "target", "optimizer", "frozen")),
-    *("unet.cond_channels", "unet.fusion_mode"),
+    *("unet.cond_channels", "unet.config", "unet.fusion_mode"),
     *(key for key in EFFECTS if key.startswith(("prerequisites", "rounds.advance_when", "training.scheduler"))),
 }
 UNUSED = {
