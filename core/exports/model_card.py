@@ -93,7 +93,7 @@ def _description(request: CardRequest, rounds: Sequence[RoundRecord]) -> Iterato
     yield (
         f"A diffusion model of room layouts: {unet.type} with at most {unet.widest} channels, over "
         f"{latent} latents, which predicts {config.scheduler.prediction_type}. Its decoder makes "
-        f"{size}x{size} pixels of ten classes of them."
+        f"{size}x{size} pixels of ten classes."
     )
     yield ""
     yield f"- **Data**: {data_sentence(config)}; a share of {config.training.train_split} of them to train on."
