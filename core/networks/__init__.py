@@ -1,1 +1,1 @@
-"""The networks that checkpoints hold weights of: the project's own and those of ImgiNav. May import data and below."""
+"""The networks that checkpoints hold weights of: the project's own, ImgiNav's and diffusers'. May import data and below."""
