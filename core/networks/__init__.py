@@ -1,1 +1,1 @@
-"""The networks that checkpoints hold weights of: the project's own, ImgiNav's and diffusers'. May import data and below."""
+"""Networks that checkpoints hold weights of: of the project, ImgiNav and diffusers. May import data and below."""
