@@ -51,6 +51,7 @@ def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(
     prefect.until(lambda: training_stage3(tiny, 2), "Stage 3 of round 2 does not begin", every=0.1)
     assert engine_of(tiny) in prefect.engines()
     os.kill(engine_of(tiny), signal.SIGKILL)
+    before = len(prefect.worker_log())
     assert training_stage3(tiny, 2)
     assert prefect.finished(first).state.is_crashed()
     second = prefect.until(lambda: prefect.runs_on(deployment, tiny)[1:], "not started again")[0]
@@ -62,8 +63,8 @@ def test_a_killed_training_is_started_again_and_ends_with_every_round_done_once(
     assert len(prefect.runs_on(deployment, tiny)) == 2
     for task in ("continue-stage-3", "report-round"):
         assert prefect.completed_tasks(tiny, task) == 3, task
-    again = prefect.runs_tagged(tiny, "round:2")[1:]
-    prefect.until(lambda: "stage3: continuing from epoch" in prefect.logs(*again), "Stage 3 began anew")
+    # In what the engine wrote: the server may lose a line while it is busy.
+    assert "stage3: continuing from epoch" in prefect.worker_log()[before:], "Stage 3 began anew"
     told = [event["payload"]["round"] for event in prefect.until(lambda: three_told(prefect, tiny), "no third event")]
     assert told == [1, 2, 3]
     named = prefect.client.read_flow_run(second.id)
