@@ -19,10 +19,10 @@ from core.config.round_sections import FEWEST_AUDITED, AuditSection
 from core.data.manifest import originals, read_manifest
 from core.data.palette import COLORS
 from core.inputs.locations import Location
-from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
+from core.models.checkpoints import load_autoencoder
 from core.models.pictures import GRID_SAMPLES, save_grid
 from core.models.sampling import sample_latents
-from core.models.strength import FromStart, load_unet_from
+from core.models.strength import FromStart, load_model, model_inputs
 from core.records.input_files import local_path
 from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
@@ -67,7 +67,7 @@ def audit_checkpoint(
 
     With `from_start` the model is one at a strength between a start and the checkpoint, or beyond.
     """
-    inputs = _inputs(config) | _models(checkpoint, from_start)
+    inputs = _inputs(config) | model_inputs(checkpoint, from_start)
     paths = {name: local_path(path, config.artifacts) for name, path in inputs.items()}
     return _audit_model(config, paths, num_samples, seed, from_start)
 
@@ -106,7 +106,7 @@ def audit_stage(
     Its metrics are the figures, with their intervals under `intervals`. `layouts.npz` holds the class maps and which of
     them are viable. With `from_start` the inputs are both checkpoints, and the settings name the strength.
     """
-    inputs = _inputs(config) | _models(checkpoint, from_start)
+    inputs = _inputs(config) | model_inputs(checkpoint, from_start)
     settings = _settings(config, num_samples, seed, from_start)
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
@@ -146,10 +146,7 @@ def _audit_model(
     config: ExperimentConfig, paths: Mapping[str, Path], num_samples: int, seed: int, from_start: FromStart | None
 ) -> Audit:
     device = pick_device(config.training.device)
-    if from_start is None:
-        unet = load_unet(paths["diffusion"], config).to(device)
-    else:
-        unet = load_unet_from(paths["start"], paths["diffusion"], from_start.strength, config).to(device)
+    unet = load_model(paths, from_start, config).to(device)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
     seeds = [derive_seed(seed, "audit", index) for index in range(num_samples)]
     latents = sample_latents(unet, config, seeds, _num_steps(config), config.rounds.bad_latents.batch_size, "audit")
@@ -183,11 +180,6 @@ def _inputs(config: ExperimentConfig) -> dict[str, Location]:
         "manifest": config.required("dataset.manifest"),
         "autoencoder": config.required("autoencoder.checkpoint"),
     }
-
-
-def _models(checkpoint: Location, from_start: FromStart | None) -> dict[str, Location]:
-    start = {} if from_start is None else {"start": find_checkpoint(from_start.start)}
-    return {"diffusion": find_checkpoint(checkpoint), **start}
 
 
 def _number(value: float) -> float | None:

@@ -13,13 +13,13 @@ from core.exports.card_parts import card_table, data_sentence, file_table, made_
 from core.exports.model_file import KEPT_SETTINGS
 from core.inputs.listed_digests import LIST_NAME, digest_list
 from core.inputs.locations import Location
+from core.inputs.state_form import with_prefix
 from core.models.checkpoints import (
     export_checkpoint,
     find_checkpoint,
     load_autoencoder,
     load_checkpoint,
     load_unet,
-    with_prefix,
 )
 from core.models.pictures import encode_pictures
 from core.records.artifacts import RECORD_NAME, prerequisites_location

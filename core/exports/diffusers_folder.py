@@ -17,7 +17,7 @@ from core.models.checkpoints import SizedAutoencoder
 from core.models.diffusion import build_scheduler
 from core.networks.diffusers_autoencoder import TEMPERATURE, DiffusersDecoder
 from core.networks.imginav_autoencoder import FLOOR, ImgiNavSizes
-from core.networks.imginav_unet import TIME_DIM
+from core.networks.imginav_unet import unet_sizes
 from core.networks.unet import UNet
 from core.runtime.files import atomic_write, save_json
 
@@ -65,9 +65,7 @@ def _unet_part(unet: UNet, config: ExperimentConfig) -> _Part:
     if config.unet.type != "Unet":
         settings = _registered(unet) | {"sample_size": config.latent_size}
         return _Part(_DIFFUSERS, "UNet2DModel", settings, unet.state_dict())
-    names = ("in_channels", "out_channels", "base_channels", "depth", "num_res_blocks", "norm_groups", "dropout")
-    settings = {name: getattr(config.unet, name) for name in names}
-    settings |= {"sample_size": config.latent_size, "time_dim": config.unet.time_dim or TIME_DIM}
+    settings = unet_sizes(config.unet) | {"sample_size": config.latent_size}
     return _Part(_IMGINAV_UNET, "LayoutUNet", settings, unet.state_dict())
 
 

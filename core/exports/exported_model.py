@@ -16,9 +16,8 @@ from core.models.checkpoints import (
     find_checkpoint,
     load_checkpoint,
     load_sized_autoencoder,
-    load_unet,
 )
-from core.models.strength import FromStart, load_unet_from
+from core.models.strength import FromStart, load_model, model_inputs
 from core.networks.unet import UNet
 from core.records.artifacts import RECORD_NAME, ROUND_RECORD
 from core.records.input_files import local_path, record_of
@@ -93,12 +92,8 @@ def export_model(config: ExperimentConfig, request: ExportRequest) -> Record:
 
 
 def _inputs(config: ExperimentConfig, request: ExportRequest) -> dict[str, Location]:
-    inputs: dict[str, Location] = {
-        "diffusion": find_checkpoint(request.checkpoint),
-        "autoencoder": find_checkpoint(config.required("autoencoder.checkpoint")),
-    }
-    if request.from_start is not None:
-        inputs["start"] = find_checkpoint(request.from_start.start)
+    inputs = model_inputs(request.checkpoint, request.from_start)
+    inputs["autoencoder"] = find_checkpoint(config.required("autoencoder.checkpoint"))
     if request.round_location is not None:
         inputs["round"] = join(request.round_location, ROUND_RECORD)
     return inputs
@@ -115,10 +110,7 @@ def _settings(config: ExperimentConfig, request: ExportRequest) -> dict[str, Any
 def _load(config: ExperimentConfig, request: ExportRequest, inputs: Mapping[str, Location]) -> _Models:
     paths = {name: local_path(place, config.artifacts) for name, place in inputs.items()}
     theirs = read_decoder(config, paths["autoencoder"], inputs["autoencoder"]) if request.form == IMGINAV else None
-    if request.from_start is None:
-        unet = load_unet(paths["diffusion"], config)
-    else:
-        unet = load_unet_from(paths["start"], paths["diffusion"], request.from_start.strength, config)
+    unet = load_model(paths, request.from_start, config)
     return _Models(unet, load_sized_autoencoder(paths["autoencoder"], config), theirs)
 
 

@@ -6,17 +6,17 @@ from typing import Any
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location
+from core.inputs.state_form import with_prefix
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint, with_prefix
+from core.models.checkpoints import load_checkpoint
 from core.models.diffusers_folders import is_model_folder
 from core.models.diffusion import build_scheduler
 from core.models.imginav_checkpoints import is_imginav_autoencoder
-from core.networks.imginav_unet import TIME_DIM
+from core.networks.imginav_unet import unet_sizes
 from core.networks.unet import UNet
 from core.runtime.errors import InputError
 
 IMGINAV = "imginav"
-_UNET_SETTINGS = ("in_channels", "out_channels", "base_channels", "depth", "num_res_blocks", "norm_groups", "dropout")
 
 
 def imginav_name(experiment: str) -> str:
@@ -62,13 +62,11 @@ def write_imginav(unet: UNet, autoencoder: Mapping[str, Any], config: Experiment
         "scheduler.alphas": scheduler.alphas,
         "scheduler.alpha_bars": scheduler.alphas_cumprod,
     }
-    section = config.unet
     settings = {
         "type": "DiffusionModel",
         "unet": {
             "type": "Unet",
-            **{name: getattr(section, name) for name in _UNET_SETTINGS},
-            "time_dim": section.time_dim or TIME_DIM,
+            **unet_sizes(config.unet),
             "cond_channels": 0,
             "fusion_mode": "none",
         },

@@ -6,8 +6,8 @@ from typing import Any
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
-from core.models.checkpoints import export_checkpoint, find_checkpoint, load_checkpoint, load_unet
-from core.models.strength import FromStart, load_unet_from
+from core.models.checkpoints import export_checkpoint, load_checkpoint
+from core.models.strength import FromStart, load_model, model_inputs
 from core.records.input_files import describe_input, local_path
 from core.runtime.errors import InputError
 from core.runtime.files import require_writable
@@ -24,15 +24,12 @@ def write_model(config: ExperimentConfig, checkpoint: Location, from_start: From
     on this machine, and if a checkpoint does not fit the config.
     """
     path = _new_file(output)
-    end = local_path(find_checkpoint(checkpoint), config.artifacts)
-    saved = load_checkpoint(end, "diffusion checkpoint")["config"]
+    paths = {name: local_path(place, config.artifacts) for name, place in model_inputs(checkpoint, from_start).items()}
+    saved = load_checkpoint(paths["diffusion"], "diffusion checkpoint")["config"]
     settings: dict[str, Any] = {name: saved[name] for name in KEPT_SETTINGS if name in saved}
-    if from_start is None:
-        unet = load_unet(end, config)
-    else:
-        start = local_path(from_start.start, config.artifacts)
-        unet = load_unet_from(start, end, from_start.strength, config)
-        ends = {"start": start, "end": end}
+    unet = load_model(paths, from_start, config)
+    if from_start is not None:
+        ends = {"start": paths["start"], "end": paths["diffusion"]}
         settings["made_from"] = {
             **{name: describe_input(path, name, config.artifacts)["sha256"] for name, path in ends.items()},
             "strength": from_start.strength,

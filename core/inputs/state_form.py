@@ -60,6 +60,11 @@ def without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: weights[key] for name, key in plain.items()}
 
 
+def with_prefix(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights whose names begin with `prefix`, by their names without it."""
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
 def checked_weights(weights: Mapping[str, Tensor], module: nn.Module, path: Path | str) -> dict[str, Tensor]:
     """`weights` checked for `module`: the same keys and shapes, finite, converted to the module's dtypes.
 

@@ -17,7 +17,7 @@ from core.inputs.listed_digests import require_listed_digest
 from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX, load_safetensors, save_safetensors
 from core.inputs.section import Section
-from core.inputs.state_form import are_weights, checked_weights, without_wrappers
+from core.inputs.state_form import are_weights, checked_weights, with_prefix, without_wrappers
 from core.inputs.tensor_files import load_tensors, save_tensors
 from core.models.diffusers_folders import (
     FolderDiffusion,
@@ -290,8 +290,3 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"its config does not give {name}"
     return f"{name}: {problem['msg'].lower()}, got {form.kind_of(problem['input'])}"
-
-
-def with_prefix(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The weights whose names begin with `prefix`, by their names without it."""
-    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel, VQModel
@@ -21,8 +21,6 @@ from core.runtime.errors import InputError
 from core.runtime.files import open_input
 from core.storage.store import is_file_name
 
-_Model = TypeVar("_Model", bound=nn.Module)
-
 (_PIPELINE, _CONFIG), _SCHEDULER = MODEL_CONFIGS, "scheduler_config.json"
 # The names of weights in a folder, the preferred ones first; `index` files list parts.
 _WEIGHTS = (
@@ -34,6 +32,7 @@ _WEIGHTS = (
 _MOST_BYTES = 2**24
 # Keys of a config that diffusers itself writes into it.
 _PRIVATE = "_"
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 
 
@@ -84,7 +83,7 @@ def read_diffusion_folder(folder: Path) -> FolderDiffusion:
     settings: dict[str, Any] = {"unet.type": "UNet2DModel", "unet.config": config}
     settings |= {"unet.in_channels": channels, "unet.out_channels": channels}
     weights = _read_weights(part)
-    build_on_meta(lambda: UNet2DModel.from_config(config), weights, part)
+    _checked(lambda: UNet2DModel.from_config(config), weights, part)
     return FolderDiffusion(settings | _schedule(folder, part), weights)
 
 
@@ -105,7 +104,7 @@ def read_autoencoder_folder(folder: Path) -> FolderAutoencoder:
     if (config.get("in_channels"), config.get("out_channels")) != (3, 3):
         raise InputError(f"{part} is not an autoencoder of RGB pictures: give one with 3 channels in and out")
     weights = _read_weights(part)
-    checked = build_on_meta(lambda: made.from_config(config), weights, part)
+    checked = _checked(lambda: made.from_config(config), weights, part)
     model = made.from_config(config)
     model.load_state_dict(checked)
     model.eval().requires_grad_(False)
@@ -116,7 +115,7 @@ def read_autoencoder_folder(folder: Path) -> FolderAutoencoder:
     return FolderAutoencoder(wrapped.eval(), channels, len(widths) - 1)
 
 
-def build_on_meta(build: Callable[[], nn.Module], weights: dict[str, Tensor], part: Path) -> dict[str, Tensor]:
+def _checked(build: Callable[[], nn.Module], weights: dict[str, Tensor], part: Path) -> dict[str, Tensor]:
     """`weights` checked for a model whose memory is not allocated; InputError if its config does not give one."""
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -174,9 +173,6 @@ def _schedule(folder: Path, part: Path) -> dict[str, Any]:
         "scheduler.trained_betas": tuple(betas.float().tolist()),
         "scheduler.prediction_type": config.get("prediction_type", "epsilon"),
     }
-
-
-_PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def _read_weights(part: Path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from core.data.palette import NUM_CLASSES
 from core.inputs import state_form as form
 from core.inputs.locations import Location
+from core.inputs.state_form import with_prefix
 from core.networks.imginav_autoencoder import ImgiNavSizes
 from core.runtime.errors import InputError
 
@@ -131,10 +132,10 @@ def read_diffusion(checkpoint: Mapping[str, Any], path: Location, is_stage1: boo
     }
     uses_ema = _has_key(checkpoint, "unet_ema.") and (is_stage1 or "training_history" not in checkpoint)
     prefix = "unet_ema." if uses_ema else "unet."
-    decoder = _under(weights, "decoder.")
+    decoder = with_prefix(weights, "decoder.")
     if decoder and isinstance(checkpoint["config"].get("decoder"), dict):
         decoder = _renamed_heads(decoder, _section(_Decoder, checkpoint["config"]["decoder"], "decoder", path))
-    return ImgiNavDiffusion(settings, _under(weights, prefix), prefix, decoder)
+    return ImgiNavDiffusion(settings, with_prefix(weights, prefix), prefix, decoder)
 
 
 def read_autoencoder(checkpoint: Mapping[str, Any], path: Location) -> tuple[ImgiNavSizes, dict[str, Tensor]]:
@@ -170,9 +171,9 @@ def read_autoencoder(checkpoint: Mapping[str, Any], path: Location) -> tuple[Img
         is_normalised=_has_key(checkpoint, "encoder.latent_normalizer."),
     )
     last = 6 * sizes.steps + 3
-    encoded = {_encoder_name(key, last): value for key, value in _under(weights, "encoder.").items()}
+    encoded = {_encoder_name(key, last): value for key, value in with_prefix(weights, "encoder.").items()}
     kept = {f"encoder.{name}": value for name, value in encoded.items() if not name.startswith("logvar_head.")}
-    decoded = _renamed_heads(_under(weights, "decoder."), decoder)
+    decoded = _renamed_heads(with_prefix(weights, "decoder."), decoder)
     return sizes, kept | {f"decoder.{name}": value for name, value in decoded.items()}
 
 
@@ -287,7 +288,3 @@ def imginav_betas(kind: str, steps: int, highest: float, path: Location) -> Tens
 
 def _has_key(checkpoint: Mapping[str, Any], prefix: str) -> bool:
     return any(key.startswith(prefix) for key in checkpoint["state_dict"])
-
-
-def _under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

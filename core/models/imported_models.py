@@ -14,7 +14,8 @@ from core.config.loading import load_config
 from core.inputs import state_form as form
 from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
-from core.models.checkpoints import FREE_SETTINGS, find_checkpoint, load_checkpoint, other_setting, with_prefix
+from core.inputs.state_form import with_prefix
+from core.models.checkpoints import FREE_SETTINGS, find_checkpoint, load_checkpoint, other_setting
 from core.models.diffusers_folders import (
     has_diffusion_model,
     is_model_folder,
@@ -34,7 +35,6 @@ from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection
 
 log = logging.getLogger(__name__)
-
 
 _AUTOENCODER = "autoencoder.checkpoint"
 

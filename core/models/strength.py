@@ -1,7 +1,9 @@
 """Models between two checkpoints and beyond: of the weights start + strength * (end - start)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -36,6 +38,19 @@ def choose_start(config: ExperimentConfig, start: Location | None, strength: flo
             "--strength needs the model to start from: give --start CHECKPOINT, or set diffusion.stage2_checkpoint"
         )
     return FromStart(find_checkpoint(start), strength)
+
+
+def model_inputs(checkpoint: Location, from_start: FromStart | None) -> dict[str, Location]:
+    """The input files of a stage that takes the model of `checkpoint`, or one between a start and it, by name."""
+    start = {} if from_start is None else {"start": find_checkpoint(from_start.start)}
+    return {"diffusion": find_checkpoint(checkpoint), **start}
+
+
+def load_model(paths: Mapping[str, Path], from_start: FromStart | None, config: ExperimentConfig) -> UNet:
+    """The UNet of such a stage, from local paths of its `model_inputs`; errors as of `load_unet_from`."""
+    if from_start is None:
+        return load_unet(paths["diffusion"], config)
+    return load_unet_from(paths["start"], paths["diffusion"], from_start.strength, config)
 
 
 def load_unet_from(start: Location, end: Location, strength: float, config: ExperimentConfig) -> UNet:

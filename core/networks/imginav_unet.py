@@ -18,7 +18,7 @@ from core.runtime.batch_shares import ShareChannelDropout
 # A function and its arguments -> what the function returns.
 _Call = Callable[..., Any]
 # Width of the time embedding where neither the config nor the checkpoint gives one.
-TIME_DIM = 128
+_TIME_DIM = 128
 
 
 class ImgiNavUNet(nn.Module):
@@ -29,7 +29,7 @@ class ImgiNavUNet(nn.Module):
 
     def __init__(self, section: UNetSection):
         super().__init__()
-        time_dim = section.time_dim or TIME_DIM
+        time_dim = section.time_dim or _TIME_DIM
         widths = [section.base_channels * 2**level for level in range(section.depth)]
 
         def block(wide_in: int, wide_out: int) -> _ResidualBlock:
@@ -66,6 +66,12 @@ class ImgiNavUNet(nn.Module):
         for up, skip in zip(self.ups, reversed(skips), strict=True):
             x = up(x, skip, embedding, call)
         return (self.final(x),)
+
+
+def unet_sizes(section: UNetSection) -> dict[str, Any]:
+    """The sizes of the UNet of a section and its dropout, by the names that ImgiNav's checkpoints give them."""
+    names = ("in_channels", "out_channels", "base_channels", "depth", "num_res_blocks", "norm_groups", "dropout")
+    return {**{name: getattr(section, name) for name in names}, "time_dim": section.time_dim or _TIME_DIM}
 
 
 def _directly(function: _Call, *arguments: Any) -> Any:

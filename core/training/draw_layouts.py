@@ -20,10 +20,10 @@ from core.config.experiment import ExperimentConfig
 from core.config.round_sections import SamplerName
 from core.data.palette import BACKGROUND, rgb_from_classes
 from core.inputs.locations import Location
-from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
+from core.models.checkpoints import find_checkpoint, load_autoencoder
 from core.models.pictures import GRID_SAMPLES, save_grid
 from core.models.sampling import CPU_BATCH, require_steps, sample_latents
-from core.models.strength import FromStart, load_unet_from
+from core.models.strength import FromStart, load_model, model_inputs
 from core.networks.autoencoder import Autoencoder, Decoder
 from core.networks.unet import UNet
 from core.records.artifacts import RECORD_NAME
@@ -109,12 +109,8 @@ def draw_layouts(config: ExperimentConfig, request: DrawRequest) -> Record:
 
 
 def _inputs(config: ExperimentConfig, request: DrawRequest) -> dict[str, Location]:
-    inputs: dict[str, Location] = {
-        "diffusion": find_checkpoint(request.checkpoint),
-        "autoencoder": find_checkpoint(config.required("autoencoder.checkpoint")),
-    }
-    if request.from_start is not None:
-        inputs["start"] = find_checkpoint(request.from_start.start)
+    inputs = model_inputs(request.checkpoint, request.from_start)
+    inputs["autoencoder"] = find_checkpoint(config.required("autoencoder.checkpoint"))
     if request.audit:
         inputs["manifest"] = config.required("dataset.manifest")
     return inputs
@@ -137,10 +133,7 @@ def _settings(config: ExperimentConfig, request: DrawRequest) -> dict[str, Any]:
 
 def _load(config: ExperimentConfig, request: DrawRequest, inputs: Mapping[str, Location]) -> _Models:
     paths = {name: local_path(place, config.artifacts) for name, place in inputs.items()}
-    if request.from_start is None:
-        unet = load_unet(paths["diffusion"], config)
-    else:
-        unet = load_unet_from(paths["start"], paths["diffusion"], request.from_start.strength, config)
+    unet = load_model(paths, request.from_start, config)
     autoencoder = load_autoencoder(paths["autoencoder"], config)
     rules = make_reference(config, paths).rules if request.audit else None
     device = pick_device(config.training.device)

@@ -1,7 +1,5 @@
 """The command that exports a model: its weights, crashes, finished folders, buckets, refusals."""
 
-import contextlib
-import io
 from pathlib import Path
 
 import pytest
@@ -19,16 +17,10 @@ from core.storage.opening import open_store
 from core.training.prerequisites import with_prerequisites
 from tasks.command_line import run_command
 from tasks.export import export
+from tests.in_process import content, options, refusal
 from tests.processes import killed_at
 
 pytest_plugins = ["tests.storage_servers"]
-
-
-def options(**values):
-    line = []
-    for name, value in values.items():
-        line += [part for one in value for part in ("--set", one)] if name == "sets" else [f"--{name}", str(value)]
-    return line
 
 
 def run_export(prepared, output_dir, **values):
@@ -37,12 +29,6 @@ def run_export(prepared, output_dir, **values):
     given = {"checkpoint": stage2, "config": prepared, "output_dir": output_dir}
     chosen = {name: value for name, value in (given | values).items() if value is not None}
     return run_command(export, options(**chosen))
-
-
-def content(folder):
-    """Bytes of every file but the record, which holds a duration."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "stage.json"]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +91,6 @@ def test_a_bucket_gets_the_same_files(prepared, undisturbed, tmp_path, moto_plac
     run_export(prepared, output, sets=sets)  # already done
 
 
-def refusal(prepared, output_dir, **values):
-    """The line that the command ends with, exit status 2."""
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as left:
-        run_export(prepared, output_dir, **values)
-    assert left.value.code == 2
-    (line,) = errors.getvalue().splitlines()
-    return line
-
-
 @pytest.fixture
 def bad(config, tmp_path):
     """Files and folders that are no model, by name."""
@@ -156,7 +132,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_nothing_is_written(p
     values, words = REFUSED[given]
     filled = {n: v.format(bad=bad) if isinstance(v, str) else v for n, v in values.items()}
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    line = refusal(prepared, **{"output_dir": tmp_path / "out"} | filled)
+    line = refusal(run_export, prepared, **{"output_dir": tmp_path / "out"} | filled)
     assert line.startswith("error: ") and all(word in line for word in words), line
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before and not Path(
         "m.safetensors"
@@ -168,7 +144,7 @@ def test_a_folder_with_other_files_is_refused_by_name(prepared, tmp_path, name):
     mine = tmp_path / "out" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    assert name in refusal(prepared, tmp_path / "out")
+    assert name in refusal(run_export, prepared, tmp_path / "out")
     assert content(tmp_path) == ({} if name == "stage.json" else {f"out/{name}": b"mine"}) and mine.exists()
 
 
@@ -180,6 +156,6 @@ def test_a_folder_of_another_export_is_refused_by_what_differs(prepared, config,
         ({"checkpoint": end}, "strength 0.5, now it is None"),
         ({"checkpoint": config.diffusion.stage2_checkpoint, "strength": 0.5}, "input diffusion "),
     ):
-        said = refusal(prepared, tmp_path / "out", **values)
+        said = refusal(run_export, prepared, tmp_path / "out", **values)
         assert "holds a model made with" in said and words in said
     assert content(tmp_path) == before

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from core.config.loading import config_bytes
-from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint
 from tasks.sample import sample
+from tests.sweep.broken_checkpoints import with_file, with_smaller_weights
 from tests.sweep.ground import Ground, Row
 
 TITLE = "Layouts that cannot be drawn"
@@ -26,21 +25,6 @@ def _drawn(name: str | None = None, *, with_config: bool = True, **given: Any) -
             assert not output.exists(), "something was written"
 
     return give
-
-
-def _file(content: bytes | str) -> Callable[[Ground], Any]:
-    def give(ground: Ground) -> Any:
-        ground.file("given.pt", content)
-        return _drawn("given.pt")(ground)
-
-    return give
-
-
-def _smaller(ground: Ground) -> Any:
-    made = load_checkpoint(ground.config.required("diffusion.stage2_checkpoint"), "checkpoint")
-    weights = {key: value[:1] for key, value in made["state_dict"].items()}
-    save_tensors(made | {"state_dict": weights}, ground.folder / "given.pt")
-    return _drawn("given.pt")(ground)
 
 
 def _begun(*path: str) -> Callable[[Ground], Any]:
@@ -84,9 +68,14 @@ def _after(**changed: Any) -> Callable[[Ground], Any]:
 _HELD = "holds a drawing made with"
 ROWS = [
     Row("sample --checkpoint", "a file that does not exist", _drawn("none.pt"), ("none.pt", "does not exist")),
-    Row("sample --checkpoint", "an empty file", _file(""), ("given.pt", "empty")),
-    Row("sample --checkpoint", "a text", _file("no model"), ("given.pt",)),
-    Row("sample --checkpoint", "a model of another size", _smaller, ("given.pt has another architecture",)),
+    Row("sample --checkpoint", "an empty file", with_file(_drawn, ""), ("given.pt", "empty")),
+    Row("sample --checkpoint", "a text", with_file(_drawn, "no model"), ("given.pt",)),
+    Row(
+        "sample --checkpoint",
+        "a model of another size",
+        with_smaller_weights(_drawn),
+        ("given.pt has another architecture",),
+    ),
     Row("sample --checkpoint", "a file, without a config", _drawn(with_config=False), ("give --config CONFIG too",)),
     Row("sample --checkpoint", "a folder without rounds", _drawn("."), ("holds no finished round",)),
     Row("sample --checkpoint", "a round that is not finished", _begun("round-01"), ("holds no finished round",)),

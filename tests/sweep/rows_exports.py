@@ -4,9 +4,8 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint
 from tasks.export import export
+from tests.sweep.broken_checkpoints import with_file, with_smaller_weights
 from tests.sweep.ground import Ground, Row
 
 TITLE = "Models that cannot be exported"
@@ -24,21 +23,6 @@ def _exported(name: str | None = None, **given: Any) -> Callable[[Ground], Any]:
             assert not output.exists(), "something was written"
 
     return give
-
-
-def _file(content: bytes | str) -> Callable[[Ground], Any]:
-    def give(ground: Ground) -> Any:
-        ground.file("given.pt", content)
-        return _exported("given.pt")(ground)
-
-    return give
-
-
-def _smaller(ground: Ground) -> Any:
-    made = load_checkpoint(ground.config.required("diffusion.stage2_checkpoint"), "checkpoint")
-    weights = {key: value[:1] for key, value in made["state_dict"].items()}
-    save_tensors(made | {"state_dict": weights}, ground.folder / "given.pt")
-    return _exported("given.pt")(ground)
 
 
 def _into(name: str) -> Callable[[Ground], Any]:
@@ -72,9 +56,14 @@ _PLACES = ("give either --output_dir", "or --output")
 _OTHER = "holds a model made with"
 ROWS = [
     Row("export --checkpoint", "a file that does not exist", _exported("none.pt"), ("none.pt", "does not exist")),
-    Row("export --checkpoint", "an empty file", _file(""), ("given.pt", "empty")),
-    Row("export --checkpoint", "a text", _file("no model"), ("given.pt",)),
-    Row("export --checkpoint", "a model of another size", _smaller, ("given.pt has another architecture",)),
+    Row("export --checkpoint", "an empty file", with_file(_exported, ""), ("given.pt", "empty")),
+    Row("export --checkpoint", "a text", with_file(_exported, "no model"), ("given.pt",)),
+    Row(
+        "export --checkpoint",
+        "a model of another size",
+        with_smaller_weights(_exported),
+        ("given.pt has another architecture",),
+    ),
     Row("export --checkpoint", "a file, without a config", _exported(config=None), ("give --config CONFIG too",)),
     Row("export --checkpoint", "a folder without rounds", _exported("."), ("holds no finished round",)),
     Row("export --form", "imginav, of a UNet2DModel", _exported(form="imginav"), ("--form imginav", "UNet2DModel")),

@@ -1,7 +1,5 @@
 """The command that draws layouts into a folder: its files, who can read them, what its bytes depend on, refusals."""
 
-import contextlib
-import io
 import json
 import shutil
 from pathlib import Path
@@ -36,22 +34,12 @@ from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
 from tasks.retrain_discriminator import retrain_discriminator
 from tasks.sample import sample
+from tests.in_process import content, options, refusal
 from tests.processes import killed_at
 
 pytest_plugins = ["tests.storage_servers"]
 
 AUDIT = "audit={pass_share: 0.5, num_steps: 3}"
-
-
-def options(**values):
-    """The command line of `values`: a switch for True, `sets` for `--set`."""
-    line = []
-    for name, value in values.items():
-        if name == "sets":
-            line += [part for one in value for part in ("--set", one)]
-        else:
-            line += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return line
 
 
 def draw(prepared, output_dir, **values):
@@ -60,12 +48,6 @@ def draw(prepared, output_dir, **values):
     given = {"checkpoint": stage2, "config": prepared, "num_samples": 5, "seed": 3, "num_steps": 2}
     chosen = {name: value for name, value in (given | values).items() if value is not None}
     return run_command(sample, options(output_dir=output_dir, **chosen))
-
-
-def content(folder):
-    """Bytes of every file but the record, which holds a duration."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "stage.json"]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +229,7 @@ def test_a_killed_folder_is_not_taken_for_other_settings(prepared, tmp_path, mon
         draw(prepared, tmp_path / "out")
     before = content(tmp_path / "out")
     assert any(name.startswith("state/parts/") for name in before)
-    assert "holds a drawing made with seed 3, now it is 4" in refusal(prepared, tmp_path / "out", seed=4)
+    assert "holds a drawing made with seed 3, now it is 4" in refusal(draw, prepared, tmp_path / "out", seed=4)
     assert content(tmp_path / "out") == before
 
 
@@ -332,7 +314,7 @@ def test_a_strength_draws_between_a_start_and_the_checkpoint(prepared, run, conf
     draw(prepared, tmp_path / "at 0", checkpoint=end, config=None, start=run / "round-01", strength=0)
     assert content(tmp_path / "at 1") == content(tmp_path / "end")
     assert content(tmp_path / "at 0") == content(tmp_path / "start")
-    said = refusal(prepared, tmp_path / "at 1", checkpoint=end, config=None)
+    said = refusal(draw, prepared, tmp_path / "at 1", checkpoint=end, config=None)
     assert "made with strength 1.0, now it is None" in said
 
 
@@ -341,19 +323,9 @@ def test_another_autoencoder_than_the_round_s_is_refused(prepared, run, config, 
     moved = {name: value + 1 for name, value in made["state_dict"].items()}
     save_tensors(made | {"state_dict": moved}, tmp_path / "other.pt")
     sets = [f"autoencoder.checkpoint={tmp_path}/other.pt"]
-    said = refusal(prepared, tmp_path / "out", checkpoint=run / "round-01", config=None, sets=sets)
+    said = refusal(draw, prepared, tmp_path / "out", checkpoint=run / "round-01", config=None, sets=sets)
     assert "was made with the autoencoder" in said and "would draw something else" in said
     assert not (tmp_path / "out").exists()
-
-
-def refusal(prepared, output_dir, **values):
-    """The line that the command ends with, exit status 2."""
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as left:
-        draw(prepared, output_dir, **values)
-    assert left.value.code == 2
-    (line,) = errors.getvalue().splitlines()
-    return line
 
 
 @pytest.fixture
@@ -404,7 +376,7 @@ def test_what_cannot_be_drawn_is_refused_in_one_line_and_nothing_is_written(prep
     values, words = REFUSED[given]
     filled = {n: v.format(bad=bad, run=run) if isinstance(v, str) else v for n, v in values.items()}
     before = {path: path.stat().st_mtime_ns for path in (*tmp_path.rglob("*"), *run.rglob("*"))}
-    line = refusal(prepared, tmp_path / "out", **filled)
+    line = refusal(draw, prepared, tmp_path / "out", **filled)
     assert line.startswith("error: ") and all(word in line for word in words), line
     assert {path: path.stat().st_mtime_ns for path in (*tmp_path.rglob("*"), *run.rglob("*"))} == before
 
@@ -414,7 +386,7 @@ def test_a_folder_with_other_files_is_refused_by_name(prepared, tmp_path, name):
     mine = tmp_path / "out" / name
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    assert name in refusal(prepared, tmp_path / "out")
+    assert name in refusal(draw, prepared, tmp_path / "out")
     assert content(tmp_path) == ({} if name == "stage.json" else {f"out/{name}": b"mine"}) and mine.exists()
 
 
@@ -434,7 +406,7 @@ def test_a_folder_with_other_files_is_refused_by_name(prepared, tmp_path, name):
 def test_a_folder_of_other_settings_is_refused_by_name(prepared, drawn, values, words):
     given = {"grid": True, "audit": True, "sets": [AUDIT]} | values
     before = content(drawn)
-    said = refusal(prepared, drawn, **given)
+    said = refusal(draw, prepared, drawn, **given)
     assert words in said and str(drawn) in said and content(drawn) == before
 
 
