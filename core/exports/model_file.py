@@ -28,6 +28,9 @@ def write_model(config: ExperimentConfig, checkpoint: Location, from_start: From
     saved = load_checkpoint(paths["diffusion"], "diffusion checkpoint")["config"]
     settings: dict[str, Any] = {name: saved[name] for name in KEPT_SETTINGS if name in saved}
     unet = load_model(paths, from_start, config)
+    # A checkpoint that was made elsewhere does not say in our words what the config has from it.
+    model = config.fingerprint()
+    settings |= {name: model[name] for name in ("unet", "scheduler")}
     if from_start is not None:
         ends = {"start": paths["start"], "end": paths["diffusion"]}
         settings["made_from"] = {

@@ -100,3 +100,15 @@ def test_what_imginav_cannot_hold_is_refused(tmp_path, setting, message):
     with pytest.raises(InputError, match=f"^--form imginav {message}.*: give --form diffusers$"):
         export(tmp_path / "model.pt", trained, tmp_path / "out", "imginav", overrides=[setting.format(own=own)])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_this_project_keeps_the_schedule_that_the_checkpoint_held(tmp_path):
+    diffusion, autoencoder = write_checkpoints(tmp_path)
+    path = write_config(diffusion, autoencoder)
+    export(diffusion, path, output=tmp_path / "ours.safetensors")
+    config = load_experiment(path)
+    weights = torch.load(diffusion)["state_dict"]
+    assert torch.equal(load_unet(tmp_path / "ours.safetensors", config).final.weight, weights["unet.final.weight"])
+    cosine = config.with_values({"scheduler.trained_betas": None})
+    with pytest.raises(InputError, match=r"was trained with scheduler\.trained_betas a list, the config's is None"):
+        load_unet(tmp_path / "ours.safetensors", cosine)
