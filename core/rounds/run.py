@@ -101,10 +101,19 @@ def _fork_entry(config: ExperimentConfig, fork_from: str) -> InputEntry:
 
 
 def _require_own_folder(config: ExperimentConfig) -> None:
-    store, name = open_store(run_location(config), config.artifacts), config.experiment.name
-    own_files = OwnFiles(store)
-    if own_files.is_run():
+    store = open_store(run_location(config), config.artifacts)
+    if OwnFiles(store).is_run():
         return
+    try:
+        _require_no_foreign_files(store, config)
+    except InputError:
+        # Another process may have begun the run while its folder was listed: then the lease says who holds it.
+        if not OwnFiles(store).is_run():
+            raise
+
+
+def _require_no_foreign_files(store: Store, config: ExperimentConfig) -> None:
+    own_files, name = OwnFiles(store), config.experiment.name
     setting = "experiment.name or artifacts.root"
     if store.read(RUN_RECORD) is not None:  # named first: because of it no other file in the folder counts as ours
         raise foreign_file_error(store.uri, RUN_RECORD, setting)

@@ -97,6 +97,10 @@ class LeaseError(InputError):
     exit_status = 3
 
 
+class MissingFileError(InputError):
+    """There was no file of the given path when it was opened."""
+
+
 class UnavailableError(InputError):
     """A server did not answer for `artifacts.patience_minutes`. The same command may work later."""
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
-from core.runtime.errors import InputError
-from core.runtime.scratch import open_locked, remove_partials
+from core.runtime.errors import InputError, MissingFileError
+from core.runtime.scratch import open_locked, partial_name, remove_partials
 
 
 class Entry(TypedDict):
@@ -26,13 +26,13 @@ def open_input(path: str | Path, what: str) -> IO[bytes]:
     """The regular file at `path`, open for reading. Errors begin with `what` and the path.
 
     All files that users give are opened here. Raises InputError if the file is missing or cannot be read, or is a pipe,
-    a socket, a device or a folder. It never waits for any of these.
+    a socket, a device or a folder; a missing file is a MissingFileError. It never waits for any of these.
     """
     try:
         # With O_NONBLOCK a pipe opens at once, even if no process writes to it.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise InputError(f"{what} {path} does not exist: give the path of an existing file") from None
+        raise MissingFileError(f"{what} {path} does not exist: give the path of an existing file") from None
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read ({error.strerror}): give the path of a file") from None
     except ValueError:
@@ -64,14 +64,24 @@ def atomic_write(path: Path, on_disk: bool = True) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if on_disk:
         remove_partials(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial_file(path) as file:
+        yield file
+        file.flush()
+        if on_disk:
+            os.fsync(file.fileno())
+        os.replace(file.name, path)
+
+
+@contextlib.contextmanager
+def partial_file(path: Path) -> Iterator[IO[bytes]]:
+    """A new hidden file beside `path`, to be renamed or linked while it is open: its lock keeps other processes off.
+
+    At the end nothing is left under its hidden name. InputError if there is no space for it, or a folder at `path`.
+    """
+    partial = partial_name(path)
     try:
         with open_locked(partial) as file:
             yield file
-            file.flush()
-            if on_disk:
-                os.fsync(file.fileno())
-        os.replace(partial, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(f"no space left for {path}: free some and run the same command again") from None
@@ -110,17 +120,22 @@ _DIGESTS: dict[tuple[int, ...], str] = {}
 
 def sha256(path: Path) -> str:
     """Hex digest of the file at `path`. A process reads the file again only if it has changed."""
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if identity not in _DIGESTS:
-            _DIGESTS[identity] = hashlib.file_digest(file, "sha256").hexdigest()
-        return _DIGESTS[identity]
+    return file_entry(path)["sha256"]
 
 
 def file_entry(path: Path) -> Entry:
     """Size and sha256 of the file at `path`."""
-    return {"size": path.stat().st_size, "sha256": sha256(path)}
+    with path.open("rb") as file:
+        return open_file_entry(file)
+
+
+def open_file_entry(file: IO[bytes]) -> Entry:
+    """Size and sha256 of a file that is open at its start. A process reads the file again only if it has changed."""
+    status = os.fstat(file.fileno())
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if identity not in _DIGESTS:
+        _DIGESTS[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": status.st_size, "sha256": _DIGESTS[identity]}
 
 
 def link_or_copy(source: Path, target: Path) -> None:

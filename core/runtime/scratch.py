@@ -74,8 +74,13 @@ def partial_of(name: str) -> str | None:
     found = _PARTIAL.fullmatch(name)
     if found is None:
         return None
-    # Small files are written under a temporary name and then linked, so a name may be partial twice.
+    # Earlier versions linked small files from a temporary name, so a name may be partial twice.
     return partial_of(found["of"]) or found["of"]
+
+
+def partial_name(path: Path) -> Path:
+    """A hidden name beside `path` that no other thread or process uses."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
 
 
 def open_locked(partial: Path) -> IO[bytes]:

@@ -5,7 +5,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import stat
 import threading
 import time
@@ -13,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from core.runtime.errors import InputError
-from core.runtime.files import Entry, atomic_write, file_entry, link_or_copy, open_input
+from core.runtime.errors import InputError, MissingFileError
+from core.runtime.files import Entry, atomic_write, file_entry, link_or_copy, open_file_entry, open_input, partial_file
+from core.runtime.scratch import partial_name
 from core.storage.store import (
     LARGEST_SMALL_FILE,
     StoredFile,
@@ -70,19 +70,16 @@ class LocalStore:
                 held.discard(path)
 
     def upload(self, folder: Path, names: Iterable[str]) -> dict[str, Entry]:
-        entries = {name: self._add(folder / checked_name(name), self._root / name) for name in names}
+        entries = {name: self._add(folder / checked_name(name), name) for name in names}
         os.sync()  # once for thousands of small files
         return entries
 
-    def _add(self, source: Path, target: Path) -> Entry:
-        entry = file_entry(source)
-        existing = _open(target)
-        if existing is not None:
-            existing.close()
-            if file_entry(target) == entry:
-                return entry
+    def _add(self, source: Path, name: str) -> Entry:
+        entry, target = file_entry(source), self._root / name
+        if self.measure(name) == entry:
+            return entry
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = _unique_name(target)
+        partial = partial_name(target)
         try:
             link_or_copy(source, partial)
             with self._write_check():
@@ -99,12 +96,11 @@ class LocalStore:
         return self._root
 
     def measure(self, name: str) -> Entry | None:
-        path = self._root / checked_name(name)
-        file = _open(path)
+        file = _open(self._root / checked_name(name))
         if file is None:
             return None
-        file.close()
-        return file_entry(path)
+        with file:
+            return open_file_entry(file)
 
     def read(self, name: str) -> Versioned | None:
         file = _open(self._root / checked_name(name))
@@ -119,16 +115,16 @@ class LocalStore:
 
     def create(self, name: str, data: bytes) -> bool:
         path = self._root / checked_name(name)
-        new = _unique_name(path)
-        with atomic_write(new) as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial_file(path) as file:
             file.write(data)
-        try:
-            with self._write_check():
-                os.link(new, path)
-        except FileExistsError:
-            return False
-        finally:
-            new.unlink()
+            file.flush()
+            os.fsync(file.fileno())
+            try:
+                with self._write_check():
+                    os.link(file.name, path)
+            except FileExistsError:
+                return False
         _sync_folder(path.parent)
         return True
 
@@ -174,9 +170,13 @@ def _open(path: Path) -> IO[bytes] | None:
     """The file at `path`; None if it does not exist, InputError if it is not a regular file. Never waits."""
     try:
         return open_input(path, "file")
+    except MissingFileError:
+        # Other processes create files at any time: one that is there by now was still missing when it was opened.
+        if path.is_symlink():  # its target is missing
+            raise
+        return None
     except InputError:
-        # Checked afterwards, because it may be removed at any time.
-        if not os.path.lexists(path):
+        if not os.path.lexists(path):  # below a file, or removed meanwhile
             return None
         raise
 
@@ -204,11 +204,6 @@ def _remove_empty(folder: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _unique_name(path: Path) -> Path:
-    """A hidden name beside `path` that no other thread or process uses."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
 
 
 def _version(data: bytes) -> str:

@@ -1,12 +1,15 @@
 """Runs, prerequisites, caches and tables take no folder over that holds something else."""
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from core.config.loading import load_config
 from core.records.created_files import CreatedFiles
 from core.rounds.comparison import require_free_results
 from core.rounds.run import begin_run, hold_run
-from core.runtime.errors import InputError
+from core.runtime.errors import InputError, LeaseError
 from core.storage.download_cache import DownloadCache
 from core.training.prerequisites import hold_prerequisites
 from tests.records.user_files import content, files_below, put
@@ -31,6 +34,20 @@ def test_a_run_json_of_another_tool_is_not_our_run(prepared, tmp_path):
     put(tmp_path / "root/tiny/config.yaml")
     with pytest.raises(InputError, match=r"tiny holds run.json, which"), hold_run(config):
         pytest.fail("it took the folder over")
+
+
+def test_a_run_that_another_process_begins_meanwhile_is_ours(prepared, tmp_path):
+    with ThreadPoolExecutor(4) as pool:  # three look at the folder while its record is written
+        for number in range(20):
+            config = load_config(prepared, [f"artifacts.root={tmp_path}", f"experiment.name=run{number}"])
+            for each in [pool.submit(begin_run, config), *(pool.submit(_look_at, config) for _ in range(3))]:
+                each.result()
+
+
+def _look_at(config):
+    for _ in range(5):
+        with contextlib.suppress(LeaseError), hold_run(config):
+            pass
 
 
 def test_our_run_continues_with_notes_of_the_user_in_it(prepared, tmp_path):

@@ -4,6 +4,7 @@ import functools
 import itertools
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -54,6 +55,29 @@ def test_only_one_of_eight_threads_creates_a_file(place):
             won = list(pool.map(create, range(8)))
             assert sum(won) == 1
             assert store.read(f"race-{race}").data == b"%d" % won.index(True)
+
+
+def test_a_file_that_comes_and_goes_is_absent_or_complete(place):
+    store, seconds = place.open(), 2
+    assert store.create("run.json", b"whole")
+
+    def come_and_go():
+        while time.monotonic() < ends:
+            store.delete(["run.json"])
+            store.create("run.json", b"whole")
+
+    def look():
+        seen = set()
+        while time.monotonic() < ends:
+            found = store.read("run.json")
+            seen.add((found and found.data, (store.measure("run.json") or {}).get("size")))
+        return seen
+
+    ends = time.monotonic() + seconds
+    with ThreadPoolExecutor(3) as pool:
+        changes, *looks = pool.submit(come_and_go), pool.submit(look), pool.submit(look)
+    changes.result()
+    assert set().union(*(each.result() for each in looks)) <= set(itertools.product((None, b"whole"), (None, 5)))
 
 
 def test_compare_and_swap_replaces_only_the_given_version(place):
