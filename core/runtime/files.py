@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
@@ -22,7 +23,7 @@ class Entry(TypedDict):
     sha256: str
 
 
-def open_input(path: str | Path, what: str) -> IO[bytes]:
+def open_input(path: str | Path, what: str) -> BufferedReader:
     """The regular file at `path`, open for reading. Errors begin with `what` and the path.
 
     All files that users give are opened here. Raises InputError if the file is missing or cannot be read, or is a pipe,
@@ -129,7 +130,7 @@ def file_entry(path: Path) -> Entry:
         return open_file_entry(file)
 
 
-def open_file_entry(file: IO[bytes]) -> Entry:
+def open_file_entry(file: BufferedReader) -> Entry:
     """Size and sha256 of a file that is open at its start. A process reads the file again only if it has changed."""
     status = os.fstat(file.fileno())
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

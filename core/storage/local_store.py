@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -166,7 +167,7 @@ class LocalStore:
         pass
 
 
-def _open(path: Path) -> IO[bytes] | None:
+def _open(path: Path) -> BufferedReader | None:
     """The file at `path`; None if it does not exist, InputError if it is not a regular file. Never waits."""
     try:
         return open_input(path, "file")
