@@ -37,6 +37,7 @@ from core.models.imginav_checkpoints import (
 from core.networks.autoencoder import Autoencoder, conv_autoencoder
 from core.networks.imginav_autoencoder import ImgiNavSizes, imginav_autoencoder
 from core.networks.unet import UNet, build_unet
+from core.records.input_files import local_path
 from core.runtime.errors import InputError
 
 _Model = TypeVar("_Model", bound=nn.Module)
@@ -109,8 +110,15 @@ def load_unet(path: Location, config: ExperimentConfig) -> UNet:
 
 
 def _load_imginav_unet(checkpoint: Mapping[str, Any], path: Location, config: ExperimentConfig) -> UNet:
-    is_stage1 = config.diffusion.stage1_checkpoint is not None and str(path) == str(config.diffusion.stage1_checkpoint)
-    return _with_settings(read_diffusion(checkpoint, path, is_stage1), path, config)
+    return _with_settings(read_diffusion(checkpoint, path, _is_stage1(path, config)), path, config)
+
+
+def _is_stage1(path: Location, config: ExperimentConfig) -> bool:
+    """Whether the checkpoint at `path`, on this machine, is the Stage 1 that the config names, maybe in a bucket."""
+    stage1 = config.diffusion.stage1_checkpoint
+    if stage1 is None or str(path) == stage1:
+        return stage1 is not None
+    return is_remote(stage1) and Path(path) == local_path(stage1, config.artifacts)
 
 
 def _with_settings(imported: ImgiNavDiffusion | FolderDiffusion, path: Location, config: ExperimentConfig) -> UNet:

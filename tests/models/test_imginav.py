@@ -14,9 +14,12 @@ from core.models.imginav_checkpoints import imginav_betas
 from core.models.imported_models import load_experiment
 from core.networks.imginav_autoencoder import imginav_autoencoder
 from core.networks.imginav_unet import ImgiNavUNet
+from core.records.input_files import local_path
 from core.runtime.batch_shares import Rows, ShareChannelDropout, checkpointed, whole_batch_dropout
 from core.runtime.errors import InputError
 from tests.imginav_files import SIZES, write_checkpoints
+
+pytest_plugins = ["tests.storage_servers"]
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "data" / "imginav"
 needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="ImgiNav's numeric fixtures are not beside the clone")
@@ -203,9 +206,10 @@ def test_a_checkpoint_is_found_in_the_folder_checkpoints_beside_its_name(files, 
 
 
 @pytest.mark.parametrize(
-    ("history", "as_stage1", "uses_ema"), [(True, False, False), (False, False, True), (True, True, True)]
+    ("history", "stage1", "uses_ema"),
+    [(True, None, False), (False, None, True), (True, "local", True), (True, "moto", True)],
 )
-def test_the_ema_is_used_only_of_stage_1(files, experiment, history, as_stage1, uses_ema):
+def test_the_ema_is_used_only_of_stage_1(request, files, experiment, history, stage1, uses_ema):
     def add_ema(checkpoint):
         state = checkpoint["state_dict"]
         state |= {f"unet_ema{key[4:]}": value + 1 for key, value in state.items() if key.startswith("unet.")}
@@ -214,11 +218,16 @@ def test_the_ema_is_used_only_of_stage_1(files, experiment, history, as_stage1, 
 
     diffusion, autoencoder = files(add_ema)
     config = experiment(diffusion, autoencoder, size=32)
-    if as_stage1:
-        moved = ["diffusion.stage2_checkpoint=null", f"diffusion.stage1_checkpoint={diffusion}"]
-        config = load_experiment(diffusion.parent / "theirs.yaml", moved)
+    path = diffusion
+    if stage1:
+        place = request.getfixturevalue(f"{stage1}_place")
+        place.open().upload(diffusion.parent, [diffusion.name])
+        named = f"{place.uri}/{diffusion.name}"
+        moved = ["diffusion.stage2_checkpoint=null", f"diffusion.stage1_checkpoint={named}"]
+        config = load_experiment(diffusion.parent / "theirs.yaml", [*moved, f"artifacts.cache={place.artifacts.cache}"])
+        path = local_path(named, config.artifacts)
     saved = torch.load(diffusion)["state_dict"]["unet.final.bias"]
-    assert torch.equal(load_unet(diffusion, config).final.bias, saved + uses_ema)
+    assert torch.equal(load_unet(path, config).final.bias, saved + uses_ema)
 
 
 @pytest.mark.parametrize(
