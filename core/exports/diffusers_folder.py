@@ -6,7 +6,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from diffusers import __version__ as diffusers_version
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from core.data.palette import PALETTE
 from core.inputs.safetensors_files import save_safetensors
 from core.models.checkpoints import SizedAutoencoder
 from core.models.diffusion import build_scheduler
-from core.networks.diffusers_autoencoder import TEMPERATURE, DiffusersDecoder
+from core.networks.diffusers_autoencoder import DiffusersDecoder
 from core.networks.imginav_autoencoder import FLOOR, ImgiNavSizes
 from core.networks.imginav_unet import unet_sizes
 from core.networks.unet import UNet
@@ -27,7 +26,7 @@ _WEIGHTS, _CONFIG, _INDEX = "diffusion_pytorch_model.safetensors", "config.json"
 # Modules of the folder `diffusers_files` beside this one. diffusers copies those of every folder that is loaded into
 # one place, so each has a name of its own.
 _PIPELINE, _IMGINAV_UNET = "layout_pipeline", "layout_imginav_unet"
-_DECODER, _IMGINAV_DECODER, _PALETTE_DECODER = "layout_decoder", "layout_imginav_decoder", "layout_palette_decoder"
+_DECODER, _IMGINAV_DECODER = "layout_decoder", "layout_imginav_decoder"
 
 
 def write_diffusers(
@@ -37,18 +36,15 @@ def write_diffusers(
 
     `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` loads it, with no more than diffusers and torch.
     """
-    decoder, unet_part = _decoder_part(autoencoder), _unet_part(unet, config)
-    _write_part(unet_part, folder / "unet")
-    _write_part(decoder, folder / "decoder")
+    parts = {"unet": _unet_part(unet, config), **_decoder_part(autoencoder)}
+    for name, part in parts.items():
+        _write_part(part, folder / name)
     scheduler = _registered(build_scheduler(config.scheduler))
     save_json(_headed("DDIMScheduler", scheduler), folder / "scheduler" / "scheduler_config.json")
     _write_module(_PIPELINE, folder)
-    index = {
-        "default_steps": steps,
-        "unet": [unet_part.module, unet_part.name],
-        "scheduler": [_DIFFUSERS, "DDIMScheduler"],
-        "decoder": [decoder.module, decoder.name],
-    }
+    index: dict[str, Any] = {name: [part.module, part.name] for name, part in parts.items()}
+    index |= {"scheduler": [_DIFFUSERS, "DDIMScheduler"], "default_steps": steps}
+    index |= {"class_names": list(PALETTE), "colours": [list(colour) for colour in PALETTE.values()]}
     save_json(_headed([_PIPELINE, "LayoutPipeline"], index), folder / _INDEX)
 
 
@@ -69,24 +65,20 @@ def _unet_part(unet: UNet, config: ExperimentConfig) -> _Part:
     return _Part(_IMGINAV_UNET, "LayoutUNet", settings, unet.state_dict())
 
 
-def _decoder_part(autoencoder: SizedAutoencoder) -> _Part:
-    decoder, sizes, settings = autoencoder.model.decoder, autoencoder.sizes, dict[str, Any]()
-    weights = decoder.state_dict()
+def _decoder_part(autoencoder: SizedAutoencoder) -> dict[str, _Part]:
+    """What makes layouts of latents, by its name in the pipeline; none for a model of pictures."""
+    decoder, sizes = autoencoder.model.decoder, autoencoder.sizes
     if isinstance(sizes, ImgiNavSizes):
-        module, settings = _IMGINAV_DECODER, _imginav_settings(sizes)
-    elif sizes is not None:
-        module = _DECODER
+        return {"decoder": _Part(_IMGINAV_DECODER, "LayoutDecoder", _imginav_settings(sizes), decoder.state_dict())}
+    if sizes is not None:
         settings = {"base_channels": sizes.base_channels, "max_channels": sizes.max_channels}
         settings |= {"latent_channels": sizes.latent_channels, "upsampling_steps": sizes.downsampling_steps}
-    else:
-        module = _PALETTE_DECODER
-        model = decoder.model if isinstance(decoder, DiffusersDecoder) else None
-        settings = {"autoencoder_class": None, "autoencoder_config": None, "temperature": TEMPERATURE}
-        if model is not None:
-            settings |= {"autoencoder_class": type(model).__name__, "autoencoder_config": _registered(model)}
-        weights |= {"palette": torch.tensor(list(PALETTE.values()), dtype=torch.float32) / 127.5 - 1}
-    palette = {"class_names": list(PALETTE), "colours": [list(colour) for colour in PALETTE.values()]}
-    return _Part(module, "LayoutDecoder", settings | palette, weights)
+        settings |= {"num_classes": len(PALETTE)}
+        return {"decoder": _Part(_DECODER, "LayoutDecoder", settings, decoder.state_dict())}
+    if not isinstance(decoder, DiffusersDecoder):
+        return {}
+    model = decoder.model
+    return {"vae": _Part(_DIFFUSERS, type(model).__name__, _registered(model), model.state_dict())}
 
 
 def _imginav_settings(sizes: ImgiNavSizes) -> dict[str, Any]:
@@ -99,6 +91,7 @@ def _imginav_settings(sizes: ImgiNavSizes) -> dict[str, Any]:
         "rgb_groups": rgb_groups,
         "segmentation_groups": segmentation_groups,
         "is_normalised": sizes.is_normalised,
+        "num_classes": len(PALETTE),
         "unused_class": FLOOR if sizes.num_classes > len(PALETTE) else None,
     }
 

@@ -28,7 +28,7 @@ from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)  # runs the Python files in the folder
 drawn = pipeline(batch_size=4)  # or generator=torch.Generator().manual_seed(1), or latents=noise
 drawn.images[0].save("layout.png")  # a picture in the colours of the classes
-drawn.class_maps  # uint8 [4, H, W]; pipeline.decoder.config.class_names names the classes
+drawn.class_maps  # uint8 [4, H, W]; pipeline.config.class_names names the classes
 ```
 """
 _IMGINAV_USE = """

@@ -48,7 +48,7 @@ for folder in folders:
     noisy = [pipeline(2, 3, torch.Generator().manual_seed(1), return_dict=False)[2].numpy() for _ in range(2)]
     np.savez(f"{folder}/drawn.npz", latents=drawn.latents.numpy(), classes=drawn.class_maps, images=images,
              seeded=np.stack(seeded), noisy=np.stack(noisy), default_steps=default_steps)
-    print(*pipeline.decoder.config.class_names)
+    print(*pipeline.config.class_names)
 """
 
 
@@ -124,12 +124,23 @@ def test_the_pipeline_draws_what_this_project_draws(elsewhere, name):
     assert drawn["default_steps"] == {"own": 5, "v": 25, "pictures": 50, "kl": 50}.get(name, 40)
 
 
+@pytest.mark.parametrize("name", ["pictures", "kl"])
+def test_a_folder_of_parts_of_diffusers_is_a_model_to_start_from(elsewhere, name, tmp_path):
+    config, checkpoint, folder = elsewhere[name]
+    read = load_experiment(write_config(folder / "model", folder / "model"), ["training.use_amp=false"])
+    drawn = sample_latents(load_unet(folder / "model", read), read, SEEDS, STEPS, 8, "test")
+    assert torch.equal(drawn, sample_latents(load_unet(checkpoint, config), config, SEEDS, STEPS, 8, "test"))
+    ours, theirs = (load_autoencoder(each.autoencoder.checkpoint, each).decoder for each in (read, config))
+    assert torch.equal(ours(drawn).logits, theirs(drawn).logits)
+
+
 def test_weights_are_safetensors_only_and_no_file_needs_this_project(elsewhere):
-    for _, _, folder in elsewhere.values():
+    for name, (_, _, folder) in elsewhere.items():
         names = {
             path.relative_to(folder / "model").as_posix() for path in (folder / "model").rglob("*") if path.is_file()
         }
-        weights = {f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "decoder")}
+        parts = {"pictures": ["unet"], "kl": ["unet", "vae"]}.get(name, ["unet", "decoder"])
+        weights = {f"{part}/diffusion_pytorch_model.safetensors" for part in parts}
         assert {name for name in names if Path(name).suffix not in (".py", ".json", ".md")} == weights
         for path in (folder / "model").rglob("*.py"):
             text = path.read_text()

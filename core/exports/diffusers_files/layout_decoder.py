@@ -28,8 +28,7 @@ class LayoutDecoder(ModelMixin, ConfigMixin):
         base_channels: int,
         upsampling_steps: int,
         max_channels: int,
-        class_names: list[str],
-        colours: list[list[int]],
+        num_classes: int,
     ):
         super().__init__()
         widths = [min(base_channels * 2**i, max_channels) for i in reversed(range(upsampling_steps + 1))]
@@ -39,7 +38,7 @@ class LayoutDecoder(ModelMixin, ConfigMixin):
             layers += [block(wide_out, wide_out)]
         self.trunk = nn.Sequential(*layers)
         self.rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
-        self.segmentation = nn.Conv2d(widths[-1], len(class_names), 3, padding=1)
+        self.segmentation = nn.Conv2d(widths[-1], num_classes, 3, padding=1)
 
     def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.trunk(latents)

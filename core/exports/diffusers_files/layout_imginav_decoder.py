@@ -44,7 +44,7 @@ class Denormaliser(nn.Module):
 class LayoutDecoder(ModelMixin, ConfigMixin):
     """Latents [B, C, h, w] -> RGB [B, 3, H, W] in [-1, 1] and logits of the classes [B, classes, H, W].
 
-    `unused_class` is the place of one that the weights have and `class_names` does not.
+    `unused_class` is the place of one that the weights have beside the `num_classes`.
     """
 
     @register_to_config
@@ -57,8 +57,7 @@ class LayoutDecoder(ModelMixin, ConfigMixin):
         rgb_groups: int,
         segmentation_groups: int,
         is_normalised: bool,
-        class_names: list[str],
-        colours: list[list[int]],
+        num_classes: int,
         unused_class: int | None = None,
     ):
         super().__init__()
@@ -71,7 +70,7 @@ class LayoutDecoder(ModelMixin, ConfigMixin):
             layers += [group_norm(norm_groups, width), nn.SiLU()]
         self.latent_denormalizer = Denormaliser(latent_channels) if is_normalised else None
         self.shared_decoder = nn.Sequential(*layers)
-        classes = len(class_names) + (unused_class is not None)
+        classes = num_classes + (unused_class is not None)
         self.heads = nn.ModuleDict(
             {"rgb": Head(width, 3, rgb_groups), "segmentation": Head(width, classes, segmentation_groups)}
         )

@@ -22,15 +22,28 @@ class LayoutPipelineOutput(BaseOutput):
 
 
 class LayoutPipeline(DiffusionPipeline):
-    """An unconditional latent diffusion model. `decoder.config` holds `class_names` and `colours`, in the same order.
+    """An unconditional diffusion model of layouts. `config.class_names` and `config.colours` are in the same order.
 
-    `default_steps` is the number of steps that a call takes if it names none.
+    Latents become classes by the `decoder`, a model that predicts them; or each pixel gets the class of the nearest
+    colour, where there is a `vae` of diffusers, or neither and the latents are pictures. `default_steps` is the number
+    of steps that a call takes if it names none.
     """
 
-    def __init__(self, unet, scheduler, decoder, default_steps: int = 50):
+    _optional_components = ("decoder", "vae")
+
+    def __init__(
+        self,
+        unet,
+        scheduler,
+        decoder=None,
+        vae=None,
+        class_names: list[str] = (),
+        colours: list[list[int]] = (),
+        default_steps: int = 50,
+    ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, decoder=decoder)
-        self.register_to_config(default_steps=default_steps)
+        self.register_modules(unet=unet, scheduler=scheduler, decoder=decoder, vae=vae)
+        self.register_to_config(class_names=class_names, colours=colours, default_steps=default_steps)
 
     @torch.no_grad()
     def __call__(
@@ -60,10 +73,23 @@ class LayoutPipeline(DiffusionPipeline):
         for t in self.progress_bar(self.scheduler.timesteps):
             prediction = self.unet(self.scheduler.scale_model_input(latents, t), t, return_dict=False)[0]
             latents = self.scheduler.step(prediction, t, latents, **extra, return_dict=False)[0]
-        class_maps = self.decoder(latents.to(self.decoder.dtype))[1].argmax(1).to(torch.uint8).cpu().numpy()
-        colours = np.array(self.decoder.config.colours, dtype=np.uint8)
+        class_maps = self.logits(latents).argmax(1).to(torch.uint8).cpu().numpy()
+        colours = np.array(self.config.colours, dtype=np.uint8)
         images = [Image.fromarray(picture) for picture in colours[class_maps]]
         self.maybe_free_model_hooks()
         if not return_dict:
             return images, class_maps, latents
         return LayoutPipelineOutput(images=images, class_maps=class_maps, latents=latents)
+
+    @torch.no_grad()
+    def logits(self, latents: torch.Tensor) -> torch.Tensor:
+        """[B, classes, H, W] of latents [B, C, h, w]; of colours minus the squared distance, up to a common number."""
+        if self.decoder is not None:
+            return self.decoder(latents.to(self.decoder.dtype))[1]
+        rgb = latents
+        if self.vae is not None:
+            scale, shift = (self.vae.config.get(name) for name in ("scaling_factor", "shift_factor"))
+            rgb = self.vae.decode(latents.to(self.vae.dtype) / (scale or 1.0) + (shift or 0.0)).sample
+        rgb = rgb.clamp(-1, 1)
+        colours = torch.tensor(self.config.colours, dtype=rgb.dtype, device=rgb.device) / 127.5 - 1
+        return 2 * torch.einsum("bchw,kc->bkhw", rgb, colours) - colours.square().sum(1)[:, None, None]
