@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from core.config.experiment import ExperimentConfig
 from core.exports.diffusers_folder import write_diffusers
+from core.exports.hub_upload import push_files
 from core.exports.imginav_file import IMGINAV, imginav_name, read_decoder, write_imginav
 from core.exports.lineage import trace_lineage
 from core.exports.model_card import CardRequest, model_card
@@ -26,8 +27,9 @@ from core.records.provenance import provenance_of
 from core.records.record_files import Record, read_record
 from core.records.stage_run import remove_leftovers, run_stage
 from core.records.workspace import Workspace, stage_files
-from core.runtime.files import atomic_write, file_entry
-from core.storage.store import join
+from core.runtime.files import Entry, atomic_write, file_entry
+from core.storage.opening import open_store
+from core.storage.store import ArtifactsSection, join
 
 Form = Literal["diffusers", "imginav"]
 
@@ -89,6 +91,15 @@ def export_model(config: ExperimentConfig, request: ExportRequest) -> Record:
     record = run_stage(_STAGE, request.output_dir, inputs, settings, work, config.artifacts)
     remove_leftovers(store)
     return record
+
+
+def push_export(record: Record, folder: Location, artifacts: ArtifactsSection, name: str) -> str:
+    """Address of the hub's repository `name` that holds the files of an exported folder, of which this is the record.
+
+    The record itself stays: it names places of this machine. Raises InputError as `push_files` does.
+    """
+    entries: dict[str, Entry] = record["outputs"]
+    return push_files(open_store(folder, artifacts).fetch(entries), entries, name)
 
 
 def _inputs(config: ExperimentConfig, request: ExportRequest) -> dict[str, Location]:
