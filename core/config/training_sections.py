@@ -75,6 +75,9 @@ class TrainingSection(OptimizationSection):
     )
     use_amp: Results[bool] = True
     device: Speed[Annotated[str, AfterValidator(_device)]] = "auto"
+    processes: Speed[Few | Literal["auto"]] = Field(
+        1, description="processes of this machine that work on a stage together; auto: one for each GPU, on a CPU one"
+    )
     loss: LossSection = LossSection()
 
 

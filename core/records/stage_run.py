@@ -23,7 +23,7 @@ from core.records.workspace import (
     stage_files,
     workspace_folder,
 )
-from core.runtime import distributed
+from core.runtime import distributed, processes
 from core.runtime.files import Entry, require_writable
 from core.runtime.scratch import remove_abandoned
 from core.storage.foreign_files import foreign_file_error
@@ -76,6 +76,7 @@ def run_stage(
         if progress is not None:
             log.info("%s: continuing from %s", stage, progress)
         paths = {name: local_path(path, artifacts) for name, path in inputs.items()}
+        processes.start_others()
         distributed.from_first(_Start(folder, paths))
         metrics = work(workspace, paths)
         workspace.settle()

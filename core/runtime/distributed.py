@@ -1,6 +1,6 @@
-"""The processes that torchrun started together: the rank of this one, and what they exchange.
+"""The processes that work together, started by torchrun or by `core.runtime.processes`, and what they exchange.
 
-Without torchrun there is one process of rank 0, and the functions here do nothing.
+A process alone has rank 0, and the functions here do nothing.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, but not exported
 from torch.nn.parallel import DistributedDataParallel
 
 from core.runtime.device import pick_device
@@ -38,28 +39,67 @@ def joined(device: str) -> Iterator[None]:
 
     Processes use NCCL on GPUs and Gloo on CPUs.
     """
-    if launched() == 1 or distributed.is_initialized():
+    if launched() == 1 or is_joined():
         yield
         return
-    here = own_device(device)
-    backend = "gloo"
-    if here.type == "cuda":
-        torch.cuda.set_device(here)
-        backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    distributed.init_process_group(_backend(_launched_as("LOCAL_RANK", 0), device), timeout=_PATIENCE)
     yield
     # Not after an error: others may still wait for this process, and torchrun ends them when it exits.
-    distributed.destroy_process_group()
+    leave()
+
+
+def meeting_point(count: int, port: int | None = None) -> TCPStore:
+    """Where `count` processes of this machine find each other; the first opens it, the others give its `port`."""
+    return TCPStore("127.0.0.1", port or 0, count, is_master=port is None, wait_for_workers=False)
+
+
+def join(store: TCPStore, rank: int, count: int, device: str) -> None:
+    """Join `count` processes of this machine as number `rank` of them; they find each other by `store`."""
+    distributed.init_process_group(_backend(rank, device), timeout=_PATIENCE, store=store, rank=rank, world_size=count)
+
+
+def leave() -> None:
+    """Exchange nothing more with the others."""
+    if is_joined():
+        distributed.destroy_process_group()
+
+
+def abandon() -> None:
+    """Make this process's exchanges with the others fail, because one of them has ended.
+
+    Gloo notices by itself that a connection is closed. NCCL would wait.
+    """
+    if is_joined() and "nccl" in distributed.get_backend_config():
+        distributed.distributed_c10d._abort_process_group()
+
+
+def is_joined() -> bool:
+    """Whether this process has joined others."""
+    return distributed.is_initialized()
+
+
+def _backend(local_rank: int, device: str) -> str:
+    """What the processes on the device called `device` exchange tensors with; a GPU becomes this process's own."""
+    here = _device_of(local_rank, pick_device(device), device)
+    if here.type == "cpu":
+        return "gloo"
+    torch.cuda.set_device(here)
+    return "cpu:gloo,cuda:nccl"
 
 
 def own_device(name: str) -> torch.device:
     """The device called `name`. Of several processes on GPUs each has its own GPU; InputError if there are too few."""
     device = pick_device(name)
-    if device.type == "cpu" or launched() == 1:
+    return device if max(launched(), size()) == 1 else _device_of(_launched_as("LOCAL_RANK", 0), device, name)
+
+
+def _device_of(local: int, device: torch.device, name: str) -> torch.device:
+    """The device of process number `local` of several on this machine, of those that `name` means."""
+    if device.type == "cpu":
         return device
     if device.index is not None:
-        raise InputError(f"device {name} is one GPU for {launched()} processes: use auto or cuda")
-    local, available = _launched_as("LOCAL_RANK", 0), torch.cuda.device_count()
+        raise InputError(f"device {name} is one GPU for several processes: use auto or cuda")
+    available = torch.cuda.device_count()
     if local >= available:
         raise InputError(
             f"--nproc_per_node: each process needs a GPU, and this machine has {available}: start {available}"
@@ -69,12 +109,12 @@ def own_device(name: str) -> torch.device:
 
 def rank() -> int:
     """Number of this process among those that joined, from 0."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    return distributed.get_rank() if is_joined() else 0
 
 
 def size() -> int:
     """How many processes joined."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if is_joined() else 1
 
 
 def require_joined(what: str) -> None:

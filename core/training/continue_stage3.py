@@ -30,6 +30,7 @@ from core.records.workspace import Workspace
 from core.runtime import distributed
 from core.runtime.device import memory_format
 from core.runtime.errors import InputError
+from core.runtime.processes import start_others, together
 from core.storage.opening import open_store
 from core.storage.store import join
 from core.training.diffusion_stage import build_training, final_metrics, with_inputs
@@ -58,7 +59,8 @@ def continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: boo
     `resume`: None resumes if there is a training to resume, True insists on it, False starts again.
     InputError at once for a missing discriminator or Stage 2 checkpoint.
     """
-    with distributed.joined(config.training.device):
+    training = config.training
+    with together(training.processes, training.device, continue_stage3, config, resume, recorded):
         return _continue_stage3(config, resume, recorded)
 
 
@@ -67,6 +69,7 @@ def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bo
     recorded = recorded or is_remote(location) or _is_recorded(config, Path(location))
     inputs = _inputs(config, resume, recorded)
     if not recorded:
+        start_others()
         on_disk = with_inputs(config, {name: local_path(path, config.artifacts) for name, path in inputs.items()})
         with own_folder(config, Path(location), inputs, resume) as workspace:
             return _train(on_disk, resume, workspace, recorded)
