@@ -1,7 +1,7 @@
 """retrain-discriminator: train a discriminator to tell real latents from bad ones."""
 
 from core.inputs.locations import Location
-from core.inputs.section import Batch, Epochs, LearningRate, Seed
+from core.inputs.section import Batch, Epochs, Few, LearningRate, Seed
 from core.rounds.stage_result import StageResult
 from core.storage.store import ArtifactsSection
 from core.training.train_discriminator import DiscriminatorRequest, train_discriminator
@@ -22,6 +22,7 @@ def retrain_discriminator(
     use_amp: bool | None = None,
     labelled_latents: Location | None = None,
     learn_labels: bool = False,
+    processes: Few = 1,
     *,
     artifacts: ArtifactsSection | None = None,
 ) -> StageResult:
@@ -29,8 +30,8 @@ def retrain_discriminator(
 
     With `labelled_latents` it is measured how well its score ranks generated latents by viability, and with
     `learn_labels` it is trained on viable ones of them against the others. It computes in bfloat16 if that is faster on
-    the device, unless `use_amp` is false. Writes discriminator_best.pt and discriminator_history.csv to `output_dir`;
-    returns the metrics of the stage's record.
+    the device, unless `use_amp` is false. Several `processes` of this machine may train it together. Writes
+    discriminator_best.pt and discriminator_history.csv to `output_dir`; returns the metrics of the stage's record.
     """
     request = DiscriminatorRequest(
         real_latents=real_latents,
@@ -44,6 +45,7 @@ def retrain_discriminator(
         use_amp=use_amp is not False,
         labelled_latents=labelled_latents,
         learn_labels=learn_labels,
+        processes=processes,
     )
     record = train_discriminator(request, artifacts)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}

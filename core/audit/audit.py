@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from core.audit.bootstrap import Interval, mean_interval
 from core.audit.distribution import compare_distributions
@@ -26,7 +27,7 @@ from core.models.strength import FromStart, load_model, model_inputs
 from core.records.input_files import local_path
 from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
-from core.runtime.device import pick_device
+from core.runtime import distributed, processes
 from core.runtime.errors import InputError
 from core.runtime.files import atomic_write, save_json
 from core.runtime.seeding import derive_seed
@@ -69,7 +70,7 @@ def audit_checkpoint(
     """
     inputs = _inputs(config) | model_inputs(checkpoint, from_start)
     paths = {name: local_path(path, config.artifacts) for name, path in inputs.items()}
-    return _audit_model(config, paths, num_samples, seed, from_start)
+    return _audit_latents(config, paths, _sample(config, paths, num_samples, seed, from_start), seed)
 
 
 def at_image_size(config: ExperimentConfig, image_size: int | None) -> ExperimentConfig:
@@ -110,7 +111,10 @@ def audit_stage(
     settings = _settings(config, num_samples, seed, from_start)
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
-        audit = _audit_model(config, paths, num_samples, seed, from_start)
+        latents = _sample(config, paths, num_samples, seed, from_start)
+        if not workspace.writes:
+            return {}
+        audit = _audit_latents(config, paths, latents, seed)
         described = audit.as_json()
         save_json(described, workspace.folder / FIGURES_NAME)
         with atomic_write(workspace.folder / LAYOUTS_NAME) as file:
@@ -118,7 +122,10 @@ def audit_stage(
         save_grid(COLORS[audit.layouts.classes[:GRID_SAMPLES]], workspace.folder / PICTURE_NAME)
         return {name: described[name] for name in (*audit.figures, "intervals", "held_out_viable", "judge_held_out")}
 
-    return run_stage("audit", output_dir, inputs, settings, work, config.artifacts)
+    with processes.together(
+        config.training, audit_stage, config, checkpoint, output_dir, num_samples, seed, from_start
+    ):
+        return run_stage("audit", output_dir, inputs, settings, work, config.artifacts)
 
 
 def audit_layouts(layouts: LayoutMaps, reference: Reference, seed: int) -> Audit:
@@ -142,14 +149,18 @@ def audit_layouts(layouts: LayoutMaps, reference: Reference, seed: int) -> Audit
     return Audit(figures, layouts, kept[VIABLE].to_numpy(bool), reference)
 
 
-def _audit_model(
+def _sample(
     config: ExperimentConfig, paths: Mapping[str, Path], num_samples: int, seed: int, from_start: FromStart | None
-) -> Audit:
-    device = pick_device(config.training.device)
-    unet = load_model(paths, from_start, config).to(device)
-    autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
+) -> Tensor:
+    """The latents [N, C, h, w] that are audited; of several processes all get all."""
+    unet = load_model(paths, from_start, config).to(distributed.own_device(config.training.device))
     seeds = [derive_seed(seed, "audit", index) for index in range(num_samples)]
-    latents = sample_latents(unet, config, seeds, _num_steps(config), config.rounds.bad_latents.batch_size, "audit")
+    return sample_latents(unet, config, seeds, _num_steps(config), config.rounds.bad_latents.batch_size, "audit")
+
+
+def _audit_latents(config: ExperimentConfig, paths: Mapping[str, Path], latents: Tensor, seed: int) -> Audit:
+    device = distributed.own_device(config.training.device)
+    autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
     return audit_layouts(decode_maps(latents, autoencoder.decoder), make_reference(config, paths), seed)
 
 

@@ -14,6 +14,7 @@ from core.inputs.section import (
     Factor,
     Few,
     LearningRate,
+    ProcessCount,
     Samples,
     Section,
     Seed,
@@ -75,7 +76,7 @@ class TrainingSection(OptimizationSection):
     )
     use_amp: Results[bool] = True
     device: Speed[Annotated[str, AfterValidator(_device)]] = "auto"
-    processes: Speed[Few | Literal["auto"]] = Field(
+    processes: Speed[ProcessCount] = Field(
         1, description="processes of this machine that work on a stage together; auto: one for each GPU, on a CPU one"
     )
     loss: LossSection = LossSection()

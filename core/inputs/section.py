@@ -60,6 +60,7 @@ Level = Annotated[int, NUMBER, Field(ge=0, le=11)]
 UpdateSteps = Annotated[int, NUMBER, Field(ge=0, le=100_000_000)]
 # Small counts: blocks of a level, parts of a batch, accumulation steps.
 Few = Annotated[int, NUMBER, Field(gt=0, le=1024)]
+
 # The size of a step of AdamW is the rate, and weights are far below 1.
 LearningRate = Annotated[float, NUMBER, Field(gt=0, le=1)]
 # Weight of a loss term, or of weight decay.
@@ -100,3 +101,15 @@ def plain(value: Any, _depth: int = 0) -> Any:
     elif not isinstance(value, str | int | float | None):
         raise ValueError(f"should hold text, numbers, true or false, and lists of them, not a {type(value).__name__}")
     return value
+
+
+def _count_of_processes(value: Any) -> Any:
+    """`value`, with one message for all that is neither a count nor auto: pydantic has one for each of the two."""
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1024):
+        given = "null" if value is None else repr(value)
+        raise ValueError(f"{given} is no number of processes: write 'auto' or a number from 1 to 1024")
+    return value
+
+
+# Processes of this machine that work on a stage together.
+ProcessCount = Annotated[Few | Literal["auto"], BeforeValidator(_count_of_processes)]

@@ -19,6 +19,7 @@ from core.models.diffusion import (
     sample_dpm_solver,
 )
 from core.networks.unet import UNet
+from core.runtime import distributed
 from core.runtime.device import memory_format, reduced_dtype
 from core.runtime.errors import InputError
 from core.runtime.prefetching import prefetch_map
@@ -71,17 +72,18 @@ def sample_latents(
 
     On a CPU, latent i has the same bits for every `batch_size` and number of threads. Convolutions of another batch
     size may round differently, so a CPU always computes `CPU_BATCH` latents together, on a power of two of threads.
-    Shows a progress bar with `description`.
+    Of several processes each computes some of the batches, and all get all latents. Shows a progress bar with
+    `description`.
     """
     device = next(unet.parameters()).device
     scheduler = build_scheduler(config.scheduler)
     timesteps = ddim_timesteps(scheduler, num_steps)
     denoise = sampling_denoiser(unet, config)
     width = CPU_BATCH if device.type == "cpu" else batch_size
-    starts = range(0, len(seeds), width)
+    starts = distributed.own(range(0, len(seeds), width))
     workers, threads = 0, torch.get_num_threads()
     if device.type == "cpu":
-        workers, threads = _split_threads(threads, len(starts))
+        workers, threads = _split_threads(threads, max(1, len(starts)))
 
     @torch.no_grad()
     def sample(start: int) -> Tensor:
@@ -95,12 +97,13 @@ def sample_latents(
             latents = sample_ddim(denoise, noise, scheduler.alphas_cumprod, timesteps)
         return latents[: len(wanted)].cpu().contiguous()
 
-    parts: list[Tensor] = []
-    with counting_bar(len(seeds), description, "latent", leave=False) as shown, _restored_threads():
+    parts = [torch.empty(0, *config.latent_shape)]
+    own = [index for start in starts for index in range(start, min(start + width, len(seeds)))]
+    with counting_bar(len(own), description, "latent", leave=False) as shown, _restored_threads():
         for part in prefetch_map(sample, starts, workers):
             parts.append(part)
             shown.update(len(part))
-    return torch.cat(parts)
+    return distributed.gathered(torch.cat(parts), own, len(seeds))
 
 
 def _split_threads(threads: int, batches: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from core.rounds.planning import NextRoundPlan, plan_of_round
 from core.rounds.round_settings import refuse_other_settings, round_settings, with_weight_factor
 from core.rounds.run import fork_parent
 from core.runtime.errors import InputError
+from core.runtime.processes import count_processes
 from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
 from core.storage.store import join, replace
@@ -103,6 +104,7 @@ class Round:
             "use_amp": self.config.training.use_amp,
             "labelled_latents": join(folder.uri, LABELLED_NAME) if judged else None,
             "learn_labels": self.config.rounds.viability.labels != "generated",
+            "processes": count_processes(self.config.training.processes, self.config.training.device),
             "artifacts": self.config.artifacts,
         }
 

@@ -170,14 +170,26 @@ def own(items: Sequence[Value]) -> Sequence[Value]:
     return items[rank() :: size()]
 
 
-def gathered(rows: Tensor, count: int) -> Tensor:
-    """All `count` rows in order, in every process; each process passes its `own` ones as `rows`."""
+def gathered(rows: Tensor, positions: Sequence[int], count: int) -> Tensor:
+    """All `count` rows in order, in every process; each process passes some of them and their positions."""
     if size() == 1:
         return rows
     all_rows = rows.new_zeros(count, *rows.shape[1:])
-    all_rows[rank() :: size()] = rows
+    all_rows[list(positions)] = rows
     distributed.all_reduce(all_rows)
     return all_rows
+
+
+def weighted(mean: Tensor, weight: Tensor) -> Tensor:
+    """This process's `mean` scaled so that the average over all processes is the mean of all, by their weights."""
+    if size() == 1:
+        return mean
+    return mean * weight / averaged([weight])[0]
+
+
+def wait_for_all() -> None:
+    """Return once every process has called this."""
+    summed([torch.zeros(1)])
 
 
 def replicated(module: nn.Module) -> nn.Module:

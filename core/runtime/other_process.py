@@ -19,7 +19,7 @@ from core.runtime.progress import log_to_stderr
 def main(port: int, report: IO[str]) -> int:
     """Do the work that is read from the standard input; the exit status.
 
-    `report` gets a line when this process is about to join the first one, and the message of an InputError.
+    `report` gets a line when this process is about to join the first one, and one as JSON if the work fails.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the first process gets them too, and ends this one
@@ -33,10 +33,10 @@ def main(port: int, report: IO[str]) -> int:
         distributed.join(distributed.meeting_point(count, port), rank, count, device)
         work(*arguments)
     except InputError as error:
-        print(json.dumps(str(error)), file=report, flush=True)
+        print(json.dumps({"refused": str(error)}), file=report, flush=True)
         return error.exit_status
     except Exception:
-        traceback.print_exc()
+        print(json.dumps({"failed": traceback.format_exc()}), file=report, flush=True)
         return 1
     distributed.leave()
     return 0

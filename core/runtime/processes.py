@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import IO, Literal
+from typing import IO, Literal, Protocol
 
 import torch
 
@@ -54,19 +54,30 @@ def count_processes(processes: Processes, device: str) -> int:
     return available if processes == "auto" else processes
 
 
+class Workers(Protocol):
+    """Settings that say how many processes work on a stage, and on which device."""
+
+    @property
+    def processes(self) -> Processes: ...
+    @property
+    def device(self) -> str: ...
+
+
 @contextlib.contextmanager
-def together(processes: Processes, device: str, work: Callable[..., object], *arguments: object) -> Iterator[None]:
-    """Inside, `start_others` starts as many processes as `processes` means, this one counted; they call `work`.
+def together(workers: Workers, work: Callable[..., object], *arguments: object) -> Iterator[None]:
+    """Inside, `start_others` starts as many processes as `workers` asks for, this one counted; they call `work`.
 
     `work(*arguments)` must do what this process does in the block, from a `together` of its own, which there starts
     nothing. Both must be picklable. Under torchrun nothing is started either: its processes are joined.
-    Raises ProcessLostError in this process within seconds if another one ends, and the InputError that one raised.
+    Raises ProcessLostError in this process within seconds if another one is killed, and the InputError that one raised;
+    a RuntimeError holds the traceback of any other error there.
     """
+    device = workers.device
     if distributed.launched() > 1 or distributed.is_joined():
         with distributed.joined(device):
             yield
         return
-    count = count_processes(processes, device)
+    count = count_processes(workers.processes, device)
     if count == 1:
         yield
         return
@@ -96,7 +107,7 @@ class _Team:
     """The processes that this one started."""
 
     def __init__(self, count: int, device: str, work: Callable[..., object], arguments: tuple[object, ...]):
-        self.failure: InputError | None = None
+        self.failure: Exception | None = None
         self._count, self._device = count, device
         self._call = pickle.dumps((device, work, arguments))
         self._others: list[_Other] = []
@@ -120,7 +131,7 @@ class _Team:
         threading.Thread(target=self._watch, name="processes", daemon=True).start()
 
     def finish(self) -> None:
-        """Wait until the others have ended too; the InputError of one that failed."""
+        """Wait until the others have ended too; raises the error of one that failed."""
         if not self._others:
             return
         for other in self._others:
@@ -151,7 +162,7 @@ class _Team:
             other.close()
         self._others = []
 
-    def _found_failure(self) -> InputError | None:
+    def _found_failure(self) -> Exception | None:
         """Why the first of the others that failed did so; None while none did."""
         with self._finding:
             failed = next((other for other in self._others if other.status), None)
@@ -208,13 +219,15 @@ class _Other:
         """Its exit status, minus the signal that killed it; None while it runs."""
         return self._process.poll()
 
-    def ending(self) -> InputError:
+    def ending(self) -> Exception:
         """Why it ended, or did not end."""
         if not self.ends(_SECONDS_TO_END):
             return ProcessLostError(f"process {self._rank} of {self._count} does not end: run the same command again")
-        line = self._told.readline()
-        if line:
-            return InputError(json.loads(line))
+        reported = json.loads(self._told.readline() or "{}")
+        if "refused" in reported:
+            return InputError(reported["refused"])
+        if "failed" in reported:
+            return RuntimeError(f"process {self._rank} of {self._count} failed:\n{reported['failed']}")
         status = self._process.returncode
         cause = f"was killed ({signal.Signals(-status).name})" if status < 0 else f"ended with status {status}"
         return ProcessLostError(

@@ -31,6 +31,7 @@ from core.records.provenance import provenance_of
 from core.records.record_files import read_record
 from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
+from core.runtime import distributed, processes
 from core.runtime.device import pick_device
 from core.runtime.errors import require_positive
 from core.runtime.files import atomic_write, require_writable
@@ -94,9 +95,13 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
     settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
-        return _generate(config, request, paths, workspace.folder)
+        if workspace.writes:
+            return _generate(config, request, paths, workspace.folder)
+        _sample_missing(config, request, paths)
+        return {}
 
-    return run_stage(_STAGE, request.output_dir, inputs, settings, work, config.artifacts)
+    with processes.together(config.training, generate_bad_latents, config, request):
+        return run_stage(_STAGE, request.output_dir, inputs, settings, work, config.artifacts)
 
 
 def _sampler_settings(request: BadLatentsRequest) -> dict[str, str]:
@@ -142,18 +147,15 @@ def _check_options(config: ExperimentConfig, request: BadLatentsRequest) -> None
 def _generate(
     config: ExperimentConfig, request: BadLatentsRequest, paths: Mapping[str, Path], folder: Path
 ) -> dict[str, Any]:
-    device = pick_device(request.device)
+    device = distributed.own_device(request.device)
     label, labelled = labeller(config, paths, folder, request.judged), None
     rows = _candidates(config, request, paths["manifest"])
-    unet = load_unet(paths["diffusion"], config).to(device)
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
     chosen = choose_rows(rows, request.num_samples, derive_seed(request.seed, "real latents"))
     pictures = LayoutPictures(chosen, config.dataset.outputs.rgb, config.dataset.image_size)
     real = encode_pictures(pictures, autoencoder, request.batch_size, "real latents")
     metrics = compare_with_manifest(real, chosen, paths["manifest"], config)
-    parts = _latent_parts(config, request)
-    _sample(unet, config, request, parts, Shard(0, request.num_samples))
-    generated = parts.read()
+    generated = _sample_missing(config, request, paths).read()
     metrics["bad_latent_std"] = generated.std().item()
     if label is not None:
         labelled, known = label(generated, autoencoder)
@@ -174,6 +176,14 @@ def _generate(
     if labelled is not None:
         metrics["viable_share"] = labelled.viable.double().mean().item()
     return metrics
+
+
+def _sample_missing(config: ExperimentConfig, request: BadLatentsRequest, paths: Mapping[str, Path]) -> LatentParts:
+    """The parts of all bad latents, after sampling those that are missing."""
+    parts = _latent_parts(config, request)
+    unet = load_unet(paths["diffusion"], config).to(distributed.own_device(request.device))
+    _sample(unet, config, request, parts, Shard(0, request.num_samples))
+    return parts
 
 
 def _score(labelled: LabelledLatents | None, kind: str, chosen: Tensor) -> float | np.ndarray:
@@ -198,11 +208,15 @@ def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> Laten
 
 
 def _sample(unet: UNet, config: ExperimentConfig, request: BadLatentsRequest, parts: LatentParts, shard: Shard) -> None:
-    """Sample the missing parts of the shard."""
-    for part in each([part for part in parts.missing() if part.start in range(*shard)], _STAGE, "parts"):
-        seeds = [derive_seed(request.seed, _STAGE, index) for index in part]
+    """Sample the missing parts of the shard; several processes as many parts at once as there are processes."""
+    missing = distributed.from_first([part for part in parts.missing() if part.start in range(*shard)])
+    several = distributed.size()
+    for chunk in each([missing[i : i + several] for i in range(0, len(missing), several)], _STAGE, "parts"):
+        seeds = [derive_seed(request.seed, _STAGE, index) for part in chunk for index in part]
         sampled = sample_latents(unet, config, seeds, request.num_steps, request.batch_size, _STAGE, request.sampler)
-        parts.add(part, sampled)
+        if distributed.rank() == 0:
+            for part, latents in zip(chunk, torch.split(sampled, [len(part) for part in chunk]), strict=True):
+                parts.add(part, latents.clone())
 
 
 def _candidates(config: ExperimentConfig, request: BadLatentsRequest, manifest: Path) -> pd.DataFrame:

@@ -59,8 +59,7 @@ def continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: boo
     `resume`: None resumes if there is a training to resume, True insists on it, False starts again.
     InputError at once for a missing discriminator or Stage 2 checkpoint.
     """
-    training = config.training
-    with together(training.processes, training.device, continue_stage3, config, resume, recorded):
+    with together(config.training, continue_stage3, config, resume, recorded):
         return _continue_stage3(config, resume, recorded)
 
 

@@ -52,7 +52,7 @@ def train_prerequisite_stage(
     start = None if stage == 1 else config.required("diffusion.stage1_checkpoint")
     run = build_training(config, training, f"stage{stage}", workspace, start)
     latest = run.path("latest")
-    if latest.exists():
+    if distributed.from_first(latest.exists()):
         run.state.restore(run.state.read(latest, config))
     run.run(training.epochs)
     return {"epoch": run.state.epoch, **final_metrics(run)}

@@ -22,7 +22,7 @@ from core.data.variants import COUNT, variant
 from core.models.checkpoints import load_autoencoder
 from core.networks.autoencoder import Autoencoder
 from core.records.workspace import Workspace
-from core.runtime.device import pick_device
+from core.runtime import distributed
 from core.runtime.errors import InputError
 from core.runtime.escaping import write_csv
 from core.runtime.files import atomic_write
@@ -54,14 +54,16 @@ def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, 
     rows = read_manifest(config.required("dataset.manifest"), [rgb], config.dataset)
     _refuse_equal_names(rows, rgb)
     pictures = LayoutPictures(rows, rgb, config.dataset.image_size)
-    if SCALE_COLUMN not in rows.columns:
+    if workspace.writes and SCALE_COLUMN not in rows.columns:
         scale = partial(picture_scale, size=config.dataset.image_size)
         rows[SCALE_COLUMN] = list(prefetch_map(scale, rows[rgb], config.training.num_workers))
     augment = config.dataset.augment and not is_augmented(rows).any()
     entries = _entries(rows, augment, config)
-    device = pick_device(config.training.device)
+    device = distributed.own_device(config.training.device)
     autoencoder = load_autoencoder(config.required("autoencoder.checkpoint"), config).to(device)
     parts = _encode(rows, pictures, COUNT if augment else 1, autoencoder, config, workspace)
+    if not workspace.writes:
+        return {}
     workspace.settle()
     with atomic_write(workspace.folder / LATENTS_NAME) as file:
         write_packed((np.load(part) for part in parts), len(entries), config.latent_shape, file)
@@ -127,13 +129,16 @@ def _encode(
     config: ExperimentConfig,
     workspace: Workspace,
 ) -> list[Path]:
-    """Part files [n, C, h, w] of all latents, in order, after encoding the missing ones and writing their pictures."""
+    """Part files [n, C, h, w] of all latents, in order, after encoding the missing ones and writing their pictures.
+
+    Of several processes each makes some of the parts.
+    """
     size, device = _PART // variants, autoencoder.device
     layouts = {
         workspace.folder / _PARTS / f"latents_{start:06d}.npy": range(start, min(start + size, len(rows)))
         for start in range(0, len(rows), size)
     }
-    missing = [part for part in layouts if not part.exists()]
+    missing = distributed.own(distributed.from_first([part for part in layouts if not part.exists()]))
 
     def draw(row: int) -> np.ndarray:
         """Every variant of a layout, uint8 [variants, H, W, 3], after writing their pictures."""
@@ -156,6 +161,7 @@ def _encode(
             with atomic_write(part, on_disk=False) as file:
                 np.save(file, torch.cat(latents).numpy())
             workspace.keep_files(f"{layouts[part].stop} of {len(rows)} layouts")
+    distributed.wait_for_all()
     return list(layouts)
 
 

@@ -79,11 +79,7 @@ class Evaluation:
         return self._generate(seeds, "samples")
 
     def _generate(self, seeds: Sequence[int], description: str) -> Tensor:
-        """Latents [len(seeds), C, h, w]; each process generates its share and gets all."""
-        section, own = self.config.rounds.bad_latents, distributed.own(seeds)
-        latents = torch.empty(0, *self.config.latent_shape)
-        if own:
-            latents = sample_latents(
-                self.ema, self.config, own, section.num_steps, section.batch_size, description, section.sampler
-            )
-        return distributed.gathered(latents, len(seeds))
+        section = self.config.rounds.bad_latents
+        return sample_latents(
+            self.ema, self.config, seeds, section.num_steps, section.batch_size, description, section.sampler
+        )

@@ -21,6 +21,7 @@ from core.records.record_forms import RecordError
 from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
 from core.runtime.errors import InputError
+from core.runtime.processes import together
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection, join
 from core.training.diffusion_stage import train_prerequisite_stage, with_inputs
@@ -96,6 +97,7 @@ def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | 
     The stages before it must be finished. Raises InputError if the artefact root holds the stage with another
     provenance.
     """
+    given = config
     for earlier in STAGES[: STAGES.index(stage)]:
         plan = _PLANS[earlier](config)
         config = plan.filled_in(config) if plan else config
@@ -107,7 +109,8 @@ def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | 
             f"{plan.key} is missing, and so is prerequisites.{stage} to make it with: set one of them in the config"
         )
     work = plan.work or _no_work
-    return run_stage(plan.stage, plan.location, plan.inputs, plan.settings, work, config.artifacts)
+    with contextlib.nullcontext() if stage == "layouts" else together(given.training, make_prerequisite, stage, given):
+        return run_stage(plan.stage, plan.location, plan.inputs, plan.settings, work, given.artifacts)
 
 
 def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:

@@ -21,7 +21,8 @@ from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import build_autoencoder, load_checkpoint
 from core.networks.autoencoder import Autoencoder, autoencoder_loss
 from core.records.workspace import Workspace
-from core.runtime.device import pick_device
+from core.runtime import distributed
+from core.runtime.batch_shares import Share
 from core.runtime.errors import InputError
 from core.runtime.files import atomic_write
 from core.runtime.progress import EpochProgress
@@ -74,20 +75,27 @@ def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[st
     run = _start(config, folder)
     settings = run.settings
     batch_size = min(settings.batch_size, len(training))
+    distributed.require_divisible(
+        batch_size,
+        "prerequisites.autoencoder.batch_size",
+        f"set it to a multiple of {distributed.size()}, at most {len(training)}",
+    )
     steps = len(training) // batch_size
     with EpochProgress("autoencoder", _epochs(settings), steps, len(run.history)) as progress:
         for epoch in range(len(run.history) + 1, _epochs(settings) + 1):
             row = {"epoch": epoch, "train_loss": _train_epoch(run, training, epoch, batch_size, steps, progress)}
             row |= _validate(run, validation, batch_size)
-            if row["val_loss"] < min((old["val_loss"] for old in run.history), default=float("inf")):
+            is_best = row["val_loss"] < min((old["val_loss"] for old in run.history), default=float("inf"))
+            if is_best and workspace.writes:
                 save_tensors(run.checkpoint(), folder / BEST_NAME)
             run.history.append(row)
             workspace.keep(LATEST_NAME, run.state, f"epoch {epoch}")
             progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
     workspace.settle()
-    save_tensors(run.state(), folder / LATEST_NAME)
-    with atomic_write(folder / "autoencoder_metrics.csv") as file:
-        pd.DataFrame(run.history).to_csv(file, index=False)
+    if workspace.writes:
+        save_tensors(run.state(), folder / LATEST_NAME)
+        with atomic_write(folder / "autoencoder_metrics.csv") as file:
+            pd.DataFrame(run.history).to_csv(file, index=False)
     best = min(run.history, key=lambda row: row["val_loss"])
     return {name: best[name] for name in ("epoch", "val_loss", "pixel_agreement", "object_agreement")}
 
@@ -95,7 +103,7 @@ def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[st
 def _start(config: ExperimentConfig, folder: Path) -> _Run:
     """A new training, or the one of the latest checkpoint in `folder`."""
     settings: AutoencoderTrainingSection = config.required("prerequisites.autoencoder")
-    device = pick_device(config.training.device)
+    device = distributed.own_device(config.training.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.required("prerequisites.seed"), "autoencoder weights"))
         model = build_autoencoder(config.autoencoder)
@@ -103,7 +111,7 @@ def _start(config: ExperimentConfig, folder: Path) -> _Run:
     optimizer = AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     history: list[dict[str, float]] = []
     latest = folder / LATEST_NAME
-    if latest.exists():
+    if distributed.from_first(latest.exists()):
         history = _resume(model, optimizer, latest, _epochs(settings))
     return _Run(model, optimizer, config, settings, device, history)
 
@@ -139,23 +147,27 @@ def _train_epoch(
     variants = torch.zeros(len(pictures), dtype=torch.long)
     if run.config.dataset.augment:
         variants = torch.randint(len(VARIANTS) + 1, (len(pictures),), generator=rng)
-    total = torch.zeros((), device=run.device)
+    total, share = torch.zeros((), device=run.device), Share(distributed.rank(), distributed.size())
+    own = share.rows(batch_size).positions
     run.model.train()
     for indices in torch.split(order[: steps * batch_size], batch_size):
-        inputs = pictures.batch(indices.tolist(), variants[indices].tolist(), run.device)
+        mine = indices[own]
+        inputs = pictures.batch(mine.tolist(), variants[mine].tolist(), run.device)
         rgb = inputs.rgb.to(memory_format=torch.channels_last)
         # Noise on the latent makes the decoder robust to the small errors of generated latents.
         if decoder is None:
             rate = _learning_rate(settings.learning_rate, progress.done, settings.epochs * steps)
             latent = run.model.encoder(rgb)
-            noise = torch.full((len(rgb), 1, 1, 1), settings.latent_noise)
+            noise = torch.full((batch_size, 1, 1, 1), settings.latent_noise)
         else:
             first = settings.epochs * steps
             rate = _learning_rate(decoder.learning_rate, progress.done - first, decoder.epochs * steps)
             run.model.encoder.eval()
             latent = run.model.encode(rgb)
-            noise = torch.empty(len(rgb), 1, 1, 1).uniform_(decoder.least_noise, decoder.most_noise, generator=rng)
-        latent = latent + (noise * torch.randn(latent.shape, generator=rng)).to(run.device)
+            noise = torch.empty(batch_size, 1, 1, 1).uniform_(decoder.least_noise, decoder.most_noise, generator=rng)
+        # Drawn for the whole batch, whatever part of it is this process's.
+        noise = noise * torch.randn(batch_size, *latent.shape[1:], generator=rng)
+        latent = latent + noise[own].to(run.device)
         loss = _loss(run, latent, inputs)
         if not torch.isfinite(loss):
             raise InputError(
@@ -165,7 +177,7 @@ def _train_epoch(
         _update(run, loss, rate)
         total += loss.detach()
         progress.step()
-    return (total / steps).item()
+    return (distributed.averaged([total])[0] / steps).item()
 
 
 def _update(run: _Run, loss: Tensor, learning_rate: float) -> None:
@@ -174,6 +186,7 @@ def _update(run: _Run, loss: Tensor, learning_rate: float) -> None:
         group["lr"] = learning_rate
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    distributed.average_gradients(list(run.model.parameters()))
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
     run.optimizer.step()
 
@@ -185,6 +198,8 @@ def _learning_rate(highest: float, step: int, steps: int) -> float:
 
 def _loss(run: _Run, latent: Tensor, pictures: Pictures) -> Tensor:
     mse, cross_entropy = autoencoder_loss(run.model.decoder(latent), pictures.rgb, pictures.classes)
+    if run.model.training:  # in a share of a batch; a mean over its labelled pixels
+        cross_entropy = distributed.weighted(cross_entropy, (pictures.classes != UNLABELLED).sum().double())
     return mse + run.settings.segmentation_weight * cross_entropy
 
 
@@ -193,7 +208,7 @@ def _validate(run: _Run, pictures: LayoutPictures, batch_size: int) -> dict[str,
     """Loss and agreements over all validation pictures."""
     run.model.eval()
     loss, right, labelled, right_objects, objects = 0.0, 0, 0, 0, 0
-    for indices in torch.split(torch.arange(len(pictures)), batch_size):
+    for indices in distributed.own(torch.split(torch.arange(len(pictures)), batch_size)):
         inputs = pictures.batch(indices.tolist(), device=run.device)
         latent = run.model.encode(inputs.rgb)
         loss += _loss(run, latent, inputs).item() * len(indices) / len(pictures)
@@ -201,6 +216,8 @@ def _validate(run: _Run, pictures: LayoutPictures, batch_size: int) -> dict[str,
         known, object_ = inputs.classes != UNLABELLED, inputs.classes < BACKGROUND
         right, labelled = right + int((agree & known).sum()), labelled + int(known.sum())
         right_objects, objects = right_objects + int((agree & object_).sum()), objects + int(object_.sum())
+    counts = torch.tensor([loss, right, labelled, right_objects, objects], dtype=torch.float64)
+    loss, right, labelled, right_objects, objects = distributed.summed([counts])[0].tolist()
     return {
         "val_loss": loss,
         "pixel_agreement": right / max(1, labelled),

@@ -31,11 +31,12 @@ from core.models.discriminator import ADAM_BETAS, DiscriminatorLoss, LatentDiscr
 from core.models.labelled_latents import LabelledLatents
 from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
-from core.runtime import distributed
+from core.runtime import distributed, processes
 from core.runtime.batch_shares import Share, whole_batch_dropout
 from core.runtime.device import autocast, reduced_dtype
 from core.runtime.errors import InputError, require_positive
 from core.runtime.files import atomic_write
+from core.runtime.processes import Processes
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed, generator
 from core.storage.store import ArtifactsSection
@@ -76,6 +77,7 @@ class DiscriminatorRequest:
     device: str = "auto"
     use_amp: bool = True  # bfloat16 where the device multiplies it faster
     labelled_latents: Location | None = None  # the generated latents with the audit's verdicts
+    processes: Processes = 1  # of this machine, which train it together
     learn_labels: bool = False  # train on viable against other generated latents, not on real against generated ones
 
 
@@ -86,14 +88,11 @@ def train_discriminator(request: DiscriminatorRequest, artifacts: ArtifactsSecti
     latents also those of `knowledge_of_viability`.
     """
     require_positive(epochs=request.epochs, batch_size=request.batch_size, learning_rate=request.learning_rate)
-    with distributed.joined(request.device):
+    with processes.together(request, train_discriminator, request, artifacts):
         return _train_recorded(request, artifacts or ArtifactsSection())
 
 
 def _train_recorded(request: DiscriminatorRequest, artifacts: ArtifactsSection) -> dict[str, Any]:
-    distributed.require_divisible(
-        _class_batch_size(request) * 2, "--batch_size", f"give a multiple of {math.lcm(2, distributed.size())}"
-    )
     inputs = pool_files("real", request.real_latents, artifacts)
     inputs |= pool_files("fake", request.fake_latents, artifacts)
     settings = {name: getattr(request, name) for name in ("epochs", "batch_size", "learning_rate", "seed", "use_amp")}
@@ -124,6 +123,9 @@ def _data(request: DiscriminatorRequest, paths: Mapping[str, Path]) -> Discrimin
 
 def _train(request: DiscriminatorRequest, data: DiscriminatorData, workspace: Workspace) -> dict[str, Any]:
     """Metrics of the best epoch, after the files are written."""
+    distributed.require_divisible(
+        _class_batch_size(request) * 2, "--batch_size", f"give a multiple of {math.lcm(2, distributed.size())}"
+    )
     device = distributed.own_device(request.device)
     training, validation = ([pool.to(device) for pool in pools] for pools in (data.training, data.validation))
     real, fake = training
@@ -185,7 +187,7 @@ def _resume(
     moments = checked_optimizer(state["optimizer_state"], optimizer, model, len(history), "optimizer_state", source)
     model.load_state_dict(weights)
     optimizer.load_state_dict(moments)
-    distributed.summed([torch.zeros(1)])  # a sum needs every process, so afterwards all have read the state
+    distributed.wait_for_all()  # afterwards all have read the state
     if workspace.writes:
         path.unlink()  # it is not an output of the stage
     return history, history[history.index(state["best"])]
