@@ -9,6 +9,7 @@ from prefect.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.actions import ChangeFlowRunState, RunDeployment
 
 from flows.round_events import DATA_CHANGED, ROUND_COMPLETED, VIABILITY_SATURATED
+from flows.suspension import RUN_LEFT
 
 # Three heartbeats at the interval in prefect.yaml, twice over, because a busy machine may be late.
 SILENCE = timedelta(seconds=180)
@@ -35,7 +36,7 @@ def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
                 match={"prefect.resource.id": "prefect.flow-run.*"},
                 match_related={"prefect.resource.id": "prefect.tag.layouts", "prefect.resource.role": "tag"},
                 after={_HEARTBEAT},
-                expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in (*_ENDS, *_WAITS))},
+                expect={_HEARTBEAT, RUN_LEFT, *(f"prefect.flow-run.{state}" for state in (*_ENDS, *_WAITS))},
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,

@@ -30,6 +30,7 @@ from flows.restarts import Restarts, require_few_restarts
 from flows.round_events import announce_round
 from flows.run_labels import label_run
 from flows.sample_bad_latents import require_dask, sample_in_shards
+from flows.suspension import suspendable
 from tasks.audit import audit
 from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
@@ -69,7 +70,7 @@ def adversarial_round(
             record = _do_round(experiment, number)
         return _announced(experiment, record, config, overrides)
     label_run(experiment, "next round")
-    with contextlib.ExitStack() as held:
+    with suspendable(), contextlib.ExitStack() as held:
         try:
             held.enter_context(hold_run(experiment))
         except LeaseError as error:

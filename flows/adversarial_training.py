@@ -21,6 +21,7 @@ from flows.prerequisites import prerequisites
 from flows.restarts import Restarts, require_few_restarts
 from flows.run_labels import label_run
 from flows.sample_bad_latents import require_dask
+from flows.suspension import suspendable
 
 # A child of the logger `core`, so that its lines are part of a run's logs too.
 log = logging.getLogger("core.flows")
@@ -49,7 +50,7 @@ def adversarial_training(
     require_somebody_to_ask(experiment)
     require_dask(experiment)
     label_run(experiment, "training")
-    with hold_run(experiment, wait):
+    with suspendable(), hold_run(experiment, wait):
         begin_run(experiment, None if fork_from is None else str(fork_from))
         if needs_prerequisites(experiment):
             prerequisites(config, overrides, wait)

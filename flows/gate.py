@@ -1,10 +1,9 @@
 """The gate between two rounds: a person sees the results of a round and decides whether and how to continue."""
 
-import secrets
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
-from prefect import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
@@ -17,10 +16,7 @@ from core.rounds.report import round_summary
 from core.runtime.errors import InputError
 from core.runtime.escaping import markdown_text
 from flows.prefect_api import configured_server
-
-# Prefect needs a limit. A run without an answer fails then, and asks again when it is restarted.
-_WAIT_SECONDS = 30 * 24 * 3600
-_POLL_SECONDS = 5
+from flows.suspension import ask_person
 
 
 class Decision(RunInput):
@@ -79,15 +75,13 @@ def pass_gate(experiment: ExperimentConfig, number: int, overrides: Sequence[str
 
 def _wait_for_labels(experiment: ExperimentConfig, number: int) -> None:
     """Ask for the label file that the rounds learn from, until it is there; Stopped if the answer was to stop."""
-    while (missing := awaited_labels(experiment)) is not None:
+    for asked in itertools.count():
+        missing = awaited_labels(experiment)
+        if missing is None:
+            return
         question = f"Round {number} of {markdown_text(experiment.experiment.name)} waits for labels. {missing}"
-        # A key that was answered would not be asked again.
-        answer = pause_flow_run(
-            wait_for_input=LabelsMade.with_initial_data(description=question),
-            timeout=_WAIT_SECONDS,
-            poll_interval=_POLL_SECONDS,
-            key=f"labels-{secrets.token_hex(4)}",
-        )
+        # Numbered: a run that goes on finds the answers to its earlier questions, and then asks again.
+        answer = ask_person(LabelsMade.with_initial_data(description=question), f"labels-{number}-{asked}")
         if answer.answer == "stop":
             raise Stopped(f"stopped before round {number}, as answered: its label file is missing")
 
@@ -95,7 +89,5 @@ def _wait_for_labels(experiment: ExperimentConfig, number: int) -> None:
 def _ask(experiment: ExperimentConfig, number: int) -> RecordedDecision:
     question = f"Round {number} of {markdown_text(experiment.experiment.name)} is finished. Go on?\n\n"
     asked = Decision.with_initial_data(description=question + round_summary(experiment, number))
-    answer = pause_flow_run(
-        wait_for_input=asked, timeout=_WAIT_SECONDS, poll_interval=_POLL_SECONDS, key=f"after-round-{number}"
-    )
+    answer = ask_person(asked, f"after-round-{number}")
     return {"answer": answer.answer, "discriminator_weight": answer.discriminator_weight}

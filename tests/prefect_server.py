@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.suspension import RUN_LEFT
 from tests import commands
 from tests.made_once import made_once
 from tests.prefect_databases import OF_A_COPY, copy_database, database_with_tables
@@ -108,6 +109,13 @@ class Orchestration:
         wanted = {"event": {"prefix": ["layouts."]}, "resource": {"id": [f"layouts.run.{config.stem}"]}, "order": "ASC"}
         answer = httpx.post(f"{self.url}/events/filter", json={"filter": wanted}).raise_for_status()
         return answer.json()["events"]
+
+    def signs_of_life(self, run: FlowRun) -> list[str]:
+        """Heartbeats of a run, and the event that its process has left it, in the order of their arrival."""
+        wanted = {"resource": {"id": [f"prefect.flow-run.{run.id}"]}, "order": "ASC"}
+        wanted["event"] = {"name": ["prefect.flow-run.heartbeat", RUN_LEFT]}
+        answer = httpx.post(f"{self.url}/events/filter", json={"filter": wanted}).raise_for_status()
+        return [event["event"] for event in sorted(answer.json()["events"], key=lambda event: event["received"])]
 
     def emit(self, event: str, run: FlowRun) -> None:
         """Send an event about one of our runs, as its engine does."""

@@ -9,8 +9,12 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import PrefectHTTPStatusError
 
 from core.config.loading import load_config
+from core.records.lease import lease_state
 from core.rounds.gate_answers import read_decision
+from core.storage.opening import open_store
+from core.storage.store import ArtifactsSection
 from flows.round_events import DATA_CHANGED, VIABILITY_SATURATED
+from flows.suspension import RUN_LEFT
 from tests import commands
 from tests.deployed_experiments import NEXT, TRAINING, rounds_done, run_folder
 
@@ -71,14 +75,18 @@ def message_of_next_round(prefect, config, *overrides):
 def test_a_person_answers_between_rounds(prefect, tiny):
     run = prefect.start(TRAINING, tiny, overrides=["rounds.gate=manual", "rounds.count=3"])
 
-    def paused():
-        return prefect.client.read_flow_run(run.id).state.is_paused()
+    def left():
+        """Whether it waits without a process."""
+        return prefect.client.read_flow_run(run.id).state.name == "Suspended" and not prefect.engines()
 
-    prefect.until(paused, "it does not ask")
+    prefect.until(left, "it does not ask, or keeps its process")
     assert rounds_done(tiny) == ["round-01"]
+    assert lease_state(open_store(run_folder(tiny), ArtifactsSection())) == "nobody"
+    # Otherwise the server would wait for another heartbeat, and take the run for one whose machine is gone.
+    prefect.until(lambda: prefect.signs_of_life(run)[-1:] == [RUN_LEFT], "a heartbeat is its last event")
     answer = {"answer": "go on", "discriminator_weight": 0.05}
     assert prefect.client.resume_flow_run(run.id, run_input=answer).status.value == "ACCEPT"
-    prefect.until(lambda: rounds_done(tiny) == ["round-01", "round-02"] and paused(), "it does not ask again")
+    prefect.until(lambda: rounds_done(tiny) == ["round-01", "round-02"] and left(), "it does not ask again")
     prefect.client.resume_flow_run(run.id, run_input={"answer": "stop"})
     assert prefect.finished(run).state.is_completed()
     assert rounds_done(tiny) == ["round-01", "round-02"]

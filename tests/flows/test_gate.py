@@ -20,12 +20,12 @@ def person(monkeypatch):
 
         answers, asked, keys = [], [], []
 
-    def ask(wait_for_input, key, timeout, poll_interval):
+    def ask(question, key):
         Person.keys.append(key)
-        Person.asked.append(wait_for_input._description)
-        return wait_for_input(answer=Person.answers.pop(0)())
+        Person.asked.append(question._description)
+        return question(answer=Person.answers.pop(0)())
 
-    monkeypatch.setattr(gate, "pause_flow_run", ask)
+    monkeypatch.setattr(gate, "ask_person", ask)
     return Person
 
 
