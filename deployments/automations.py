@@ -6,9 +6,17 @@ from typing import Any
 from uuid import UUID
 
 from prefect.automations import AutomationCore, EventTrigger, Posture
-from prefect.events.actions import ChangeFlowRunState, RunDeployment
+from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
 
-from flows.round_events import DATA_CHANGED, ROUND_COMPLETED, VIABILITY_SATURATED
+from flows.round_events import (
+    ALARM,
+    DATA_CHANGED,
+    GATE_WAITING,
+    ROUND_COMPLETED,
+    RUN_FAILED,
+    RUN_FINISHED,
+    VIABILITY_SATURATED,
+)
 from flows.suspension import RUN_LEFT
 
 # Three heartbeats at the interval in prefect.yaml, twice over, because a busy machine may be late.
@@ -21,6 +29,8 @@ ONE_DEATH = timedelta(minutes=5)
 _ENDS = ("Completed", "Failed", "Cancelled")
 # In these states no engine works on the run, or it waits for a person, so it sends no heartbeats.
 _WAITS = ("Suspended", "Paused", "Scheduled", "Late", "Pending", "AwaitingRetry", "AwaitingConcurrencySlot")
+# The user's notification block, of any kind.
+NOTIFY_BLOCK = "notify"
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 
 
@@ -64,6 +74,27 @@ def automations(deployments: Mapping[str, UUID]) -> list[AutomationCore]:
             trigger=_on(DATA_CHANGED),
             actions=[_run(next_round, on_event | {"extra": True})],
         ),
+    ]
+
+
+def notifications(block: UUID) -> list[AutomationCore]:
+    """The automations that send messages by a notification block, all off by default."""
+    wanted = {"an alarm": f"{ALARM}*", "a finished run": RUN_FINISHED, "a failed run": RUN_FAILED}
+    wanted["a run that waits for a person"] = GATE_WAITING
+    body = "{{ event.payload.text }}{% if event.payload.report %}\nReport: {{ event.payload.report }}{% endif %}"
+    return [
+        AutomationCore(
+            name=f"layouts: notify of {what}",
+            description=f"Off by default. If on, the block {NOTIFY_BLOCK} sends a message.",
+            enabled=False,
+            trigger=_on(event),
+            actions=[
+                SendNotification(
+                    block_document_id=block, subject="{{ event.payload.experiment }}: {{ event.event }}", body=body
+                )
+            ],
+        )
+        for what, event in wanted.items()
     ]
 
 

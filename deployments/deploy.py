@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import yaml
 from prefect.automations import AutomationCore
@@ -28,7 +29,7 @@ from prefect.settings import (
 )
 
 from core.runtime.errors import InputError
-from deployments.automations import automations
+from deployments.automations import NOTIFY_BLOCK, automations, notifications
 from flows.gpu_slot import GPU_LIMIT
 from flows.prefect_api import configured_server, require_server, server_errors
 from tasks.command_line import run_command, say
@@ -50,7 +51,10 @@ def deploy(directory: str = str(_ROOT)) -> None:
     with temporary_settings({PREFECT_API_URL: url}), server_errors(), get_client(sync_client=True) as client:
         steps = [_address(url), _work_pool(client), _gpu_limit(client), _deployments(client, directory)]
         changes = [change for step in [*steps, _automations(client)] for change in step]
+        is_heard = _notification_block(client) is not None
     say(f"{url}: {', '.join(changes) if changes else 'nothing to change'}")
+    if not is_heard:
+        say(f"nobody is told of alarms: create a notification block called {NOTIFY_BLOCK} and repeat this")
 
 
 def _address(url: str) -> Iterator[str]:
@@ -112,7 +116,8 @@ def _refuse_unknown_parameters(client: SyncPrefectClient, deployment: Deployment
 def _automations(client: SyncPrefectClient) -> Iterator[str]:
     ids = {name: deployment.id for name, deployment in _ours(client).items()}
     known = {automation.name: automation for automation in client.read_automations()}
-    for wanted in automations(ids):
+    block = _notification_block(client)
+    for wanted in [*automations(ids), *(notifications(block) if block else [])]:
         existing = known.get(wanted.name)
         if existing is None:
             client.create_automation(wanted)
@@ -120,6 +125,14 @@ def _automations(client: SyncPrefectClient) -> Iterator[str]:
         elif _content(existing) != _content(wanted):
             client.update_automation(existing.id, wanted.model_copy(update={"enabled": existing.enabled}))
             yield f"automation '{wanted.name}' updated"
+
+
+def _notification_block(client: SyncPrefectClient) -> UUID | None:
+    """Id of the user's block that sends messages; None if there is none of this name, or it cannot send any."""
+    for block in client.read_block_documents(include_secrets=False):
+        if block.name == NOTIFY_BLOCK and "notify" in (block.block_schema.capabilities if block.block_schema else []):
+            return block.id
+    return None
 
 
 def _ours(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:

@@ -27,7 +27,7 @@ from flows.gpu_slot import gpu_slot
 from flows.parameters import ConfigLocation, Override
 from flows.prerequisites import prerequisites
 from flows.restarts import Restarts, require_few_restarts
-from flows.round_events import announce_round
+from flows.round_events import announce_round, announced_failure
 from flows.run_labels import label_run
 from flows.sample_bad_latents import require_dask, sample_in_shards
 from flows.suspension import suspendable
@@ -70,7 +70,7 @@ def adversarial_round(
             record = _do_round(experiment, number)
         return _announced(experiment, record, config, overrides)
     label_run(experiment, "next round")
-    with suspendable(), contextlib.ExitStack() as held:
+    with announced_failure(experiment, config, overrides), suspendable(), contextlib.ExitStack() as held:
         try:
             held.enter_context(hold_run(experiment))
         except LeaseError as error:
@@ -117,7 +117,7 @@ def _announced(
 ) -> RoundRecord:
     """The round's record, after sending its events: the lease is released by now, for a run that an event starts."""
     if not is_announced(experiment, record["round"]):
-        announce_round(record, config, overrides)
+        announce_round(record, config, overrides, experiment.rounds.count)
         note_announced(experiment, record["round"])
     return record
 

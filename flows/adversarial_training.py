@@ -19,6 +19,7 @@ from flows.gate import Stopped, pass_gate, require_somebody_to_ask
 from flows.parameters import ConfigLocation, Override, RoundLocation
 from flows.prerequisites import prerequisites
 from flows.restarts import Restarts, require_few_restarts
+from flows.round_events import announced_failure
 from flows.run_labels import label_run
 from flows.sample_bad_latents import require_dask
 from flows.suspension import suspendable
@@ -50,7 +51,7 @@ def adversarial_training(
     require_somebody_to_ask(experiment)
     require_dask(experiment)
     label_run(experiment, "training")
-    with suspendable(), hold_run(experiment, wait):
+    with announced_failure(experiment, config, overrides), suspendable(), hold_run(experiment, wait):
         begin_run(experiment, None if fork_from is None else str(fork_from))
         if needs_prerequisites(experiment):
             prerequisites(config, overrides, wait)

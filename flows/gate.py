@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from prefect.input import RunInput
@@ -16,6 +17,7 @@ from core.rounds.report import round_summary
 from core.runtime.errors import InputError
 from core.runtime.escaping import markdown_text
 from flows.prefect_api import configured_server
+from flows.round_events import announce_waiting
 from flows.suspension import ask_person
 
 
@@ -81,7 +83,9 @@ def _wait_for_labels(experiment: ExperimentConfig, number: int) -> None:
             return
         question = f"Round {number} of {markdown_text(experiment.experiment.name)} waits for labels. {missing}"
         # Numbered: a run that goes on finds the answers to its earlier questions, and then asks again.
-        answer = ask_person(LabelsMade.with_initial_data(description=question), f"labels-{number}-{asked}")
+        asked_for = LabelsMade.with_initial_data(description=question)
+        announce = partial(announce_waiting, experiment, f"round {number} waits for labels")
+        answer = ask_person(asked_for, f"labels-{number}-{asked}", announce)
         if answer.answer == "stop":
             raise Stopped(f"stopped before round {number}, as answered: its label file is missing")
 
@@ -89,5 +93,6 @@ def _wait_for_labels(experiment: ExperimentConfig, number: int) -> None:
 def _ask(experiment: ExperimentConfig, number: int) -> RecordedDecision:
     question = f"Round {number} of {markdown_text(experiment.experiment.name)} is finished. Go on?\n\n"
     asked = Decision.with_initial_data(description=question + round_summary(experiment, number))
-    answer = ask_person(asked, f"after-round-{number}")
+    announce = partial(announce_waiting, experiment, f"round {number} is finished, go on?")
+    answer = ask_person(asked, f"after-round-{number}", announce)
     return {"answer": answer.answer, "discriminator_weight": answer.discriminator_weight}

@@ -3,7 +3,7 @@
 import atexit
 import contextlib
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 from uuid import UUID, uuid4
 
@@ -23,15 +23,20 @@ _WAIT_SECONDS = 30 * 24 * 3600
 _POLL_SECONDS = 5
 
 
-def ask_person(question: type[Answer], key: str) -> Answer:
-    """A person's answer in Prefect's UI. A question of the run with the same `key` is asked once.
+def ask_person(question: type[Answer], key: str, announce: Callable[[], None]) -> Answer:
+    """A person's answer in Prefect's UI. A question of the run with the same `key` is asked, and announced, once.
 
     A run of a deployment is suspended meanwhile: its process ends, a worker starts another when the answer is there,
     and that one gets it here. A run that a command began waits in its process, as nobody else would go on with it.
     """
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None:
-        return suspend_flow_run(wait_for_input=question, timeout=_WAIT_SECONDS, key=key)
+        try:
+            return suspend_flow_run(wait_for_input=question, timeout=_WAIT_SECONDS, key=key)
+        except Pause:  # not if the answer is there
+            announce()
+            raise
+    announce()
     return pause_flow_run(wait_for_input=question, timeout=_WAIT_SECONDS, poll_interval=_POLL_SECONDS, key=key)
 
 

@@ -6,4 +6,5 @@ from flows.round_events import announce
 
 if __name__ == "__main__":
     event, experiment, config, *overrides = sys.argv[1:]
-    announce(event, experiment, config, overrides, round=1)
+    told = {"text": "it is being fooled", "report": f"/artifacts/{experiment}/report.html"}
+    announce(event, experiment, config, overrides, round=1, **told)

@@ -189,6 +189,7 @@ class RoundRecord(Form):
     taught: list[str] = []
     earlier_audit: AuditFigures | None = None
     alarms: list[str] = []
+    alarm_names: list[str] = []
     regression: list[str] = []
     next: NextRound | None = None
     seconds: Annotated[float, Field(ge=0)]

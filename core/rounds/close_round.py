@@ -66,6 +66,7 @@ def close_round(
         "audit": after,
         "taught": taught,
         "alarms": [alarm.text for alarm in alarms],
+        "alarm_names": [alarm.name for alarm in alarms],
         "regression": [alarm.text for alarm in alarms if alarm.regression or alarm.stops],
         "next": asdict(plan),
         "seconds": round(seconds, 1),

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict, cast
 
 from core.config.experiment import ExperimentConfig
-from core.records.artifacts import ROUND_RECORD, round_location
+from core.records.artifacts import REPORT_NAME, ROUND_RECORD, round_location
 from core.records.record_files import read_record
 from core.runtime.errors import InputError
 from core.runtime.files import Entry
 from core.storage.opening import open_store
-from core.storage.store import join
+from core.storage.store import join, split_location
 from core.training.file_names import checkpoint_name
 
 # A bound of an interval, or a figure, that could not be computed is None.
@@ -86,6 +86,7 @@ class RoundRecord(TypedDict):
     taught: NotRequired[list[str]]  # figures of the audit that the round's labels teach
     earlier_audit: NotRequired[AuditFigures]  # the last before the round, if the round itself was not audited
     alarms: NotRequired[list[str]]
+    alarm_names: NotRequired[list[str]]
     regression: NotRequired[list[str]]
     next: NotRequired[RecordedPlan | None]
     seconds: float
@@ -95,6 +96,11 @@ class RoundRecord(TypedDict):
 def read_round_record(config: ExperimentConfig, number: int) -> RoundRecord | None:
     """Record of round `number` of the run; None if the round is not finished. RecordError if it is damaged."""
     return _read(round_location(config, number), config)
+
+
+def report_of_run(record: RoundRecord) -> str:
+    """Address of the report of the round's run."""
+    return join(split_location(record["location"])[0], REPORT_NAME)
 
 
 def model_of_round(location: str, experiment: str) -> str:

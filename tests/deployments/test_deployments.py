@@ -1,6 +1,13 @@
 """The deployments on a real server and a real worker: parameters, events, schedules, the gate, deploying again."""
 
+import contextlib
 import datetime
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,13 +20,20 @@ from core.records.lease import lease_state
 from core.rounds.gate_answers import read_decision
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection
-from flows.round_events import DATA_CHANGED, VIABILITY_SATURATED
+from flows.round_events import ALARM, DATA_CHANGED, RUN_FAILED, RUN_FINISHED, VIABILITY_SATURATED
 from flows.suspension import RUN_LEFT
 from tests import commands
 from tests.deployed_experiments import NEXT, TRAINING, rounds_done, run_folder
 
 pytest_plugins = ["tests.prefect_server"]
 pytestmark = pytest.mark.timeout(600)
+DEPLOY = "deployments.deploy"
+# What a user does in the UI.
+MAKE_BLOCK = """
+import sys
+from prefect.blocks.notifications import CustomWebhookNotificationBlock as Block
+Block(name="notify", url=sys.argv[1], json_data={"subject": "{{subject}}", "body": "{{body}}"}).save("notify")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +148,53 @@ def test_deploying_again_changes_nothing_and_keeps_what_was_switched(prefect):
     assert not nightly.active and nightly.parameters == {"config": "configs/demo.yaml"}
     prefect.client.update_deployment_schedule(deployment.id, nightly.id, active=True)
     try:
-        again = prefect.command("deployments.deploy")
-        assert again.stdout == f"{prefect.url}: nothing to change\n", again.stderr
+        again = prefect.command(DEPLOY)
+        assert again.stdout.splitlines()[0] == f"{prefect.url}: nothing to change", again.stderr
         kept = prefect.client.read_deployment_by_name(NEXT).schedules
         assert [schedule.active for schedule in kept if schedule.slug == "nightly"] == [True]
     finally:
         prefect.client.update_deployment_schedule(deployment.id, nightly.id, active=False)
+
+
+def test_somebody_is_told_by_a_block_of_the_user(prefect, tmp_path):
+    """Off until switched on; a receiver that answers 500 harms nothing."""
+    assert "nobody is told of alarms: create a notification block called notify" in prefect.command(DEPLOY).stdout
+    with received_messages() as (address, messages):
+        environment = os.environ | prefect.environment
+        subprocess.run([sys.executable, "-c", MAKE_BLOCK, address], env=environment, check=True, timeout=120)
+        made = prefect.command(DEPLOY).stdout
+        assert "automation 'layouts: notify of an alarm' created" in made and "nobody is told" not in made
+        announce(prefect, f"{ALARM}fooled", tmp_path / "quiet.yaml", [])
+        with prefect.switched_on("layouts: notify of an alarm"), prefect.switched_on("layouts: notify of a failed run"):
+            for event in (f"{ALARM}collapse", RUN_FAILED, RUN_FINISHED, f"{ALARM}fooled"):
+                announce(prefect, event, tmp_path / "loud.yaml", [])
+            prefect.until(lambda: len(messages) >= 3, "no message comes")
+    assert {message["subject"] for message in messages} == {
+        f"loud: {event}" for event in (f"{ALARM}collapse", RUN_FAILED, f"{ALARM}fooled")
+    }
+    assert all(message["body"] == "it is being fooled\nReport: /artifacts/loud/report.html" for message in messages)
+    assert prefect.command(DEPLOY).stdout == f"{prefect.url}: nothing to change\n"
+
+
+@contextlib.contextmanager
+def received_messages():
+    """Address of a server that answers 500 to every message, and the messages."""
+    messages = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(500)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/", messages
+    server.shutdown()
+    server.server_close()
 
 
 def test_prefect_stores_no_results_of_a_round(prefect, failed, tiny):

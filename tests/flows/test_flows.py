@@ -12,12 +12,14 @@ import torch
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.exceptions import Pause
 from prefect.settings import PREFECT_API_URL
 
 import flows.adversarial_round as adversarial_round_module
 import flows.gpu_slot as gpu_slot_module
 import flows.round_events as round_events_module
 import tasks.stage_task as stage_task_module
+from core.config.loading import load_config
 from core.models.checkpoints import load_checkpoint
 from core.rounds.round_table import round_table
 from core.runtime.errors import InputError, LeaseError, UnavailableError
@@ -28,10 +30,12 @@ from flows.adversarial_training import adversarial_training
 from flows.gpu_slot import gpu_slot
 from flows.prerequisites import prerequisites
 from flows.round_events import (
+    ALARM,
     DISCRIMINATOR_TOO_EASY,
     ROUND_COMPLETED,
     VIABILITY_SATURATED,
     announce_round,
+    announced_failure,
 )
 from flows.watch_data import watch_data
 from tests.commands import run
@@ -312,12 +316,47 @@ def test_two_runs_do_not_share_a_gpu(config, monkeypatch):
 )
 def test_viability_that_stays_high_is_told(finished, told, viability, events):
     record = finished[2][1]
-    announce_round(record | {"metrics": {"viability_floor": viability}}, Path("c.yaml"), ["rounds.count=9"])
+    quiet = record | {"metrics": {"viability_floor": viability}, "alarms": [], "alarm_names": [], "regression": []}
+    announce_round(quiet, Path("c.yaml"), ["rounds.count=9"], 9)
     assert [event for event, _ in told] == [ROUND_COMPLETED, *events]
     for _, details in told:
         assert details["resource"] == {"prefect.resource.id": "layouts.run.tiny"}
         about = {"experiment": "tiny", "config": "c.yaml", "overrides": ["rounds.count=9"]}
         assert details["payload"] == about | {"round": 2, "viability": viability}
+
+
+def test_alarms_and_the_end_of_a_run_are_events_with_figures_and_the_report(finished, told):
+    _, folder, records = finished
+    alarms = {"fooled": "it is being fooled", "knows_nothing": "AUC 0.5"}
+    record = records[1] | {"alarm_names": list(alarms), "alarms": list(alarms.values()), "regression": ["fooled again"]}
+    announce_round(record, Path("c.yaml"), [], 2)
+    events = {event: details["payload"] for event, details in told if event != ROUND_COMPLETED}
+    texts = {event: payload["text"] for event, payload in events.items()}
+    assert texts == {
+        "layouts.alarm.fooled": "round 2 of tiny: it is being fooled",
+        "layouts.alarm.knows-nothing": "round 2 of tiny: AUC 0.5",
+        "layouts.alarm.regression": "round 2 of tiny: fooled again",
+        "layouts.run.finished": "2 rounds of tiny are finished",
+    }
+    for payload in events.values():
+        assert payload["round"] == 2 and payload["metrics"] == record["metrics"]
+        assert Path(payload["report"]) == folder / "report.html" and Path(payload["report"]).is_file()
+
+
+def test_a_run_that_fails_is_an_event_and_one_that_waits_is_none(experiment, told, monkeypatch):
+    def fails(*_):
+        raise InputError("no layout is left: add some; token hf_abcdefghijklmnopqrstuvwxyz")
+
+    monkeypatch.setattr(adversarial_round_module, "open_round", fails)
+    for flow_of_run in (adversarial_training, adversarial_round):
+        with pytest.raises(InputError):
+            flow_of_run(experiment)
+    assert [event for event, _ in told] == ["layouts.run.failed"] * 2
+    for _, details in told:
+        assert details["payload"]["text"] == "the run of tiny failed: no layout is left: add some; token hf_***"
+    with pytest.raises(Pause), announced_failure(load_config(experiment), experiment, []):
+        raise Pause
+    assert len(told) == 2
 
 
 def test_the_lowest_of_the_last_three_evaluations_counts(experiment, told, monkeypatch):
@@ -329,7 +368,7 @@ def test_the_lowest_of_the_last_three_evaluations_counts(experiment, told, monke
     monkeypatch.setattr(Evaluation, "generate_and_score", generate_and_score)
     record = adversarial_round(experiment, 1, ["rounds.epochs_per_round=4", "training.eval_interval=1"])
     assert record["metrics"]["viability_floor"] == pytest.approx(0.85)
-    assert [event for event, _ in told] == [ROUND_COMPLETED, VIABILITY_SATURATED]
+    assert [event for event, _ in told if not event.startswith(ALARM)] == [ROUND_COMPLETED, VIABILITY_SATURATED]
 
 
 def test_other_data_is_noticed(finished, manifest, tmp_path):

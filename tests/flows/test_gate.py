@@ -20,7 +20,7 @@ def person(monkeypatch):
 
         answers, asked, keys = [], [], []
 
-    def ask(question, key):
+    def ask(question, key, _):
         Person.keys.append(key)
         Person.asked.append(question._description)
         return question(answer=Person.answers.pop(0)())
