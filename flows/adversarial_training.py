@@ -12,6 +12,7 @@ from core.rounds.before_and_after import ending, keep_picture
 from core.rounds.finished_rounds import RoundRecord
 from core.rounds.round_table import round_table
 from core.rounds.run import begin_run, hold_run
+from core.rounds.time_left import time_left
 from core.training.prerequisites import needs_prerequisites
 from flows.adversarial_round import adversarial_round
 from flows.command import run_flow, say
@@ -64,6 +65,8 @@ def adversarial_training(
                 break
             # With a number a round is always done, or was.
             records.append(cast(RoundRecord, adversarial_round(config, number, decided)))
+            if (left := time_left(records, experiment.rounds.count)) is not None:
+                log.info("%s", left)
         keep_picture(experiment, records)
         return records
 

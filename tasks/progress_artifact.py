@@ -34,7 +34,8 @@ class ProgressArtifact:
         self._sent_at = now
         percent = 100 * progress.done / max(progress.total, 1)
         rate = f"{progress.done}/{progress.total} {progress.unit}, {progress.per_second:.2f} a second"
-        text = markdown_text(f"{progress.stage}: {rate}")
+        left = f", about {progress.time_left} left" if progress.done < progress.total else ""
+        text = markdown_text(f"{progress.stage}: {rate}{left}")
         if progress.epoch:
             text += f"\n\n{markdown_text(progress.epoch)}"
         with contextlib.suppress(httpx.HTTPError, PrefectException):

@@ -23,6 +23,7 @@ from core.rounds.knowledge import known_of_viability, viable_by_fifths
 from core.rounds.page_templates import page_template
 from core.rounds.round_table import ROUND_HEADER, round_row
 from core.rounds.strengths import STRENGTH_HEADER, audits_by_strength, strength_rows
+from core.rounds.time_left import time_left
 from core.runtime.errors import InputError, one_line
 from core.runtime.escaping import markdown_code, markdown_text
 from core.storage.opening import open_store
@@ -86,16 +87,27 @@ def make_report(config: ExperimentConfig, number: int) -> Report:
     first = audit_before(records[0], config.artifacts)
     parts = [_round_part(config, record, first) for record in reversed(records)]
     name = config.experiment.name
-    html = render_page(name, [round_row(record) for record in records], curves, parts)
+    left = time_left(records, config.rounds.count)
+    html = render_page(name, [round_row(record) for record in records], curves, parts, left)
     return Report(_round_markdown(name, _markdown_table(records), curves, parts[0]), html)
 
 
-def render_page(name: str, rows: Sequence[Sequence[str]], curves: Picture, rounds: Sequence[RoundPart]) -> str:
-    """HTML page of the run `name`: a table of `rows`, the curves, and a part for each round. All text is escaped."""
+def render_page(
+    name: str,
+    rows: Sequence[Sequence[str]],
+    curves: Picture,
+    rounds: Sequence[RoundPart],
+    left: str | None = None,
+) -> str:
+    """HTML page of the run `name`: a table of `rows`, the curves, and a part for each round. All text is escaped.
+
+    `left` says how long the rounds after them will take.
+    """
     return page_template(_PAGE).render(
         name=name,
         header=ROUND_HEADER,
         rows=rows,
+        left=left,
         curves=curves,
         rounds=rounds,
         audit_header=AUDIT_HEADER,

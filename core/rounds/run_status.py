@@ -17,6 +17,7 @@ from core.rounds.finished_rounds import RoundRecord
 from core.rounds.round import ROUND_STAGES
 from core.rounds.round_table import METRIC_TITLES
 from core.rounds.run import RunRecord, read_run_record
+from core.rounds.time_left import time_left
 from core.runtime.errors import InputError, UnavailableError
 from core.runtime.files import Entry
 from core.storage.opening import open_store
@@ -127,6 +128,10 @@ def _run_text(run: Store, reading: _Reading) -> str:
         lines.append(pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format, na_rep=""))
     finished = sum(isinstance(record, dict) for record in records.values())
     lines.append(f"next: {reading(lambda: _next(run, finished, progress), _UNREADABLE)}")
+    done = [record for record in records.values() if isinstance(record, dict)]
+    left = reading(lambda: time_left(done, _count(run) or 0), None)
+    if left is not None:
+        lines.append(f"time: {left}")
     return "\n".join(lines)
 
 
@@ -166,14 +171,19 @@ def _progress(folder: Store) -> str:
 
 
 def _next(run: Store, finished: int, progress: dict[str, str]) -> str:
-    config = run.read(CONFIG_NAME)
-    count = rounds_wanted(config.data, run.uri, CONFIG_NAME) if config else None
+    count = _count(run)
     if progress:
         name, state = next(iter(progress.items()))
         return f"{name} continues from {state}"
     if count is not None and finished >= count:
         return f"nothing, all {count} rounds are finished"
     return f"round-{finished + 1:02d}" + (f" of {count}" if count else "")
+
+
+def _count(run: Store) -> int | None:
+    """How many rounds the run's config wants."""
+    config = run.read(CONFIG_NAME)
+    return rounds_wanted(config.data, run.uri, CONFIG_NAME) if config else None
 
 
 def _named_files(store: Store, damaged: list[str]) -> Iterator[tuple[str, str, int, str]]:

@@ -30,6 +30,17 @@ class Progress:
     per_second: float
     epoch: str = ""
 
+    @property
+    def time_left(self) -> str:
+        """About how long the rest takes at this rate, as `duration`."""
+        return duration((self.total - self.done) / max(self.per_second, 1e-9))
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03` for 3723 seconds, `02:03` for 123."""
+    text: str = tqdm.format_interval(seconds)
+    return text
+
 
 # Called after every unit, so it must almost always return at once.
 Watcher = Callable[[Progress], None]
@@ -66,8 +77,7 @@ def each(items: Sequence[Item], stage: str, unit: str, lines: bool = False) -> I
 
 
 def _with_time_left(progress: Progress) -> str:
-    left = tqdm.format_interval((progress.total - progress.done) / progress.per_second)
-    return f"{progress.stage}: {progress.done} of {progress.total} {progress.unit}, about {left} left"
+    return f"{progress.stage}: {progress.done} of {progress.total} {progress.unit}, about {progress.time_left} left"
 
 
 def bar(items: Iterable[Item], description: str, unit: str = "it", leave: bool = True) -> "tqdm[Item]":
@@ -124,14 +134,18 @@ class EpochProgress:
         self._bar.set_postfix({"epoch": f"{epoch}/{self._epochs}", **shown}, refresh=False)
         self._latest = f"epoch {epoch}/{self._epochs}  " + "  ".join(f"{k} {v}" for k, v in shown.items())
         if self._bar.disable:
-            log.info("%s %s", self._stage, self._latest)
+            left = f"  about {self._progress().time_left} left" if self.done < self._total else ""
+            log.info("%s %s%s", self._stage, self._latest, left)
         if self.done == self._total:
             self._report()
 
     def _report(self) -> None:
         if _watchers.get():
-            rate = (self.done - self._done_before) / max(time.monotonic() - self._began, 1e-9)
-            _report(Progress(self._stage, self.done, self._total, "steps", rate, self._latest))
+            _report(self._progress())
+
+    def _progress(self) -> Progress:
+        rate = (self.done - self._done_before) / max(time.monotonic() - self._began, 1e-9)
+        return Progress(self._stage, self.done, self._total, "steps", rate, self._latest)
 
 
 def log_to_stderr() -> None:
