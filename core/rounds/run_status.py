@@ -127,11 +127,11 @@ def _run_text(run: Store, reading: _Reading) -> str:
     if rows:
         lines.append(pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format, na_rep=""))
     finished = sum(isinstance(record, dict) for record in records.values())
-    lines.append(f"next: {reading(lambda: _next(run, finished, progress), _UNREADABLE)}")
+    following = reading(lambda: _next(run, finished, progress), _UNREADABLE)
     done = [record for record in records.values() if isinstance(record, dict)]
-    left = reading(lambda: time_left(done, _count(run) or 0), None)
-    if left is not None:
+    if following != _UNREADABLE and (left := time_left(done, _count(run) or 0)) is not None:
         lines.append(f"time: {left}")
+    lines.append(f"next: {following}")
     return "\n".join(lines)
 
 

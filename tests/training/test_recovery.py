@@ -206,6 +206,7 @@ def test_status_shows_rounds_holder_and_what_is_next(config, place):
         text = read_status(run_location(config), config.artifacts).text
     assert f"process {os.getpid()} on" in text
     assert re.search(r"round-01 +finished +1 +[01]\.\d{4}", text) and text.endswith("next: round-02 of 2")
+    assert re.search(r"\ntime: about \d\d:\d\d for the 1 round left\nnext: ", text)
     with pytest.raises(InputError, match="holds no run"):
         read_status(f"{place.uri}/nothing", config.artifacts)
 
