@@ -18,7 +18,7 @@ from core.audit.second_judge import SOUND, doorless
 from core.config.experiment import ExperimentConfig
 from core.config.round_sections import FEWEST_AUDITED, AuditSection
 from core.data.manifest import originals, read_manifest
-from core.data.palette import COLORS
+from core.data.palette_file import palette_input
 from core.inputs.locations import Location
 from core.models.checkpoints import load_autoencoder
 from core.models.pictures import GRID_SAMPLES, save_grid
@@ -119,7 +119,8 @@ def audit_stage(
         save_json(described, workspace.folder / FIGURES_NAME)
         with atomic_write(workspace.folder / LAYOUTS_NAME) as file:
             np.savez_compressed(file, classes=audit.layouts.classes, viable=audit.viable)
-        save_grid(COLORS[audit.layouts.classes[:GRID_SAMPLES]], workspace.folder / PICTURE_NAME)
+        shown = audit.reference.rules.palette.rgb_from_classes(audit.layouts.classes[:GRID_SAMPLES])
+        save_grid(shown, workspace.folder / PICTURE_NAME)
         return {name: described[name] for name in (*audit.figures, "intervals", "held_out_viable", "judge_held_out")}
 
     with processes.together(
@@ -144,7 +145,10 @@ def audit_layouts(layouts: LayoutMaps, reference: Reference, seed: int) -> Audit
     )
     # Own random numbers: intervals of other figures stay as they were without a second judge.
     rng = np.random.default_rng(derive_seed(seed, "second judge bootstrap"))
-    judged = {"judge_sound": reference.judge.check(layouts.classes)[SOUND], "doorless": doorless(layouts.classes)}
+    judged = {
+        "judge_sound": reference.judge.check(layouts.classes)[SOUND],
+        "doorless": doorless(layouts.classes, reference.rules.palette),
+    }
     figures |= {name: mean_interval(np.asarray(share, float), rng) for name, share in judged.items()}
     return Audit(figures, layouts, kept[VIABLE].to_numpy(bool), reference)
 
@@ -190,6 +194,7 @@ def _inputs(config: ExperimentConfig) -> dict[str, Location]:
     return {
         "manifest": config.required("dataset.manifest"),
         "autoencoder": config.required("autoencoder.checkpoint"),
+        **palette_input(config),
     }
 
 

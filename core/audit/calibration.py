@@ -7,7 +7,7 @@ import pandas as pd
 
 from core.audit.rules import RULES, PieceRange, Rules, are_within, floor_statistics, piece_statistics
 from core.data.floor_survey import WALL_METRES, Pieces, Scale, find_interior, find_pieces
-from core.data.palette import WALL
+from core.data.palette import Palette
 from core.runtime.errors import InputError
 
 BODY_METRES = 0.5
@@ -28,19 +28,21 @@ _SMALL_TAIL, _LARGE_TAIL = 0.05, 0.995
 _Fold = tuple[pd.DataFrame, pd.DataFrame]
 
 
-def calibrate(classes: np.ndarray, off_palette: np.ndarray, pixels_per_metre: float, pass_share: float) -> Rules:
+def calibrate(
+    classes: np.ndarray, off_palette: np.ndarray, pixels_per_metre: float, pass_share: float, palette: Palette
+) -> Rules:
     """The strictest rules that `pass_share` of real layouts keep, also of layouts that the rules were not set on.
 
-    `classes` [N, H, W] are real layouts, `pixels_per_metre` is their scale. A layout without an interior breaks the
-    rules in any case. Of the others, each statistic leaves out the same share at each end of its range that counts.
-    Bisection finds this share by cross-validation: each fifth of the layouts is checked by the door, the pieces and the
-    ranges of the other four.
+    `classes` [N, H, W] are real layouts in the palette, `pixels_per_metre` is their scale. A layout without an interior
+    breaks the rules in any case. Of the others, each statistic leaves out the same share at each end of its range that
+    counts. Bisection finds this share by cross-validation: each fifth of the layouts is checked by the door, the pieces
+    and the ranges of the other four.
 
     Raises InputError if walls enclose an interior in almost no layout.
     """
     # At small sizes a wall fills every cell that it touches, so a passage may be a cell too narrow.
     body = max(1, int(BODY_METRES * pixels_per_metre) - 1)
-    layouts = _RealLayouts(classes, off_palette, body, max(1, round(WALL_METRES * pixels_per_metre)))
+    layouts = _RealLayouts(classes, off_palette, body, max(1, round(WALL_METRES * pixels_per_metre)), palette)
     splits = _splits(len(classes))
     scale, ranges, statistics = layouts.measured_by(np.ones(len(classes), bool))
     enclosed = statistics["interior_share"] >= _SMALLEST_INTERIOR
@@ -57,15 +59,15 @@ def calibrate(classes: np.ndarray, off_palette: np.ndarray, pixels_per_metre: fl
     # Aim one standard error above `pass_share`, unless that needs ranges wider than those of all real layouts.
     error = math.sqrt(pass_share * (1 - pass_share) / len(classes))
     tail = max(_largest_tail(folds, pass_share + error), min(0.0, _largest_tail(folds, pass_share)))
-    return Rules(scale, ranges, _bounds(statistics[enclosed], tail))
+    return Rules(scale, ranges, _bounds(statistics[enclosed], tail), palette)
 
 
 class _RealLayouts:
     """Real layouts that are measured with several scales; measurements that do not change are kept."""
 
-    def __init__(self, classes: np.ndarray, off_palette: np.ndarray, body: int, wall: int):
+    def __init__(self, classes: np.ndarray, off_palette: np.ndarray, body: int, wall: int, palette: Palette):
         self._classes, self._off_palette, self._body, self._wall = classes, off_palette, body, wall
-        self._pieces = find_pieces(classes)
+        self._palette, self._pieces = palette, find_pieces(classes, palette)
         self._floor_by_door: dict[int, pd.DataFrame] = {}
         self._enclosed_by_door: dict[int, np.ndarray] = {}
 
@@ -74,9 +76,9 @@ class _RealLayouts:
         door = self._widest_door(chosen)
         scale = Scale(door, self._body, self._wall)
         pieces = Pieces(*(values[chosen[self._pieces.layout]] for values in self._pieces))
-        ranges = _piece_range(pieces, chosen)
+        ranges = _piece_range(pieces, chosen, len(self._palette.furniture))
         if door not in self._floor_by_door:
-            self._floor_by_door[door] = floor_statistics(self._classes, self._off_palette, scale)
+            self._floor_by_door[door] = floor_statistics(self._classes, self._off_palette, scale, self._palette)
         statistics = self._floor_by_door[door].assign(**piece_statistics(self._pieces, len(chosen), ranges))
         return scale, ranges, statistics
 
@@ -85,7 +87,7 @@ class _RealLayouts:
         side: int = self._classes.shape[1]
         for door in range(2, side // 2 + 1):
             if door not in self._enclosed_by_door:
-                share = find_interior(self._classes, door).mean(axis=(1, 2))
+                share = find_interior(self._classes, door, self._palette).mean(axis=(1, 2))
                 self._enclosed_by_door[door] = share >= _SMALLEST_INTERIOR
             if self._enclosed_by_door[door][chosen].mean() >= _ENCLOSED_SHARE:
                 return door
@@ -130,10 +132,10 @@ def _bounds(statistics: pd.DataFrame, tail: float) -> dict[str, tuple[float, flo
     }
 
 
-def _piece_range(pieces: Pieces, chosen: np.ndarray) -> PieceRange:
-    """Sizes and numbers of the `pieces`, which are those of the `chosen` layouts, bool [N]."""
+def _piece_range(pieces: Pieces, chosen: np.ndarray, kinds: int) -> PieceRange:
+    """Sizes and numbers of the `pieces` of each kind, which are those of the `chosen` layouts, bool [N]."""
     small, large, many = [], [], []
-    for kind in range(WALL):
+    for kind in range(kinds):
         areas = pieces.area[pieces.kind == kind]
         numbers = np.bincount(pieces.layout[pieces.kind == kind], minlength=len(chosen))[chosen]
         known = areas if len(areas) else np.array([1])

@@ -10,7 +10,7 @@ from core.audit.bootstrap import Interval, draw_counts, mean_interval, percentil
 from core.audit.layout_features import FeatureSpace
 from core.audit.memorisation import memorised_share, nearest_training
 from core.audit.two_sample import two_sample_accuracy
-from core.data.palette import BACKGROUND, NUM_CLASSES
+from core.data.palette import Palette
 from core.data.variants import COUNT, all_variants
 from core.runtime.seeding import derive_seed
 
@@ -36,14 +36,15 @@ def compare_distributions(
 ) -> dict[str, Interval]:
     """Figures of how generated layouts differ from real ones, with 95 % intervals; maps are uint8 [N, S, S].
 
-    The model trains on every variant of the training layouts and generates all orientations. So each figure either
-    compares with all variants of the real layouts or ignores orientation. Real layouts of each figure:
+    They are in the palette of the feature space. The model trains on every variant of the training layouts and
+    generates all orientations. So each figure either compares with all variants of the real layouts or ignores
+    orientation. Real layouts of each figure:
 
     - `frechet_distance`, `kernel_distance`, `precision`, `recall`, `density`, `coverage`: held-out layouts, so that a
       model that repeats its training set gains nothing.
     - `two_sample_accuracy`: the classifier trains on training layouts, of which there are more, and is tested on
       held-out ones.
-    - `class_divergence`: all, since nine frequencies cannot be memorised.
+    - `class_divergence`: all, since a few frequencies cannot be memorised.
     - `nearest_agreement`, `memorised`: training layouts; `memorised` uses held-out layouts as its scale.
 
     Intervals are over the generated layouts with the real ones fixed, for comparing models with the same real layouts.
@@ -60,11 +61,12 @@ def compare_distributions(
     def rng(figure: str) -> np.random.Generator:
         return np.random.default_rng(derive_seed(seed, f"{figure} bootstrap"))
 
+    palette = feature_space.palette
     fake, real = feature_space(fake_maps), feature_space(all_variants(real_held_out_maps))
     neighbours = prdc(real, fake, variants=COUNT)
     real_maps = np.concatenate([real_training_maps, real_held_out_maps])
-    agreement = nearest_training(fake_maps, real_training_maps)
-    held_out_agreement = nearest_training(real_held_out_maps, real_training_maps)
+    agreement = nearest_training(fake_maps, real_training_maps, len(palette))
+    held_out_agreement = nearest_training(real_held_out_maps, real_training_maps, len(palette))
     return {
         "frechet_distance": frechet_interval(real, fake, rng("frechet distance")),
         "kernel_distance": kernel_interval(real, fake, rng("kernel distance"), variants=COUNT),
@@ -72,8 +74,10 @@ def compare_distributions(
         "recall": mean_interval(_layout_means(neighbours.recall), rng("recall")),
         "density": mean_interval(neighbours.density, rng("density")),
         "coverage": mean_interval(_layout_means(neighbours.coverage), rng("coverage")),
-        "class_divergence": divergence_interval(real_maps, fake_maps, rng("class divergence")),
-        "two_sample_accuracy": two_sample_accuracy(real_training_maps, real_held_out_maps, fake_maps, seed),
+        "class_divergence": divergence_interval(real_maps, fake_maps, palette, rng("class divergence")),
+        "two_sample_accuracy": two_sample_accuracy(
+            real_training_maps, real_held_out_maps, fake_maps, len(palette), seed
+        ),
         "nearest_agreement": mean_interval(agreement, rng("nearest agreement")),
         "memorised": memorised_share(agreement, held_out_agreement, rng("memorised")),
     }
@@ -150,20 +154,20 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5, variants: int = 1) -> P
     )
 
 
-def class_divergence(real_maps: np.ndarray, fake_maps: np.ndarray) -> float:
+def class_divergence(real_maps: np.ndarray, fake_maps: np.ndarray, palette: Palette) -> float:
     """Kullback-Leibler divergence, in nats, of the classes of generated pixels from those of real ones.
 
     KL(real || generated) over furniture and wall, like that of objects in ATISS (Paschalidou et al., 2021). Classes
     that are generated too rarely count most. Maps are [N, H, W]; one pixel is added to every class.
     """
-    return float(_divergence(_class_counts(real_maps).sum(0), _class_counts(fake_maps).sum(0)))
+    return float(_divergence(*(_class_counts(maps, palette).sum(0) for maps in (real_maps, fake_maps))))
 
 
 def divergence_interval(
-    real_maps: np.ndarray, fake_maps: np.ndarray, rng: np.random.Generator, resamples: int = 1000
+    real_maps: np.ndarray, fake_maps: np.ndarray, palette: Palette, rng: np.random.Generator, resamples: int = 1000
 ) -> Interval:
     """`class_divergence` with its interval over the generated layouts, recentred for its bias."""
-    real, fake = _class_counts(real_maps).sum(0), _class_counts(fake_maps)
+    real, fake = _class_counts(real_maps, palette).sum(0), _class_counts(fake_maps, palette)
     resampled = _divergence(real, draw_counts(len(fake), rng, resamples) @ fake)
     return recentred_interval(float(_divergence(real, fake.sum(0))), resampled)
 
@@ -224,13 +228,14 @@ def _share_of_draws_that_hit(hits: np.ndarray, count: int, drawn: int) -> np.nda
     return np.where(misses < drawn, 1.0, -np.expm1(log_missed))
 
 
-def _class_counts(maps: np.ndarray) -> np.ndarray:
-    """Number of pixels of each furniture class and of wall in each of `maps` [N, H, W]: float64 [N, 9]."""
-    return np.stack([(maps == index).sum((1, 2)) for index in range(NUM_CLASSES) if index != BACKGROUND], axis=1) * 1.0
+def _class_counts(maps: np.ndarray, palette: Palette) -> np.ndarray:
+    """Number of pixels of each class but background in each of `maps` [N, H, W]: float64 [N, classes - 1]."""
+    counted = [index for index in range(len(palette)) if index != palette.background]
+    return np.stack([(maps == index).sum((1, 2)) for index in counted], axis=1) * 1.0
 
 
 def _divergence(real: np.ndarray, fake: np.ndarray) -> np.ndarray:
-    """KL divergence of class counts [..., 9], in nats."""
+    """KL divergence of class counts [..., K], in nats."""
     p, q = ((counts + 1) / (counts + 1).sum(-1, keepdims=True) for counts in (real, fake))
     divergence: np.ndarray = (p * np.log(p / q)).sum(-1)
     return divergence

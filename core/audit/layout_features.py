@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from core.config.loss_sections import PerceptualLossSection
-from core.data.palette import COLORS, NUM_CLASSES
+from core.data.palette import Palette
 from core.data.variants import all_variants
 from core.models.perceptual import Perceptual, build_perceptual
 from core.runtime.errors import InputError
@@ -26,12 +26,14 @@ _BATCH = 64
 class FeatureSpace:
     """Principal components of AlexNet's features of real layouts: class maps [N, S, S] -> features [N, D].
 
-    All components have one scale, so that their mean variance over the fitted layouts is 1.
+    All components have one scale, so that their mean variance over the fitted layouts is 1. AlexNet sees the layouts in
+    the colours of the `palette`.
     """
 
     perceptual: Perceptual
     mean: np.ndarray
     components: np.ndarray
+    palette: Palette
 
     @property
     def trunk(self) -> str:
@@ -39,7 +41,7 @@ class FeatureSpace:
         return self.perceptual.trunk
 
     @classmethod
-    def fit(cls, real_training_maps: np.ndarray, section: PerceptualLossSection) -> "FeatureSpace":
+    def fit(cls, real_training_maps: np.ndarray, section: PerceptualLossSection, palette: Palette) -> "FeatureSpace":
         """Space of up to 64 components with the greatest variance over real training layouts, class maps [N, S, S].
 
         It is fitted on all variants, or 2,048 of them, since layouts are generated in every orientation. AlexNet's
@@ -51,7 +53,7 @@ class FeatureSpace:
         )
         variants = all_variants(real_training_maps)
         order = np.random.default_rng(derive_seed(0, "feature space")).permutation(len(variants))
-        features = alexnet_features(variants[order[:_LAYOUTS_FITTED]], perceptual).astype(np.float64)
+        features = alexnet_features(variants[order[:_LAYOUTS_FITTED]], perceptual, palette).astype(np.float64)
         mean = features.mean(0)
         variances, axes = np.linalg.eigh(np.cov(features, rowvar=False))
         # In ascending order. With few layouts, some directions have only rounding errors as variance.
@@ -59,25 +61,27 @@ class FeatureSpace:
         if not variances[-1] > 0:
             raise InputError("audit: real training layouts are all the same: give others, or set audit: null")
         scale = np.sqrt(variances[kept].mean())
-        return cls(perceptual, mean.astype(np.float32), (axes[:, kept] / scale).astype(np.float32))
+        return cls(perceptual, mean.astype(np.float32), (axes[:, kept] / scale).astype(np.float32), palette)
 
     def __call__(self, maps: np.ndarray) -> np.ndarray:
-        """Features, float32 [N, D], of class maps, [N, S, S] of 0 to 9."""
-        features: np.ndarray = (alexnet_features(maps, self.perceptual) - self.mean) @ self.components
+        """Features, float32 [N, D], of class maps in the palette, [N, S, S]."""
+        activations = alexnet_features(maps, self.perceptual, self.palette)
+        features: np.ndarray = (activations - self.mean) @ self.components
         return features
 
 
 @torch.no_grad()
-def alexnet_features(maps: np.ndarray, perceptual: Perceptual) -> np.ndarray:
+def alexnet_features(maps: np.ndarray, perceptual: Perceptual, palette: Palette) -> np.ndarray:
     """Activations of the fifth convolution for class maps in palette colours, averaged in 2x2 cells: float32 [N, 1024].
 
-    `maps` are uint8 [N, S, S] of 0 to 9. They are resized to 128x128, by nearest neighbour if smaller and by averaging
-    if larger.
+    `maps` are uint8 [N, S, S] of the palette's classes. They are resized to 128x128, by nearest neighbour if smaller
+    and by averaging if larger.
     """
-    if maps.ndim != 3 or (maps.size and maps.max() >= NUM_CLASSES):
-        raise ValueError(f"class maps must be [N, S, S] of 0 to {NUM_CLASSES - 1}, got {maps.shape} up to {maps.max()}")
+    if maps.ndim != 3 or (maps.size and maps.max() >= len(palette)):
+        last = len(palette) - 1
+        raise ValueError(f"class maps must be [N, S, S] of 0 to {last}, got {maps.shape} up to {maps.max()}")
     device = next(perceptual.parameters()).device
-    colors = torch.from_numpy(COLORS).float().to(device) / 127.5 - 1
+    colors = torch.tensor(palette.rgb).float().to(device) / 127.5 - 1
     parts = []
     for start in range(0, len(maps), _BATCH):
         classes = torch.from_numpy(maps[start : start + _BATCH].astype(np.int64)).to(device)

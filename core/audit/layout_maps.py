@@ -9,7 +9,8 @@ from torch import Tensor
 
 from core.config.experiment import ExperimentConfig
 from core.data.layouts import LayoutPictures
-from core.data.palette import BACKGROUND, UNLABELLED, off_palette
+from core.data.palette import UNLABELLED
+from core.data.palette_file import read_palette
 from core.networks.autoencoder import Decoder
 
 
@@ -26,10 +27,11 @@ class LayoutMaps:
 
 def read_maps(config: ExperimentConfig, rows: pd.DataFrame) -> LayoutMaps:
     """Class maps of the pictures of manifest rows, at the working size. Pixels outside the palette are background."""
-    pictures = LayoutPictures(rows, config.dataset.outputs.rgb, config.dataset.image_size)
+    palette = read_palette(config)
+    pictures = LayoutPictures(rows, config.dataset.outputs.rgb, config.dataset.image_size, palette)
     classes = np.stack([pictures.batch([index]).classes[0].numpy() for index in range(len(pictures))]).astype(np.uint8)
     unlabelled = classes == UNLABELLED
-    classes[unlabelled] = BACKGROUND
+    classes[unlabelled] = palette.background
     return LayoutMaps(classes, unlabelled.mean(axis=(1, 2)))
 
 
@@ -42,5 +44,5 @@ def decode_maps(latents: Tensor, decoder: Decoder, batch_size: int = 64) -> Layo
         decoded = decoder(part.to(device))
         classes.append(decoded.logits.argmax(1).byte().cpu().numpy())
         rgb = ((decoded.rgb.float() + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
-        off.append(off_palette(rgb).mean(axis=(1, 2)))
+        off.append(decoder.palette.off_palette(rgb).mean(axis=(1, 2)))
     return LayoutMaps(np.concatenate(classes), np.concatenate(off))

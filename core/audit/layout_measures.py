@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from core.data.palette import BACKGROUND, CLASS_NAMES, WALL
+from core.data.palette import Palette
 
 # Maps up to this side are doubled. Then a body of an odd number of pixels, which has a centre, fits any gap.
 _DOUBLED = 128
@@ -19,7 +19,7 @@ _CHUNK_PIXELS = 4 * 2**20
 _SPAN, _BLOB = 0.6, 0.1
 # A dot is a piece of furniture of at most this share of the map, or this many cells.
 _DOT_AREA, _DOT_CELLS = 0.002, 2
-# Kinds of furniture that are rectangles but for what stands on or before them. Smaller pieces, as a share of the map,
+# Names of classes that are rectangles but for what stands on or before them. Smaller pieces, as a share of the map,
 # have no form to speak of.
 _RECTANGULAR, _LARGE = ("bed", "cabinet", "sofa", "table"), 0.01
 # Parts of a house are at least this share of its largest part.
@@ -73,13 +73,14 @@ class Parts(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A stack of class maps and masks, [N, H, W], with an empty margin of one pixel.
+    """A stack of class maps in a palette and masks, [N, H, W], with an empty margin of one pixel.
 
     `house` is what the outer walls enclose, their openings closed; `outline` its outermost pixels. `cell` is the
     number of pixels to a side of a cell of the audited maps, `side` that of the maps, without the margin.
     """
 
     classes: np.ndarray
+    palette: Palette
     wall: np.ndarray
     furniture: np.ndarray
     house: np.ndarray
@@ -88,30 +89,30 @@ class Plan(NamedTuple):
     side: int
 
 
-def measure(classes: np.ndarray, body: float) -> pd.DataFrame:
-    """The measures of class maps, uint8 [N, S, S]: float64, a row for each map and a column for each measure.
+def measure(classes: np.ndarray, body: float, palette: Palette) -> pd.DataFrame:
+    """The measures of class maps in a palette, uint8 [N, S, S]: float64, a row for each map, a column for each measure.
 
     Lengths are shares of the map's side. `body`, such a share, is the width of what walks through the house. Measures
     do not change if a map is turned or mirrored. Raises ValueError for an array of another form.
     """
-    return pd.concat([_measure(plan, body) for plan in _plans(classes)], ignore_index=True)
+    return pd.concat([_measure(plan, body) for plan in _plans(classes, palette)], ignore_index=True)
 
 
-def narrowest_openings(classes: np.ndarray) -> np.ndarray:
+def narrowest_openings(classes: np.ndarray, palette: Palette) -> np.ndarray:
     """Width of the narrowest opening in the outline of each map of `measure`, a share of its side; 0 without one."""
-    return np.concatenate([_openings(plan)["narrowest_opening"] for plan in _plans(classes)])
+    return np.concatenate([_openings(plan)["narrowest_opening"] for plan in _plans(classes, palette)])
 
 
-def doorless(classes: np.ndarray) -> np.ndarray:
+def doorless(classes: np.ndarray, palette: Palette) -> np.ndarray:
     """Which class maps, uint8 [N, S, S], are houses from which nothing leads out: bool [N].
 
     Their walls close off nearly all that is inside, whatever furniture stands where. A map whose walls enclose nothing
     is not such a house. Raises ValueError for an array of another form.
     """
-    return np.concatenate([_shut_floor(plan) >= _DOORLESS for plan in _plans(classes)])
+    return np.concatenate([_shut_floor(plan) >= _DOORLESS for plan in _plans(classes, palette)])
 
 
-def _plans(classes: np.ndarray) -> Iterator[Plan]:
+def _plans(classes: np.ndarray, palette: Palette) -> Iterator[Plan]:
     if classes.ndim != 3 or classes.shape[1] != classes.shape[2] or classes.dtype != np.uint8 or not classes.size:
         raise ValueError(f"class maps must be uint8 [N, S, S], got {classes.dtype} {list(classes.shape)}")
     cell = 2 if classes.shape[1] <= _DOUBLED else 1
@@ -119,10 +120,11 @@ def _plans(classes: np.ndarray) -> Iterator[Plan]:
     rows = max(1, _CHUNK_PIXELS // side**2)
     for start in range(0, len(classes), rows):
         maps = classes[start : start + rows].repeat(cell, 1).repeat(cell, 2)
-        maps = np.pad(maps, ((0, 0), (1, 1), (1, 1)), constant_values=BACKGROUND)
-        wall = maps == WALL
+        maps = np.pad(maps, ((0, 0), (1, 1), (1, 1)), constant_values=palette.background)
+        wall = maps == palette.wall
         house = _house(wall, _odd(_SPAN * side))
-        yield Plan(maps, wall, maps < WALL, house, house & ~_eroded(house), cell, side)
+        furniture = palette.is_furniture(maps)
+        yield Plan(maps, palette, wall, furniture, house, house & ~_eroded(house), cell, side)
 
 
 def _house(wall: np.ndarray, span: int) -> np.ndarray:
@@ -209,13 +211,13 @@ def _furniture(plan: Plan) -> dict[str, np.ndarray]:
     count = len(plan.classes)
     number, dots, area, around, worst = (np.zeros(count) for _ in range(5))
     dot = max(_DOT_AREA * plan.side**2, _DOT_CELLS * plan.cell**2)
-    for kind in range(WALL):
+    for kind in plan.palette.furniture:
         parts = _parts(plan.classes == kind, _CORNERS)
         number += parts.total(np.ones(len(parts.area)))
         dots += parts.total(parts.area <= dot)
         area += parts.total(parts.area)
         around += parts.total(2 * (parts.height + parts.width))
-        if CLASS_NAMES[kind] in _RECTANGULAR:
+        if plan.palette.names[kind] in _RECTANGULAR:
             # Another piece in the box may hide a part of this one.
             empty = 1 - parts.covered(plan.furniture) / (parts.height * parts.width)
             np.maximum.at(worst, parts.maps, np.where(parts.area >= _LARGE * plan.side**2, empty, 0))

@@ -3,7 +3,6 @@
 import numpy as np
 
 from core.audit.bootstrap import Interval, draw_counts, percentile_interval
-from core.data.palette import NUM_CLASSES
 from core.data.variants import COUNT, variant_of_each
 
 # Share of held-out real layouts that count as memorised by chance.
@@ -14,24 +13,24 @@ _GRID = 64
 _CHUNK_BYTES = 100 * 2**20
 
 
-def nearest_training(maps: np.ndarray, training_maps: np.ndarray) -> np.ndarray:
+def nearest_training(maps: np.ndarray, training_maps: np.ndarray, num_classes: int) -> np.ndarray:
     """Share of pixels on which each of `maps` [N, S, S] agrees with its nearest training layout: float64 [N], 0 to 1.
 
-    `training_maps` [M, S, S] are compared in all eight variants. Of maps larger than 64x64, every second pixel of a row
-    or column counts; above 128x128 every third, and so on.
+    Both are of `num_classes` classes. `training_maps` [M, S, S] are compared in all eight variants. Of maps larger than
+    64x64, every second pixel of a row or column counts; above 128x128 every third, and so on.
     """
     if not len(training_maps) or maps.shape[1:] != training_maps.shape[1:]:
         raise ValueError(f"maps {maps.shape} need training layouts of the same size, got {training_maps.shape}")
     step = -(-maps.shape[1] // _GRID)
     maps = maps[:, ::step, ::step]
-    rows = max(1, _CHUNK_BYTES // (4 * NUM_CLASSES * maps[0].size)) if len(maps) else 1
+    rows = max(1, _CHUNK_BYTES // (4 * num_classes * maps[0].size)) if len(maps) else 1
     nearest = np.zeros(len(maps))
     for start in range(0, len(maps), rows):
-        chunk = _one_hot(maps[start : start + rows])
+        chunk = _one_hot(maps[start : start + rows], num_classes)
         for index in range(COUNT):
             oriented = variant_of_each(training_maps, index)[:, ::step, ::step]
             for first in range(0, len(oriented), rows):
-                agreeing = chunk @ _one_hot(oriented[first : first + rows]).T
+                agreeing = chunk @ _one_hot(oriented[first : first + rows], num_classes).T
                 np.maximum(nearest[start : start + rows], agreeing.max(1), out=nearest[start : start + rows])
     return nearest / maps[0].size if len(maps) else nearest
 
@@ -52,7 +51,7 @@ def memorised_share(
     return percentile_interval(value, shares)
 
 
-def _one_hot(maps: np.ndarray) -> np.ndarray:
+def _one_hot(maps: np.ndarray, num_classes: int) -> np.ndarray:
     """float32 [N, pixels * classes]; the dot product of two rows is the number of pixels on which they agree."""
-    one_hot: np.ndarray = maps[..., None] == np.arange(NUM_CLASSES, dtype=maps.dtype)
+    one_hot: np.ndarray = maps[..., None] == np.arange(num_classes, dtype=maps.dtype)
     return one_hot.reshape(len(maps), -1).astype(np.float32)

@@ -17,6 +17,8 @@ from core.config.round_sections import AuditSection
 from core.data.layout_scale import typical_scale
 from core.data.layouts import LayoutPictures
 from core.data.manifest import originals, read_manifest, split_by_layout
+from core.data.palette import Palette
+from core.data.palette_file import read_palette
 from core.models.checkpoints import load_autoencoder
 from core.models.pictures import encode_pictures
 from core.records.input_files import describe_input
@@ -53,11 +55,12 @@ def make_reference(config: ExperimentConfig, paths: Mapping[str, Path]) -> Refer
     decoder. Without one it is for pictures, with bounds from the real pictures themselves. A process makes it once for
     the same files and settings. Raises InputError for fewer than two original layouts in a split.
     """
-    settings = (config.audit, config.dataset, config.autoencoder, config.training.loss.perceptual)
+    palette = read_palette(config)
+    settings = (config.audit, config.dataset, palette, config.autoencoder, config.training.loss.perceptual)
     training = (config.training.train_split, config.training.split_seed, config.training.device)
     named = [(name, path) for name, path in sorted(paths.items()) if name in _INPUTS]
     files = [(name, describe_input(path, name, config.artifacts)["sha256"]) for name, path in named]
-    return _make_reference(_Provenance(repr((settings, training, files)), config, paths))
+    return _make_reference(_Provenance(repr((settings, training, files)), config, paths, palette))
 
 
 def split_originals(config: ExperimentConfig, manifest: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -74,13 +77,14 @@ class _Provenance:
     key: str
     config: ExperimentConfig = field(compare=False)
     paths: Mapping[str, Path] = field(compare=False)
+    palette: Palette = field(compare=False)
 
 
 # Cached for the whole process: it is slow to make, and a run audits several checkpoints against one reference, each in
 # its own Prefect task. Tasks cannot pass it on, since only small values go through Prefect.
 @functools.cache
 def _make_reference(provenance: _Provenance) -> Reference:
-    config, paths = provenance.config, provenance.paths
+    config, paths, palette = provenance.config, provenance.paths, provenance.palette
     training, held_out = split_originals(config, paths["manifest"])
     if min(len(training), len(held_out)) < 2:
         raise InputError(
@@ -89,14 +93,16 @@ def _make_reference(provenance: _Provenance) -> Reference:
         )
     section: AuditSection = config.required("audit")
     real = read_maps(config, training)  # first, since its errors name the row of a bad picture
-    scale = section.pixels_per_metre or typical_scale(training, config.dataset.outputs.rgb, config.dataset.image_size)
+    column, size = config.dataset.outputs.rgb, config.dataset.image_size
+    scale = section.pixels_per_metre or typical_scale(training, column, size, palette)
     shown = real
     if "autoencoder" in paths:
         # A decoder's colours are not exactly those of the palette.
-        pictures = LayoutPictures(training, config.dataset.outputs.rgb, config.dataset.image_size)
+        pictures = LayoutPictures(training, column, size, palette)
         autoencoder = load_autoencoder(paths["autoencoder"], config).to(pick_device(config.training.device))
         latents = encode_pictures(pictures, autoencoder, config.rounds.bad_latents.batch_size, "real layouts")
         shown = decode_maps(latents, autoencoder.decoder)
-    rules = calibrate(real.classes, shown.off_palette, scale, section.pass_share)
-    features = FeatureSpace.fit(real.classes, config.training.loss.perceptual)
-    return Reference(rules, SecondJudge.calibrate(real.classes), real, read_maps(config, held_out), features)
+    rules = calibrate(real.classes, shown.off_palette, scale, section.pass_share, palette)
+    features = FeatureSpace.fit(real.classes, config.training.loss.perceptual, palette)
+    judge = SecondJudge.calibrate(real.classes, palette)
+    return Reference(rules, judge, real, read_maps(config, held_out), features)

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from core.data.floor_survey import (
-    Mask,
     Pieces,
     Scale,
     find_interior,
@@ -25,7 +24,7 @@ from core.data.floor_survey import (
     reachable_shares,
     wall_parts,
 )
-from core.data.palette import WALL
+from core.data.palette import Mask, Palette
 
 # The statistics of each rule, and where a layout breaks it: below the range, above it, or both.
 RULES: dict[str, dict[str, str]] = {
@@ -50,7 +49,7 @@ Statistics = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class PieceRange:
-    """By furniture class: cells below which a piece is small, cells of the largest pieces, most pieces in a layout."""
+    """By kind of furniture: cells below which a piece is small, cells of the largest, most pieces in a layout."""
 
     small: list[float]
     large: list[float]
@@ -59,11 +58,15 @@ class PieceRange:
 
 @dataclass(frozen=True)
 class Rules:
-    """Calibrated rules: sizes in pixels, sizes and numbers of pieces, and the range (low, high) of each statistic."""
+    """Calibrated rules: sizes in pixels, sizes and numbers of pieces, and the range (low, high) of each statistic.
+
+    They judge layouts in the `palette`.
+    """
 
     scale: Scale
     pieces: PieceRange
     bounds: dict[str, tuple[float, float]]
+    palette: Palette
 
     def check(self, classes: np.ndarray, off_palette: np.ndarray) -> pd.DataFrame:
         """Whether each layout keeps each rule, bool [N, rules + 1]; the last column, `viable`, is all rules together.
@@ -74,7 +77,7 @@ class Rules:
 
     def measure(self, classes: np.ndarray, off_palette: np.ndarray) -> pd.DataFrame:
         """Every statistic of the rules, one row per layout; arguments as of `check`."""
-        return measure(classes, off_palette, self.scale, self.pieces)
+        return measure(classes, off_palette, self.scale, self.pieces, self.palette)
 
     def keeps(self, statistics: pd.DataFrame) -> pd.DataFrame:
         """What `check` returns, from the statistics of layouts."""
@@ -92,13 +95,13 @@ class Rules:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Rules":
-        """The rules from the result of `as_json`."""
+    def from_json(cls, data: Mapping[str, Any], palette: Palette) -> "Rules":
+        """The rules from the result of `as_json`, for layouts in the palette that they were calibrated in."""
         ends = {
             name: (-math.inf if low is None else low, math.inf if high is None else high)
             for name, (low, high) in data["bounds"].items()
         }
-        return cls(Scale(**data["scale"]), PieceRange(**data["pieces"]), ends)
+        return cls(Scale(**data["scale"]), PieceRange(**data["pieces"]), ends, palette)
 
 
 def are_within(statistics: pd.DataFrame, bounds: Mapping[str, tuple[float, float]]) -> pd.Series:
@@ -108,43 +111,45 @@ def are_within(statistics: pd.DataFrame, bounds: Mapping[str, tuple[float, float
     return pd.Series(((values >= lows) & (values <= highs)).all(axis=1), index=statistics.index)
 
 
-def measure(classes: np.ndarray, off_palette: np.ndarray, scale: Scale, ranges: PieceRange) -> pd.DataFrame:
+def measure(
+    classes: np.ndarray, off_palette: np.ndarray, scale: Scale, ranges: PieceRange, palette: Palette
+) -> pd.DataFrame:
     """Every statistic of the rules, one row per layout."""
-    floor = floor_statistics(classes, off_palette, scale)
-    return floor.assign(**piece_statistics(find_pieces(classes), len(classes), ranges))
+    floor = floor_statistics(classes, off_palette, scale, palette)
+    return floor.assign(**piece_statistics(find_pieces(classes, palette), len(classes), ranges))
 
 
-def floor_statistics(classes: np.ndarray, off_palette: np.ndarray, scale: Scale) -> pd.DataFrame:
+def floor_statistics(classes: np.ndarray, off_palette: np.ndarray, scale: Scale, palette: Palette) -> pd.DataFrame:
     """The statistics that do not need a `PieceRange`, one row per layout."""
-    interior = find_interior(classes, scale.door)
+    interior = find_interior(classes, scale.door, palette)
     statistics: Statistics = {"off_palette": off_palette}
-    statistics |= _enclosed(classes, interior, scale)
-    statistics |= _reachable(classes, interior, scale)
-    statistics |= {"furniture_in_walls": furniture_in_walls(classes, scale)}
-    statistics |= {"wall_parts": wall_parts(classes)}
-    statistics |= _furnished(classes, interior)
+    statistics |= _enclosed(classes, interior, scale, palette)
+    statistics |= _reachable(classes, interior, scale, palette)
+    statistics |= {"furniture_in_walls": furniture_in_walls(classes, scale, palette)}
+    statistics |= {"wall_parts": wall_parts(classes, palette)}
+    statistics |= _furnished(classes, interior, palette)
     return pd.DataFrame(statistics)
 
 
-def _enclosed(classes: np.ndarray, interior: Mask, scale: Scale) -> Statistics:
+def _enclosed(classes: np.ndarray, interior: Mask, scale: Scale, palette: Palette) -> Statistics:
     """Rule `enclosed`: with doors closed, walls surround an interior; few openings lead out; few walls stand apart."""
     return {
         "interior_share": interior.mean(axis=(1, 2)),
-        "open_share": open_share(interior, classes),
-        "openings": opening_count(interior, classes),
-        "loose_walls": loose_wall_share(interior, classes, scale.wall),
+        "open_share": open_share(interior, classes, palette),
+        "openings": opening_count(interior, classes, palette),
+        "loose_walls": loose_wall_share(interior, classes, scale.wall, palette),
     }
 
 
-def _reachable(classes: np.ndarray, interior: Mask, scale: Scale) -> Statistics:
+def _reachable(classes: np.ndarray, interior: Mask, scale: Scale, palette: Palette) -> Statistics:
     """Rule `reachable`: a body can walk from outside to the places inside where it can stand, and between them."""
-    reached, connected = reachable_shares(interior, classes, scale.body)
+    reached, connected = reachable_shares(interior, classes, scale.body, palette)
     return {"reached_share": reached, "connected_share": connected}
 
 
-def _furnished(classes: np.ndarray, interior: Mask) -> Statistics:
+def _furnished(classes: np.ndarray, interior: Mask, palette: Palette) -> Statistics:
     """Rule `furnished`, without pieces: furniture's share of the interior, and the share of furniture outside it."""
-    furniture = classes < WALL
+    furniture = palette.is_furniture(classes)
     cells = np.maximum(1, furniture.sum(axis=(1, 2)))
     return {
         "furniture_share": (furniture & interior).sum(axis=(1, 2)) / np.maximum(1, interior.sum(axis=(1, 2))),
@@ -155,7 +160,7 @@ def _furnished(classes: np.ndarray, interior: Mask) -> Statistics:
 def piece_statistics(pieces: Pieces, count: int, ranges: PieceRange) -> Statistics:
     """Rules `no_fragments` and `furnished`: the statistics of the pieces of furniture in `count` layouts."""
     limits = np.array([ranges.small, ranges.large, ranges.many])[:, pieces.kind]
-    of_a_kind = np.zeros((count, WALL))
+    of_a_kind = np.zeros((count, len(ranges.many)))
     np.add.at(of_a_kind, (pieces.layout, pieces.kind), 1)
     largest = np.zeros(count)
     np.maximum.at(largest, pieces.layout, pieces.area / limits[1])

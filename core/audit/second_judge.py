@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from core.audit.layout_measures import doorless, measure, narrowest_openings
-from core.data.palette import WALL
+from core.data.palette import Palette
 from core.runtime.errors import InputError
 
 __all__ = ["MEASURES", "SOUND", "Bounds", "SecondJudge", "doorless"]
@@ -61,27 +61,31 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class SecondJudge:
-    """The bounds of each measure, and the width of a body that walks through the house, a share of the map's side."""
+    """The bounds of each measure, and the width of a body that walks through the house, a share of the map's side.
+
+    It judges layouts in the `palette`.
+    """
 
     bounds: Mapping[str, Bounds]
     body: float
+    palette: Palette
 
     @classmethod
-    def calibrate(cls, classes: np.ndarray) -> "SecondJudge":
+    def calibrate(cls, classes: np.ndarray, palette: Palette) -> "SecondJudge":
         """The judge with the tightest bounds that about 95 % of real layouts keep that were not used for them.
 
-        `classes` are real layouts, uint8 [N, S, S]. They are split in five: each part is tried on the bounds of the
-        others. The bounds are then those of all layouts. Raises InputError if fewer than two of the layouts have
-        walls, ValueError for an array of another form.
+        `classes` are real layouts in the palette, uint8 [N, S, S]. They are split in five: each part is tried on the
+        bounds of the others. The bounds are then those of all layouts. Raises InputError if fewer than two of the
+        layouts have walls, ValueError for an array of another form.
         """
-        widths = narrowest_openings(classes[:: max(1, len(classes) // _ENOUGH)])
-        if (classes == WALL).any((1, 2)).sum() < 2:
+        widths = narrowest_openings(classes[:: max(1, len(classes) // _ENOUGH)], palette)
+        if (classes == palette.wall).any((1, 2)).sum() < 2:
             raise InputError(
                 f"audit: fewer than two of {len(classes)} real layouts have walls: give pictures of houses"
             )
         open_widths = widths[widths > 0]
         body = _BODY * float(np.quantile(open_widths, _NARROW)) if len(open_widths) else 0.0
-        values = measure(classes, body)
+        values = measure(classes, body, palette)
         fold = np.arange(len(values)) % _FOLDS
         for lenience in _LENIENCE:
             kept = [
@@ -90,14 +94,14 @@ class SecondJudge:
             ]
             if np.concatenate(kept).mean() >= _PASS_SHARE:
                 break
-        return cls(_bounds(values, *lenience), body)
+        return cls(_bounds(values, *lenience), body, palette)
 
     def check(self, classes: np.ndarray) -> pd.DataFrame:
         """Which of `classes`, uint8 [N, S, S], are within the bounds of each measure: bool [N, measures + 1].
 
         The last column, `sound`, is true for those within all. Raises ValueError for an array of another form.
         """
-        within = _within(measure(classes, self.body), self.bounds)
+        within = _within(measure(classes, self.body, self.palette), self.bounds)
         within[SOUND] = within.all(axis=1)
         return within
 

@@ -47,6 +47,9 @@ class DatasetSection(Section):
     """The layouts: a manifest or generated ones, which rows of it, and their working size."""
 
     manifest: InputFile[Place | None] = None
+    palette: InputFile[Place | None] = Field(
+        None, description="YAML file of the name and colour of each class of the pictures; that of the project if empty"
+    )
     # Generated layouts count by their content, as the user's manifest does.
     synthetic: InputFile[SyntheticSection | None] = None
     outputs: OutputsSection = OutputsSection()
@@ -59,6 +62,15 @@ class DatasetSection(Section):
     path_remap: InputFile[dict[str, str]] = Field(
         default_factory=dict, description="path prefix in the manifest -> the prefix on this machine"
     )
+
+    @model_validator(mode="after")
+    def _generated_in_own_colours(self) -> "DatasetSection":
+        if self.palette is not None and self.manifest is None and self.synthetic is not None:
+            raise ValueError(
+                f"palette {self.palette} is for pictures of a manifest, and synthetic layouts are drawn in the "
+                "project's own colours: remove one of the two"
+            )
+        return self
 
     @field_validator("path_remap")
     @classmethod

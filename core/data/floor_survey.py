@@ -1,7 +1,7 @@
 """Measurements of a house from its class map alone: interior, places to stand and walk, walls, pieces of furniture.
 
-Every function takes a stack of maps: uint8 [N, H, W] of class indices, with background where the floor or the outside
-is. Two cells are neighbours if they share an edge.
+Every function takes a stack of maps: uint8 [N, H, W] of class indices of a palette, with background where the floor or
+the outside is. Two cells are neighbours if they share an edge.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from core.data.palette import BACKGROUND, WALL
+from core.data.palette import Mask, Palette
 
-Mask = NDArray[np.bool_]
 Figures = NDArray[np.float64]
 
 # Neighbours within one map only: by edge, and by edge or corner.
@@ -35,7 +34,10 @@ class Scale:
 
 
 class Pieces(NamedTuple):
-    """Connected pieces of furniture: the map each lies in, its class, its area and its bounding box's, in cells."""
+    """Connected pieces of furniture: the map each lies in, its kind, its area and its bounding box's, in cells.
+
+    A kind is the position of a class among the palette's `furniture`.
+    """
 
     layout: np.ndarray
     kind: np.ndarray
@@ -43,51 +45,52 @@ class Pieces(NamedTuple):
     box: np.ndarray
 
 
-def find_interior(classes: np.ndarray, door: int) -> Mask:
+def find_interior(classes: np.ndarray, door: int, palette: Palette) -> Mask:
     """The cells that walls enclose once openings narrower than `door` cells are closed: bool [N, H, W].
 
     A square of side `door` moves freely outside the walls. Every cell that it cannot cover is inside.
     """
     margin = door + 1
-    free = np.pad(classes != WALL, ((0, 0), (margin, margin), (margin, margin)), constant_values=True)
+    free = np.pad(classes != palette.wall, ((0, 0), (margin, margin), (margin, margin)), constant_values=True)
     outside = _covered_by_squares(_connected_to_corner(_square_fits(free, door)), door)
     inside = slice(margin, -margin)
     interior: Mask = (free & ~outside)[:, inside, inside]
     return interior
 
 
-def open_share(interior: Mask, classes: np.ndarray) -> Figures:
+def open_share(interior: Mask, classes: np.ndarray, palette: Palette) -> Figures:
     """Share of the interior's outline that is open instead of wall, [N]; 0 without an interior."""
-    outside = ~interior & (classes != WALL)
-    to_outside, to_wall = (_shared_edges(interior, other) for other in (outside, classes == WALL))
+    walls = classes == palette.wall
+    outside = ~interior & ~walls
+    to_outside, to_wall = (_shared_edges(interior, other) for other in (outside, walls))
     share: Figures = to_outside / np.maximum(1, to_outside + to_wall)
     return share
 
 
-def opening_count(interior: Mask, classes: np.ndarray) -> Figures:
+def opening_count(interior: Mask, classes: np.ndarray, palette: Palette) -> Figures:
     """Number of separate openings from the interior to the outside, [N]."""
-    outside = ~interior & (classes != WALL)
+    outside = ~interior & (classes != palette.wall)
     beside = np.logical_or.reduce([_shifted(outside, axis, step) for axis, step in _SIDES])
     labels, count = ndimage.label(interior & beside, _CORNERS)
     return np.bincount(_layout_of_labels(labels, count), minlength=len(classes)).astype(float)
 
 
-def loose_wall_share(interior: Mask, classes: np.ndarray, wall: int) -> Figures:
+def loose_wall_share(interior: Mask, classes: np.ndarray, wall: int, palette: Palette) -> Figures:
     """Share of wall cells that are further than a wall's thickness plus one cell from any interior, [N]."""
     near = ndimage.maximum_filter(interior, (1, 2 * wall + 3, 2 * wall + 3), mode="constant")
-    walls = classes == WALL
+    walls = classes == palette.wall
     share: Figures = _count(walls & ~near) / np.maximum(1, _count(walls))
     return share
 
 
-def reachable_shares(interior: Mask, classes: np.ndarray, body: int) -> tuple[Figures, Figures]:
+def reachable_shares(interior: Mask, classes: np.ndarray, body: int, palette: Palette) -> tuple[Figures, Figures]:
     """Two shares of the places inside where a body can stand, [N] each; 0 if there are none.
 
     The first is the share that can be reached from outside, the second that of the largest connected part.
     """
     margin = body + 1
     pad = ((0, 0), (margin, margin), (margin, margin))
-    standing = _square_fits(np.pad(classes == BACKGROUND, pad, constant_values=True), body)
+    standing = _square_fits(np.pad(classes == palette.background, pad, constant_values=True), body)
     labels, count = ndimage.label(standing, _NEIGHBOURS)
     inside = np.pad(interior, pad) & standing
     total = np.maximum(1, _count(inside))
@@ -101,13 +104,13 @@ def reachable_shares(interior: Mask, classes: np.ndarray, body: int) -> tuple[Fi
     return from_outside, largest / total
 
 
-def furniture_in_walls(classes: np.ndarray, scale: Scale) -> Figures:
+def furniture_in_walls(classes: np.ndarray, scale: Scale, palette: Palette) -> Figures:
     """Number of furniture cells in a doorway or across a wall, [N].
 
     Such a cell lies in a straight gap of a wall. The gap is at most as long as a door and twice as deep as the wall is
     thick, and no wall remains on either side of the cell.
     """
-    wall, furniture = classes == WALL, classes < WALL
+    wall, furniture = classes == palette.wall, palette.is_furniture(classes)
     deep = 2 * scale.wall + 1
     found = np.zeros(classes.shape, bool)
     for along, across in ((1, 2), (2, 1)):
@@ -121,17 +124,17 @@ def furniture_in_walls(classes: np.ndarray, scale: Scale) -> Figures:
     return _count(found)
 
 
-def wall_parts(classes: np.ndarray) -> Figures:
+def wall_parts(classes: np.ndarray, palette: Palette) -> Figures:
     """Number of connected parts of the walls, [N]. Cells that touch at a corner are connected; a crack separates."""
-    labels, count = ndimage.label(classes == WALL, _CORNERS)
+    labels, count = ndimage.label(classes == palette.wall, _CORNERS)
     return np.bincount(_layout_of_labels(labels, count), minlength=len(classes)).astype(float)
 
 
-def find_pieces(classes: np.ndarray) -> Pieces:
+def find_pieces(classes: np.ndarray, palette: Palette) -> Pieces:
     """Every connected piece of furniture of one class."""
     parts = []
-    for kind in range(WALL):
-        labels, count = ndimage.label(classes == kind, _NEIGHBOURS)
+    for kind, index in enumerate(palette.furniture):
+        labels, count = ndimage.label(classes == index, _NEIGHBOURS)
         area = np.bincount(labels.ravel(), minlength=count + 1)[1:]
         boxes = ndimage.find_objects(labels)
         box = [(rows.stop - rows.start) * (columns.stop - columns.start) for _, rows, columns in boxes]
@@ -139,13 +142,13 @@ def find_pieces(classes: np.ndarray) -> Pieces:
     return Pieces(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def pixels_per_metre(classes: np.ndarray) -> float:
+def pixels_per_metre(classes: np.ndarray, palette: Palette) -> float:
     """Scale of one map [H, W] by its walls, whose thickness is `WALL_METRES`; 0 without walls.
 
     The thickness is the commonest length of a straight run of wall cells, on the axis where that is shorter.
     """
     thickness = []
-    for wall in (classes == WALL, (classes == WALL).T):
+    for wall in (classes == palette.wall, (classes == palette.wall).T):
         edges = np.diff(np.pad(wall, ((0, 0), (1, 1))).astype(np.int8), axis=1)
         lengths = np.argwhere(edges == -1)[:, 1] - np.argwhere(edges == 1)[:, 1]
         thickness.append(int(np.bincount(lengths, minlength=1).argmax()))

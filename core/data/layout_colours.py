@@ -5,7 +5,7 @@ picture): with JPEG at quality 30 to 95, WebP, and reductions to 32 to 256 pixel
 the pixels are far from every palette colour, and at most 0.4 % (2.9 %) lie in a flat block of a colour outside the
 palette. Without compression and reduction, both are 0. Swapped red and blue, grey furniture, black walls, a white
 background and one class in another colour put 1.8 to 80 % of the pixels in such flat blocks. With class indices and
-other palettes, more than 90 % of the pixels are far from the palette.
+other palettes, more than 90 % of the pixels are far from the palette, which was the default one.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.data.palette import UNLABELLED, WALL, classes_from_rgb, off_palette
+from core.data.palette import DEFAULT_PALETTE, UNLABELLED, Palette
 
 # Colours of floor, structure and ceiling in published layouts. They have no class and stay unlabelled.
 _STRUCTURE = np.array([(50, 50, 50), (49, 49, 49), (0, 0, 0), (255, 255, 255), (211, 211, 211)])
@@ -61,17 +61,17 @@ class Colours(NamedTuple):
     walls: int
 
 
-def count_colours(rgb: np.ndarray) -> Colours:
+def count_colours(rgb: np.ndarray, palette: Palette) -> Colours:
     """Counts of the colours of a picture, uint8 [H, W, 3]."""
     step = max(1, max(rgb.shape[:2]) // _LOOK)
     look = rgb[::step, ::step]
     pixels = rgb.shape[0] * rgb.shape[1]
-    classes = classes_from_rgb(look)
+    classes = palette.classes_from_rgb(look)
     if not (classes == UNLABELLED).any():
-        walls = round((classes == WALL).mean() * pixels)
+        walls = round((classes == palette.wall).mean() * pixels)
         return Colours(pixels, 0, 0, 0, 0, (0,) * len(_EXCHANGES), 0, True, (0, ()), walls)
-    classes = classes_from_rgb(rgb)
-    unlabelled, walls = classes == UNLABELLED, int((classes == WALL).sum())
+    classes = palette.classes_from_rgb(rgb)
+    unlabelled, walls = classes == UNLABELLED, int((classes == palette.wall).sum())
     odd = rgb[unlabelled]
     packed = _packed(rgb)
     numbers, counts = np.unique(packed[unlabelled & _flat(packed)], return_counts=True)
@@ -80,14 +80,14 @@ def count_colours(rgb: np.ndarray) -> Colours:
     colour = tuple(int(numbers[most]) >> shift & 255 for shift in (16, 8, 0)) if len(counts) else ()
     commonest = (int(counts[most]) if len(counts) else 0, colour)
     far, *exchanged = (
-        round(off_palette(look[..., order]).mean() * pixels) for order in ([0, 1, 2], *_EXCHANGES.values())
+        round(palette.off_palette(look[..., order]).mean() * pixels) for order in ([0, 1, 2], *_EXCHANGES.values())
     )
     grey = bool((odd == odd[:, :1]).all())
     flat, largest = int(counts.sum()), int(odd.max()) if len(odd) else 0
     return Colours(pixels, len(odd), far, flat, foreign, tuple(exchanged), largest, grey, commonest, walls)
 
 
-def fault_of(pictures: Sequence[Colours], bounds: Bounds) -> str | None:
+def fault_of(pictures: Sequence[Colours], bounds: Bounds, palette: Palette) -> str | None:
     """What is wrong with pictures of these colours and what to do about it; None if they are in the palette."""
     pixels, unlabelled, far, flat, foreign = np.array([colours[:5] for colours in pictures]).sum(0) / 1.0
     exchanged = np.array([colours.exchanged for colours in pictures]).sum(0)
@@ -108,7 +108,10 @@ def fault_of(pictures: Sequence[Colours], bounds: Bounds) -> str | None:
     kind = "shades of grey" if grey else "colours of another palette"
     count, colour = max(colours.commonest for colours in pictures)
     most = f", most often {colour}" if count else ""
-    return f"{share}; they seem to be {kind}{most}: write each class in its colour of core/data/palette.py"
+    known = (
+        "core/data/palette.py, or name yours in dataset.palette" if palette == DEFAULT_PALETTE else "dataset.palette"
+    )
+    return f"{share}; they seem to be {kind}{most}: write each class in its colour of {known}"
 
 
 def _packed(rgb: np.ndarray) -> np.ndarray:

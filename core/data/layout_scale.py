@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from core.data.floor_survey import pixels_per_metre
-from core.data.palette import classes_from_rgb
+from core.data.palette import Palette
 from core.data.picture_files import read_picture
 from core.inputs.flags import number
 from core.runtime.errors import InputError
@@ -15,19 +15,19 @@ from core.runtime.errors import InputError
 SCALE_COLUMN = "pixels_per_metre"
 
 
-def picture_scale(path: str, size: int) -> float:
+def picture_scale(path: str, size: int, palette: Palette) -> float:
     """Scale of the picture at `path` after shrinking to `size`, by the thickness of its walls; 0 without walls."""
-    classes = classes_from_rgb(read_picture(path))
-    return pixels_per_metre(classes) * size / float(max(classes.shape))
+    classes = palette.classes_from_rgb(read_picture(path, palette))
+    return pixels_per_metre(classes, palette) * size / float(max(classes.shape))
 
 
-def typical_scale(rows: pd.DataFrame, column: str, size: int) -> float:
+def typical_scale(rows: pd.DataFrame, column: str, size: int, palette: Palette) -> float:
     """Median scale of the manifest `rows`, from `SCALE_COLUMN` if it is filled, else measured on pictures in `column`.
 
     Raises InputError, which names the row, for a scale that is not above 0 and at most `size`.
     """
     recorded = _recorded_scales(rows, size) if SCALE_COLUMN in rows.columns else []
-    return float(pd.Series(recorded or [picture_scale(path, size) for path in rows[column]]).median())
+    return float(pd.Series(recorded or [picture_scale(path, size, palette) for path in rows[column]]).median())
 
 
 def _recorded_scales(rows: pd.DataFrame, size: int) -> list[float]:

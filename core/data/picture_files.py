@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from core.data.layout_colours import SINGLE, count_colours, fault_of
-from core.data.palette import BACKGROUND, classes_from_rgb
+from core.data.palette import Palette
 from core.inputs.file_kinds import not_it
 from core.runtime.errors import InputError
 from core.runtime.files import open_input
@@ -29,21 +29,24 @@ _ORIENTATION = 0x0112  # an EXIF tag
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
-def read_picture(path: str | Path) -> np.ndarray:
+def read_picture(path: str | Path, palette: Palette) -> np.ndarray:
     """uint8 RGB [H, W, 3] of the layout picture at `path`, at its own size.
 
     Raises InputError if it is missing, not a picture, too large, transparent, not of 8 bits a colour, or not in the
     colours of the palette. `LayoutPictures` finds the faults of colour that only many pictures together show.
     """
-    rgb = decode_picture(path)
-    fault = fault_of([count_colours(rgb)], SINGLE)
+    rgb = decode_picture(path, palette)
+    fault = fault_of([count_colours(rgb, palette)], SINGLE, palette)
     if fault is not None:
         raise InputError(f"picture {path}: {fault}")
     return rgb
 
 
-def decode_picture(path: str | Path) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of the picture at `path`, in any colours; InputError as `read_picture` otherwise."""
+def decode_picture(path: str | Path, palette: Palette) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of the picture at `path`, in any colours; InputError as `read_picture` otherwise.
+
+    Transparent pixels must be in the colour of the palette's background.
+    """
     with open_input(path, "picture") as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -51,7 +54,7 @@ def decode_picture(path: str | Path) -> np.ndarray:
                 _require_plain(image, size, path)
                 if _is_turned(image):  # viewers turn it too
                     ImageOps.exif_transpose(image, in_place=True)
-                return np.asarray(_opaque(image, path).convert("RGB"))
+                return np.asarray(_opaque(image, path, palette).convert("RGB"))
         except InputError:
             raise
         except UnidentifiedImageError:
@@ -99,16 +102,16 @@ def _require_plain(image: Image.Image, size: int, path: str | Path) -> None:
         raise InputError(f"picture {path} has {kind}: save it as RGB with 8 bits a colour")
 
 
-def _opaque(image: Image.Image, path: str | Path) -> Image.Image:
+def _opaque(image: Image.Image, path: str | Path, palette: Palette) -> Image.Image:
     """`image` without transparency; InputError if a transparent pixel has another colour than the background."""
     if image.mode not in _WITH_ALPHA and "transparency" not in image.info:
         return image
     image = image.convert("RGBA")
     pixels = np.asarray(image)
-    seen_through = (pixels[..., 3] < 255) & (classes_from_rgb(pixels[..., :3]) != BACKGROUND)
+    seen_through = (pixels[..., 3] < 255) & (palette.classes_from_rgb(pixels[..., :3]) != palette.background)
     if seen_through.any():
         raise InputError(
             f"picture {path} is transparent in {100 * seen_through.mean():.3g} % of its pixels: save it without "
-            "transparency, on the palette's background (240, 240, 240)"
+            f"transparency, on the palette's background {palette.colours[palette.background]}"
         )
     return image

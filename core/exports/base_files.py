@@ -9,6 +9,7 @@ from core.audit.reference import make_reference, split_originals
 from core.audit.rules import VIABLE
 from core.config.experiment import ExperimentConfig
 from core.data.layouts import LayoutPictures
+from core.data.palette_file import read_palette
 from core.exports.card_parts import card_table, data_sentence, file_table, made_with, stage_table
 from core.exports.model_file import KEPT_SETTINGS
 from core.inputs.listed_digests import LIST_NAME, digest_list
@@ -107,7 +108,7 @@ def _figures(config: ExperimentConfig, paths: Mapping[str, Path]) -> Iterator[tu
 def _decoded_viable(config: ExperimentConfig, paths: Mapping[str, Path]) -> float:
     """Share of the real held-out layouts that keep every rule once they went through the autoencoder."""
     _, held_out = split_originals(config, paths["manifest"])
-    pictures = LayoutPictures(held_out, config.dataset.outputs.rgb, config.dataset.image_size)
+    pictures = LayoutPictures(held_out, config.dataset.outputs.rgb, config.dataset.image_size, read_palette(config))
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(pick_device(config.training.device))
     latents = encode_pictures(pictures, autoencoder, config.rounds.bad_latents.batch_size, "held-out layouts")
     maps = decode_maps(latents, autoencoder.decoder)

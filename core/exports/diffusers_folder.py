@@ -10,12 +10,11 @@ from diffusers import __version__ as diffusers_version
 from torch import Tensor
 
 from core.config.experiment import ExperimentConfig
-from core.data.palette import PALETTE
 from core.inputs.safetensors_files import save_safetensors
 from core.models.checkpoints import SizedAutoencoder
 from core.models.diffusion import build_scheduler
 from core.networks.diffusers_autoencoder import DiffusersDecoder
-from core.networks.imginav_autoencoder import FLOOR, ImgiNavSizes
+from core.networks.imginav_autoencoder import CLASSES, FLOOR, ImgiNavSizes
 from core.networks.imginav_unet import unet_sizes
 from core.networks.unet import UNet
 from core.runtime.files import atomic_write, save_json
@@ -44,7 +43,8 @@ def write_diffusers(
     _write_module(_PIPELINE, folder)
     index: dict[str, Any] = {name: [part.module, part.name] for name, part in parts.items()}
     index |= {"scheduler": [_DIFFUSERS, "DDIMScheduler"], "default_steps": steps}
-    index |= {"class_names": list(PALETTE), "colours": [list(colour) for colour in PALETTE.values()]}
+    palette = autoencoder.model.decoder.palette
+    index |= {"class_names": list(palette.names), "colours": [list(colour) for colour in palette.colours]}
     save_json(_headed([_PIPELINE, "LayoutPipeline"], index), folder / _INDEX)
 
 
@@ -73,7 +73,7 @@ def _decoder_part(autoencoder: SizedAutoencoder) -> dict[str, _Part]:
     if sizes is not None:
         settings = {"base_channels": sizes.base_channels, "max_channels": sizes.max_channels}
         settings |= {"latent_channels": sizes.latent_channels, "upsampling_steps": sizes.downsampling_steps}
-        settings |= {"num_classes": len(PALETTE)}
+        settings |= {"num_classes": len(decoder.palette.names)}
         return {"decoder": _Part(_DECODER, "LayoutDecoder", settings, decoder.state_dict())}
     if not isinstance(decoder, DiffusersDecoder):
         return {}
@@ -91,8 +91,8 @@ def _imginav_settings(sizes: ImgiNavSizes) -> dict[str, Any]:
         "rgb_groups": rgb_groups,
         "segmentation_groups": segmentation_groups,
         "is_normalised": sizes.is_normalised,
-        "num_classes": len(PALETTE),
-        "unused_class": FLOOR if sizes.num_classes > len(PALETTE) else None,
+        "num_classes": CLASSES,
+        "unused_class": FLOOR if sizes.num_classes > CLASSES else None,
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.config.experiment import ExperimentConfig
+from core.data.palette_file import palette_input
 from core.exports.diffusers_folder import write_diffusers
 from core.exports.hub_upload import push_files
 from core.exports.imginav_file import IMGINAV, imginav_name, read_decoder, write_imginav
@@ -107,7 +108,7 @@ def _inputs(config: ExperimentConfig, request: ExportRequest) -> dict[str, Locat
     inputs["autoencoder"] = find_checkpoint(config.required("autoencoder.checkpoint"))
     if request.round_location is not None:
         inputs["round"] = join(request.round_location, ROUND_RECORD)
-    return inputs
+    return inputs | palette_input(config)
 
 
 def _settings(config: ExperimentConfig, request: ExportRequest) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config.experiment import ExperimentConfig
+from core.data.palette import DEFAULT_PALETTE
+from core.data.palette_file import read_palette
 from core.exports.card_parts import card_table, data_sentence, file_table, made_with, stage_table
 from core.exports.lineage import Lineage, draw_lineage
 from core.records.record_files import Record
@@ -93,7 +95,7 @@ def _description(request: CardRequest, rounds: Sequence[RoundRecord]) -> Iterato
     yield (
         f"A diffusion model of room layouts: {unet.type} with at most {unet.widest} channels, over "
         f"{latent} latents, which predicts {config.scheduler.prediction_type}. Its decoder makes "
-        f"{size}x{size} pixels of ten classes."
+        f"{size}x{size} pixels of {_classes(config)}."
     )
     yield ""
     yield f"- **Data**: {data_sentence(config)}; a share of {config.training.train_split} of them to train on."
@@ -113,6 +115,14 @@ def _description(request: CardRequest, rounds: Sequence[RoundRecord]) -> Iterato
     code = "; the Python files in this folder are Apache-2.0" if request.form == "diffusers" else ""
     yield f"- **Licence**: to be filled in by whoever publishes the model{code}."
     yield f"- **Limits**: it draws what its data shows, at {size}x{size} pixels, and some of its layouts are broken."
+
+
+def _classes(config: ExperimentConfig) -> str:
+    """How many classes its layouts have, and those of another palette than the project's own by name."""
+    palette = read_palette(config)
+    if palette == DEFAULT_PALETTE:
+        return "ten classes"
+    return f"{len(palette)} classes: {', '.join(map(markdown_text, palette.names))}"
 
 
 def _alarms(rounds: Sequence[RoundRecord]) -> list[str]:

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from core.config.experiment import ExperimentConfig
+from core.data.palette_file import read_palette
 from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
+from core.models.checkpoint_palettes import palette_setting
 from core.models.checkpoints import export_checkpoint, load_checkpoint
 from core.models.strength import FromStart, load_model, model_inputs
 from core.records.input_files import describe_input, local_path
@@ -31,6 +33,7 @@ def write_model(config: ExperimentConfig, checkpoint: Location, from_start: From
     # A checkpoint that was made elsewhere does not say in our words what the config has from it.
     model = config.fingerprint()
     settings |= {name: model[name] for name in ("unet", "scheduler")}
+    settings |= palette_setting(read_palette(config))
     if from_start is not None:
         ends = {"start": paths["start"], "end": paths["diffusion"]}
         settings["made_from"] = {

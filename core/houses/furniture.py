@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from core.data.palette import CLASS_NAMES
+from core.data.palette import DEFAULT_PALETTE
 from core.houses.house import WALL_THICKNESS, Face, Piece, Room
 from core.houses.rectangle import Rect
 
 BED, CABINET, CHAIR, LIGHTING, OTHERS, STOOL, SOFA, TABLE = (
-    CLASS_NAMES.index(name) for name in ("bed", "cabinet", "chair", "lighting", "others", "stool", "sofa", "table")
+    DEFAULT_PALETTE.names.index(name)
+    for name in ("bed", "cabinet", "chair", "lighting", "others", "stool", "sofa", "table")
 )
 # Metres between a piece and the wall.
 _GAP = 0.005

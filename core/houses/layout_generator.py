@@ -1,7 +1,7 @@
 """Synthetic furnished houses seen from above, drawn to look like the real layouts.
 
 A house is planned on a coarse grid of cells, built and furnished in metres, and then drawn at the scale that fills the
-frame.
+frame. Its classes are those of the default palette.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from core.data.palette import BACKGROUND, WALL, rgb_from_classes
+from core.data.palette import DEFAULT_PALETTE
 from core.houses.floor_plan import MAX_ROOMS, plan_rooms
 from core.houses.house import WALL_THICKNESS, House, build_house
 from core.houses.room_programme import furnish
@@ -72,7 +72,7 @@ def _write_layout(folder: Path, seed: int, index: int, rooms: tuple[int, int]) -
     scene_id = f"generated_{index:05d}"
     path = f"images/{scene_id}_scene_layout.png"
     if not (folder / path).exists():
-        picture = Image.fromarray(rgb_from_classes(generate_layout(rng, num_rooms)))
+        picture = Image.fromarray(DEFAULT_PALETTE.rgb_from_classes(generate_layout(rng, num_rooms)))
         with atomic_write(folder / path, on_disk=False) as file:
             picture.save(file, format="PNG", compress_level=1)
     values = (scene_id, "scene", "scene", num_rooms, path, False, False, 0, "")
@@ -104,7 +104,7 @@ def _draw(house: House, size: int) -> np.ndarray:
     scale = size * (1 - 2 * _MARGIN) / max(house.bounds.width, house.bounds.height)
     x, y = house.bounds.center
     frame = _Frame(x - size / scale / 2, y - size / scale / 2, scale)
-    picture = Image.new("L", (size, size), BACKGROUND)
+    picture = Image.new("L", (size, size), DEFAULT_PALETTE.background)
     draw = ImageDraw.Draw(picture)
     # Polygons are drawn with their border pixels: half a pixel less at each side keeps their size.
     for piece in (piece for room in house.rooms for piece in room.pieces):
@@ -113,7 +113,10 @@ def _draw(house: House, size: int) -> np.ndarray:
     # Walls are drawn over furniture, whose rounded edges may touch them. Their thickness is rounded once and they are
     # placed by their centre lines, so that they meet without steps.
     thickness = max(1, round(WALL_THICKNESS * scale))
-    for boxes, fill in ((house.walls, WALL), (house.doors, BACKGROUND)):
+    for boxes, fill in (
+        (house.walls, DEFAULT_PALETTE.wall),
+        (house.doors, DEFAULT_PALETTE.background),
+    ):
         for line in (box.grown(-WALL_THICKNESS / 2) for box in boxes):
             first = frame.pixel(line.left, line.top, thickness / 2)
             last = frame.pixel(line.right, line.bottom, thickness / 2)

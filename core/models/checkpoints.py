@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from core.config.experiment import ExperimentConfig
 from core.config.model_sections import AutoencoderSection
+from core.data.palette import Palette
+from core.data.palette_file import read_palette
 from core.inputs import state_form as form
 from core.inputs.listed_digests import require_listed_digest
 from core.inputs.locations import Location, is_remote
@@ -19,6 +21,7 @@ from core.inputs.safetensors_files import SUFFIX, load_safetensors, save_safeten
 from core.inputs.section import Section
 from core.inputs.state_form import are_weights, checked_weights, with_prefix, without_wrappers
 from core.inputs.tensor_files import load_tensors, save_tensors
+from core.models.checkpoint_palettes import PALETTE_KEY, refuse_other_palette, refuse_palette_of_imginav
 from core.models.diffusers_folders import (
     FolderDiffusion,
     is_model_folder,
@@ -179,17 +182,20 @@ def load_autoencoder(path: Location, config: ExperimentConfig) -> Autoencoder:
 
 def load_sized_autoencoder(path: Location, config: ExperimentConfig) -> "SizedAutoencoder":
     """The autoencoder that `load_autoencoder` loads, with its sizes."""
-    path = find_checkpoint(path)
+    path, palette = find_checkpoint(path), read_palette(config)
     if is_model_folder(path):
-        folder = read_autoencoder_folder(Path(path))
+        folder = read_autoencoder_folder(Path(path), palette)
         _refuse_other_latents(folder.latent_channels, folder.halvings, config, path)
         return SizedAutoencoder(folder.model, None)
     checkpoint = load_checkpoint(path, "autoencoder checkpoint")
     if is_imginav_autoencoder(checkpoint):
+        refuse_palette_of_imginav(config, path)
         imported, weights = read_autoencoder(checkpoint, path)
         _refuse_other_latents(imported.latent_channels, imported.steps, config, path)
         return SizedAutoencoder(_frozen(lambda: imginav_autoencoder(imported), weights, path), imported)
-    sizes = {key: _plain(value) for key, value in checkpoint["config"].items() if key != "image_size"}
+    saved = checkpoint["config"]
+    refuse_other_palette(saved, config, path)
+    sizes = {key: _plain(value) for key, value in saved.items() if key not in ("image_size", PALETTE_KEY)}
     try:
         section = AutoencoderSizes.model_validate(sizes)
     except ValidationError as error:
@@ -198,7 +204,9 @@ def load_sized_autoencoder(path: Location, config: ExperimentConfig) -> "SizedAu
             "autoencoder's checkpoint"
         ) from None
     _refuse_other_latents(section.latent_channels, section.downsampling_steps, config, path)
-    return SizedAutoencoder(_frozen(lambda: build_autoencoder(section), checkpoint["state_dict"], path), section)
+    return SizedAutoencoder(
+        _frozen(lambda: build_autoencoder(section, palette), checkpoint["state_dict"], path), section
+    )
 
 
 def _refuse_other_latents(channels: int, steps: int, config: ExperimentConfig, path: Location) -> None:
@@ -227,10 +235,10 @@ class SizedAutoencoder(NamedTuple):
     sizes: AutoencoderSizes | ImgiNavSizes | None
 
 
-def build_autoencoder(section: AutoencoderSection | AutoencoderSizes) -> Autoencoder:
-    """Untrained autoencoder of the configured sizes."""
+def build_autoencoder(section: AutoencoderSection | AutoencoderSizes, palette: Palette) -> Autoencoder:
+    """Untrained autoencoder of the configured sizes, of layouts in the palette."""
     return conv_autoencoder(
-        section.latent_channels, section.base_channels, section.downsampling_steps, section.max_channels
+        section.latent_channels, section.base_channels, section.downsampling_steps, section.max_channels, palette
     )
 
 

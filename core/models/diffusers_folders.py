@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel, VQModel
 from torch import Tensor, nn
 
+from core.data.palette import Palette
 from core.inputs import state_form as form
 from core.inputs.locations import Location
 from core.inputs.safetensors_files import load_safetensors
@@ -87,8 +88,11 @@ def read_diffusion_folder(folder: Path) -> FolderDiffusion:
     return FolderDiffusion(settings | _schedule(folder, part), weights)
 
 
-def read_autoencoder_folder(folder: Path) -> FolderAutoencoder:
-    """The autoencoder of a folder; for a pipeline without one, whose model is of pictures, the identity."""
+def read_autoencoder_folder(folder: Path, palette: Palette) -> FolderAutoencoder:
+    """The autoencoder of a folder; for a pipeline without one, whose model is of pictures, the identity.
+
+    Its classes are those of the palette.
+    """
     part = _part(folder, "Autoencoder", "VQ")
     if part is None:
         unet = _part(folder, "UNet")
@@ -98,7 +102,7 @@ def read_autoencoder_folder(folder: Path) -> FolderAutoencoder:
                 f"{folder} holds no autoencoder, and its model is not of RGB pictures: set autoencoder.checkpoint to "
                 "the folder of the AutoencoderKL or VQModel that its latents are from"
             )
-        return FolderAutoencoder(no_autoencoder().eval(), 3, 0)
+        return FolderAutoencoder(no_autoencoder(palette).eval(), 3, 0)
     config = _config_of(part, *_AUTOENCODERS)
     made = _AUTOENCODERS[config.pop("_class_name")]
     if (config.get("in_channels"), config.get("out_channels")) != (3, 3):
@@ -111,7 +115,7 @@ def read_autoencoder_folder(folder: Path) -> FolderAutoencoder:
     widths, channels = config.get("block_out_channels"), config.get("latent_channels")
     if not isinstance(widths, list) or not isinstance(channels, int):
         raise InputError(f"{part}: its {_CONFIG} gives no block_out_channels and latent_channels")
-    wrapped = kl_autoencoder(model) if made is AutoencoderKL else vq_autoencoder(model)
+    wrapped = kl_autoencoder(model, palette) if made is AutoencoderKL else vq_autoencoder(model, palette)
     return FolderAutoencoder(wrapped.eval(), channels, len(widths) - 1)
 
 

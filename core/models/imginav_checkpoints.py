@@ -8,11 +8,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from core.data.palette import NUM_CLASSES
 from core.inputs import state_form as form
 from core.inputs.locations import Location
 from core.inputs.state_form import with_prefix
-from core.networks.imginav_autoencoder import ImgiNavSizes
+from core.networks.imginav_autoencoder import CLASSES, ImgiNavSizes
 from core.runtime.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -154,10 +153,10 @@ def read_autoencoder(checkpoint: Mapping[str, Any], path: Location) -> tuple[Img
         )
     rgb, segmentation = (_head(decoder, kind, path) for kind in ("RGBHead", "SegmentationHead"))
     classes = segmentation.out_channels
-    if classes not in (NUM_CLASSES, NUM_CLASSES + 1):
+    if classes not in (CLASSES, CLASSES + 1):
         raise InputError(
-            f"autoencoder checkpoint {path} has {classes} classes; the palette has {NUM_CLASSES}, or "
-            f"{NUM_CLASSES + 1} with floor: give one of these"
+            f"autoencoder checkpoint {path} has {classes} classes; the palette has {CLASSES}, or "
+            f"{CLASSES + 1} with floor: give one of these"
         )
     sizes = ImgiNavSizes(
         latent_channels=encoder.latent_channels,

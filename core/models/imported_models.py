@@ -11,10 +11,13 @@ import torch
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
+from core.data.palette import Palette
+from core.data.palette_file import read_palette
 from core.inputs import state_form as form
 from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
 from core.inputs.state_form import with_prefix
+from core.models.checkpoint_palettes import refuse_palette_of_imginav
 from core.models.checkpoints import FREE_SETTINGS, find_checkpoint, load_checkpoint, other_setting
 from core.models.diffusers_folders import (
     has_diffusion_model,
@@ -45,6 +48,7 @@ class _Imported(NamedTuple):
     path: str
     settings: dict[str, Any]
     decoder: dict[str, torch.Tensor]
+    of_imginav: bool
 
 
 def load_experiment(
@@ -60,6 +64,7 @@ def load_experiment(
     `diffusion` are further checkpoints, and `autoencoder` one in place of its own.
     """
     config = load_config(path, overrides, artifacts, lambda draft: imported_settings(draft, diffusion, autoencoder))
+    read_palette(config)  # a palette that cannot be used ends a command before it writes anything
     _log_without_effect(config.without_effect)
     return config
 
@@ -79,8 +84,8 @@ def imported_settings(
     Its checkpoints are those that it names, the further ones of `diffusion`, and `autoencoder` in place of its own.
     Where one is found beside its path, that is among the values; so is a pipeline's folder as its own autoencoder. A
     setting that the config gives itself must be that of the checkpoint, only dropout is free. Raises InputError if it
-    is not, for a model that cannot be used, and for a diffusion checkpoint whose decoder is not that of the
-    autoencoder. Checkpoints that are not there are left out.
+    is not, for a model that cannot be used, for one of ImgiNav with another palette than its own, and for a diffusion
+    checkpoint whose decoder is not that of the autoencoder. Checkpoints that are not there are left out.
     """
     named = _named(config)
     found = {key: _place(path) for key, path in named.items()}
@@ -93,6 +98,8 @@ def imported_settings(
     imported = [model for path in [*found.values(), *further] if (model := _read_diffusion(path, config)) is not None]
     encoder = _read_autoencoder(_place(autoencoder) if autoencoder else own_autoencoder, config)
     for model in [encoder, *imported] if encoder else imported:
+        if model.of_imginav:
+            refuse_palette_of_imginav(config, model.path)
         _add_settings(model, config, values)
     for model in imported:
         _require_own_decoder(model, encoder)
@@ -120,7 +127,7 @@ def _read_diffusion(path: str, config: ExperimentConfig) -> _Imported | None:
 
 def _read_autoencoder(path: str | None, config: ExperimentConfig) -> _Imported | None:
     file = None if path is None else _file(path, config)
-    return file and _imported_autoencoder(*file, str(path))
+    return file and _imported_autoencoder(*file, str(path), read_palette(config))
 
 
 def _file(path: str, config: ExperimentConfig) -> tuple[Path, int, int] | None:
@@ -139,7 +146,7 @@ def _file(path: str, config: ExperimentConfig) -> tuple[Path, int, int] | None:
 @functools.lru_cache(maxsize=16)
 def _imported_diffusion(file: Path, size: int, changed: int, path: str, is_stage1: bool) -> _Imported | None:
     if file.is_dir():
-        return _Imported(path, read_diffusion_folder(file).settings, {}) if has_diffusion_model(file) else None
+        return _Imported(path, read_diffusion_folder(file).settings, {}, False) if has_diffusion_model(file) else None
     checkpoint = load_checkpoint(file, "diffusion checkpoint")
     if not is_imginav_diffusion(checkpoint):
         return None
@@ -155,19 +162,20 @@ def _imported_diffusion(file: Path, size: int, changed: int, path: str, is_stage
         1 - betas[0],
         math.prod(1 - beta for beta in betas),
     )
-    return _Imported(path, found.settings, found.decoder)
+    return _Imported(path, found.settings, found.decoder, True)
 
 
 @functools.lru_cache(maxsize=4)
-def _imported_autoencoder(file: Path, size: int, changed: int, path: str) -> _Imported | None:
+def _imported_autoencoder(file: Path, size: int, changed: int, path: str, palette: Palette) -> _Imported | None:
     if file.is_dir():
-        folder = read_autoencoder_folder(file)
-        return _Imported(path, _latent_sizes(folder.latent_channels, folder.halvings), {})
+        folder = read_autoencoder_folder(file, palette)
+        return _Imported(path, _latent_sizes(folder.latent_channels, folder.halvings), {}, False)
     checkpoint = load_checkpoint(file, "autoencoder checkpoint")
     if not is_imginav_autoencoder(checkpoint):
         return None
     sizes, weights = read_autoencoder(checkpoint, path)
-    return _Imported(path, _latent_sizes(sizes.latent_channels, sizes.steps), with_prefix(weights, "decoder."))
+    decoder = with_prefix(weights, "decoder.")
+    return _Imported(path, _latent_sizes(sizes.latent_channels, sizes.steps), decoder, True)
 
 
 def _latent_sizes(channels: int, halvings: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from core.data.layouts import LayoutPictures
-from core.data.palette import rgb_from_classes
 from core.networks.autoencoder import Autoencoder, Decoder
 from core.runtime.files import atomic_write
 from core.runtime.progress import each
@@ -43,7 +42,7 @@ def decode_classes(latents: Tensor, decoder: Decoder, batch_size: int = 64) -> n
 
 def save_sample_grid(latents: Tensor, decoder: Decoder, path: Path, columns: int | None = None) -> None:
     """Write a PNG with the decoded `latents` in a grid, enlarged to tiles of at least 128 pixels."""
-    save_grid(rgb_from_classes(decode_classes(latents, decoder)), path, columns)
+    save_grid(decoder.palette.rgb_from_classes(decode_classes(latents, decoder)), path, columns)
 
 
 def save_grid(pictures: np.ndarray, path: Path, columns: int | None = None) -> None:

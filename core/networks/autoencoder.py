@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core.data.palette import NUM_CLASSES
+from core.data.palette import Palette
 
 
 class Decoded(NamedTuple):
@@ -46,10 +46,11 @@ class ConvEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent [B, latent_channels, h, w] -> RGB and class logits, both at 2^steps its resolution."""
+    """Latent [B, latent_channels, h, w] -> RGB and logits of the palette's classes, both at 2^steps its resolution."""
 
-    def __init__(self) -> None:
+    def __init__(self, palette: Palette) -> None:
         super().__init__()
+        self.palette = palette
         # A decoder may have no weights.
         self.register_buffer("_place", torch.empty(0), persistent=False)
 
@@ -66,8 +67,8 @@ class Decoder(nn.Module):
 class ConvDecoder(Decoder):
     """The project's own decoder."""
 
-    def __init__(self, latent_channels: int, base_channels: int, steps: int, max_channels: int):
-        super().__init__()
+    def __init__(self, latent_channels: int, base_channels: int, steps: int, max_channels: int, palette: Palette):
+        super().__init__(palette)
         widths = [min(base_channels * 2**i, max_channels) for i in range(steps + 1)][::-1]
         layers: list[nn.Module] = [_block(latent_channels, widths[0]), _block(widths[0], widths[0])]
         for wide_in, wide_out in itertools.pairwise(widths):
@@ -75,7 +76,7 @@ class ConvDecoder(Decoder):
             layers += [_block(wide_out, wide_out)]
         self.trunk = nn.Sequential(*layers)
         self.rgb = nn.Conv2d(widths[-1], 3, 3, padding=1)
-        self.segmentation = nn.Conv2d(widths[-1], NUM_CLASSES, 3, padding=1)
+        self.segmentation = nn.Conv2d(widths[-1], len(palette), 3, padding=1)
 
     def forward(self, latent: Tensor) -> Decoded:
         features = self.trunk(latent)
@@ -103,11 +104,14 @@ class Autoencoder(nn.Module):
 
 
 def conv_autoencoder(
-    latent_channels: int, base_channels: int, downsampling_steps: int, max_channels: int
+    latent_channels: int, base_channels: int, downsampling_steps: int, max_channels: int, palette: Palette
 ) -> Autoencoder:
-    """The project's own autoencoder, untrained. Its latents have zero mean and unit variance in every channel."""
+    """The project's own autoencoder, untrained.
+
+    Its classes are those of the palette, and its latents have zero mean and unit variance in every channel.
+    """
     sizes = (latent_channels, base_channels, downsampling_steps, max_channels)
-    return Autoencoder(ConvEncoder(*sizes), ConvDecoder(*sizes))
+    return Autoencoder(ConvEncoder(*sizes), ConvDecoder(*sizes, palette))
 
 
 def autoencoder_loss(decoded: Decoded, rgb: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from core.data.palette import NUM_CLASSES
+from core.data.palette import DEFAULT_PALETTE
 from core.networks.autoencoder import Autoencoder, Decoded, Decoder
 from core.networks.imginav_layers import group_norm
 
-# Class maps with one class more than the palette: floor comes before the background, and the palette has no floor.
-_WITH_FLOOR, FLOOR = NUM_CLASSES + 1, NUM_CLASSES - 1
+# ImgiNav's classes are those of the default palette, or one more: floor, before the background.
+CLASSES = len(DEFAULT_PALETTE)
+_WITH_FLOOR, FLOOR = CLASSES + 1, CLASSES - 1
 
 
 class ImgiNavSizes(NamedTuple):
@@ -65,7 +66,7 @@ class _Decoder(Decoder):
     """Latent [B, latent_channels, h, w] -> RGB and class logits, both at 2^steps its resolution."""
 
     def __init__(self, sizes: ImgiNavSizes):
-        super().__init__()
+        super().__init__(DEFAULT_PALETTE)
         width = sizes.decoder_channels * 2 ** (sizes.steps - 1)
         groups = sizes.decoder_groups
         layers = [nn.Conv2d(sizes.latent_channels, width, 3, padding=1), group_norm(groups, width), nn.SiLU()]

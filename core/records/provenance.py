@@ -21,6 +21,8 @@ _PACKAGES = ("torch", "diffusers", "lpips", "prefect", "pandas", "numpy", "sciki
 
 # Settings whose keys the user chooses. Only among these a removed key is a difference.
 KEYS_OF_THE_USER = ("dataset.filters",)
+# An input that is left out where layouts are in the project's own palette, as in records of earlier versions.
+_PALETTE = {"input palette": "the project's own"}
 # Settings that are left out where they have their default.
 _ADDED_LATER = added_later(ExperimentConfig)
 
@@ -86,7 +88,7 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs and settings to compare; files count by content, not by path."""
     inputs = {f"input {name}": entry["sha256"][:12] for name, entry in record.get("inputs", {}).items()}
     settings: dict[str, Any] = record.get("settings", {})
-    return settings | inputs | {"stage": record.get("stage")}
+    return settings | _PALETTE | inputs | {"stage": record.get("stage")}
 
 
 def _differences(prefix: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -11,7 +11,8 @@ from core.audit.bootstrap import Interval, mean_interval
 from core.audit.layout_maps import read_maps
 from core.audit.reference import split_originals
 from core.config.experiment import ExperimentConfig
-from core.data.palette import COLORS
+from core.data.palette import Palette
+from core.data.palette_file import read_palette
 from core.models.pictures import grid_png
 from core.records.artifacts import BEFORE_AFTER_NAME, round_location, run_location
 from core.records.input_files import local_path
@@ -71,7 +72,7 @@ def keep_picture(config: ExperimentConfig, records: Sequence[RoundRecord]) -> st
     if ends is None:
         return None
     before, after = (end.layouts(config.artifacts)["classes"][:_SHOWN] for end in (ends.before, ends.after))
-    pictures = _side_by_side([before, after, _real(config)])
+    pictures = _side_by_side([before, after, _real(config)], read_palette(config))
     data = grid_png(pictures, len(pictures) // _rows(len(before)))
     store = publishing_store(run_location(config), config.artifacts)
     kept = store.read(BEFORE_AFTER_NAME)
@@ -145,7 +146,7 @@ def _rows(count: int) -> int:
     return math.ceil(count / _COLUMNS)
 
 
-def _side_by_side(blocks: Sequence[np.ndarray]) -> np.ndarray:
+def _side_by_side(blocks: Sequence[np.ndarray], palette: Palette) -> np.ndarray:
     """uint8 RGB [N, H, W, 3], row by row: blocks of class maps beside each other, a white column between them.
 
     All blocks get as many rows as the first.
@@ -155,7 +156,7 @@ def _side_by_side(blocks: Sequence[np.ndarray]) -> np.ndarray:
     for classes in blocks:
         block = np.full((rows * _COLUMNS, *side, 3), 255, np.uint8)
         shown = classes[: len(block)]
-        block[: len(shown)] = COLORS[shown]
+        block[: len(shown)] = palette.rgb_from_classes(shown)
         parts += [block.reshape(rows, _COLUMNS, *side, 3), np.full((rows, 1, *side, 3), 255, np.uint8)]
     sheet: np.ndarray = np.concatenate(parts[:-1], axis=1).reshape(-1, *side, 3)
     return sheet

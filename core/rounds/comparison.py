@@ -11,7 +11,7 @@ import pandas as pd
 from core.audit.bootstrap import Interval
 from core.config.experiment import ExperimentConfig
 from core.config.round_sections import ComparisonSection
-from core.data.palette import COLORS
+from core.data.palette_file import read_palette
 from core.inputs.locations import Location
 from core.models.pictures import save_grid
 from core.records.artifacts import round_location, run_location
@@ -205,7 +205,7 @@ def _pictures(config: ExperimentConfig) -> np.ndarray:
     ablations = [start_ablation(config), *(ablation for ablation in list_ablations(config) if ablation.seed == first)]
     found = [finished_audit(ablation.final_audit, config.artifacts) for ablation in ablations]
     layouts = [audit.layouts(config.artifacts)["classes"][:_COLUMNS] for audit in found if audit is not None]
-    pictures: np.ndarray = COLORS[np.concatenate(layouts)]
+    pictures: np.ndarray = read_palette(config).rgb_from_classes(np.concatenate(layouts))
     return pictures
 
 

@@ -15,11 +15,12 @@ from PIL import Image
 from core.config.experiment import ExperimentConfig
 from core.data.latents import read_latent
 from core.data.manifest import choose_rows
-from core.data.palette import COLORS, PALETTE
+from core.data.palette import Palette
 from core.inputs.locations import Location, is_remote
 from core.inputs.table_files import read_table
 from core.models.checkpoints import find_checkpoint, load_autoencoder
 from core.models.pictures import decode_classes
+from core.networks.autoencoder import Decoder
 from core.records.artifacts import RECORD_NAME, round_location
 from core.records.input_files import describe_input, local_path
 from core.records.record_files import entry_of, read_record
@@ -75,28 +76,30 @@ def write_label_page(config: ExperimentConfig, source: int | Location, output: L
     require_writable(page.parent)
     seed = derive_seed(config.training.seed, "layouts to label")
     shown = choose_rows(pd.DataFrame({PATH_COLUMN: made.names}), count, seed)[PATH_COLUMN].tolist()
-    classes = _decoded(config, made, shown)
+    decoder = _decoder(config, made)
+    classes = _decoded(config, made, shown, decoder)
     digest = latents_digest(_entry(made, name)["sha256"] for name in made.names)
-    html = render_label_page(f"{config.experiment.name} · {title}", shown, classes, digest)
+    html = render_label_page(f"{config.experiment.name} · {title}", shown, classes, decoder.palette, digest)
     with atomic_write(page) as file:
         file.write(html.encode())
     return LabelPage(page, len(shown), len(made.names))
 
 
-def render_label_page(title: str, names: Sequence[str], classes: np.ndarray, digest: str) -> str:
-    """HTML page to label the layouts `names` on, whose class maps are `classes`, uint8 [N, H, W] of 0 to 9.
+def render_label_page(title: str, names: Sequence[str], classes: np.ndarray, palette: Palette, digest: str) -> str:
+    """HTML page to label the layouts `names` on, whose class maps in the palette are `classes`, uint8 [N, H, W].
 
     `digest` tells the latents of one round from those of another: it goes into the saved file, and the browser keeps
     the labels under it. All text is escaped.
     """
-    layouts = [{"path": name, "picture": _picture(each)} for name, each in zip(names, classes, strict=True)]
+    layouts = [{"path": name, "picture": _picture(each, palette)} for name, each in zip(names, classes, strict=True)]
     data = {
         "digest": digest,
         "columns": [PATH_COLUMN, FLAG_COLUMN, DIGEST_COLUMN],
         "side": classes.shape[2],
         "layouts": layouts,
     }
-    return _START + page_template(_PAGE).render(title=title, data=data, palette=PALETTE)
+    colours = dict(zip(palette.names, palette.colours, strict=True))
+    return _START + page_template(_PAGE).render(title=title, data=data, palette=colours)
 
 
 def _page_path(output: Location) -> Path:
@@ -132,8 +135,8 @@ def _entry(made: _Generated, name: str) -> Entry:
     return entry_of(made.record, name, made.store.uri)
 
 
-def _decoded(config: ExperimentConfig, made: _Generated, names: Sequence[str]) -> np.ndarray:
-    """Class maps of the latents, uint8 [N, H, W]; InputError if they were made with another autoencoder."""
+def _decoder(config: ExperimentConfig, made: _Generated) -> Decoder:
+    """The decoder of the latents; InputError if they were made with another autoencoder than the config's."""
     checkpoint = find_checkpoint(config.required("autoencoder.checkpoint"))
     before = made.record.get("inputs", {}).get("autoencoder")
     if before is None:
@@ -144,15 +147,20 @@ def _decoded(config: ExperimentConfig, made: _Generated, names: Sequence[str]) -
             f"would draw something else: set autoencoder.checkpoint={before['path']}"
         )
     autoencoder = load_autoencoder(local_path(checkpoint, config.artifacts), config)
+    return autoencoder.to(pick_device(config.training.device)).decoder
+
+
+def _decoded(config: ExperimentConfig, made: _Generated, names: Sequence[str], decoder: Decoder) -> np.ndarray:
+    """Class maps of the latents, uint8 [N, H, W]."""
     folder = made.store.fetch({name: _entry(made, name) for name in names})
     latents = torch.stack([read_latent(folder / name, config.latent_shape) for name in names])
-    return decode_classes(latents, autoencoder.to(pick_device(config.training.device)).decoder)
+    return decode_classes(latents, decoder)
 
 
-def _picture(classes: np.ndarray) -> str:
-    """PNG of a class map in palette colours, base64. Its pixels are enlarged by the browser."""
+def _picture(classes: np.ndarray, palette: Palette) -> str:
+    """PNG of a class map in the palette's colours, base64. Its pixels are enlarged by the browser."""
     image = Image.fromarray(classes)
-    image.putpalette(COLORS.tobytes())
+    image.putpalette(palette.rgb.tobytes())
     made = io.BytesIO()
     image.save(made, format="PNG", optimize=True)
     return base64.b64encode(made.getvalue()).decode()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import config_bytes
+from core.data.palette_file import palette_input
 from core.models.strength import FromStart
 from core.records.artifacts import CONFIG_NAME, RECORD_NAME, ROUND_RECORD, round_location
 from core.records.input_files import describe_input
@@ -157,6 +158,7 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
     inputs = {
         "manifest": config.required("dataset.manifest"),
         "autoencoder": config.required("autoencoder.checkpoint"),
+        **palette_input(config),
         **label_inputs(config),
     }
     plan = plan_of_round(config, number)

@@ -5,8 +5,9 @@ import json
 from typing import Any
 
 from core.config.experiment import ExperimentConfig
+from core.data.palette_file import palette_input
 from core.records.artifacts import round_location
-from core.records.provenance import refuse_difference
+from core.records.provenance import provenance_of, refuse_difference
 from core.rounds.finished_rounds import last_finished_round, read_round_record
 from core.rounds.gate_answers import read_decision
 from core.rounds.planning import plan_of_round
@@ -38,7 +39,8 @@ def with_weight_factor(config: ExperimentConfig, factor: float) -> ExperimentCon
 def refuse_other_settings(config: ExperimentConfig, before: int | None = None) -> None:
     """Raise InputError if a finished round (before round `before`, or any) was made with settings other than `config`.
 
-    The error names the round and the setting. A weight that a plan or a person's decision changed does not count.
+    So it is if its layouts were in another palette. The error names the round and the setting. A weight that a plan or
+    a person's decision changed does not count.
     """
     numbers = range(1, before or last_finished_round(config) + 1)
     decided = _decided_weights(config, numbers)
@@ -51,7 +53,9 @@ def refuse_other_settings(config: ExperimentConfig, before: int | None = None) -
         settings = round_settings(with_weight_factor(own, plan_of_round(config, number).weight_factor))
         if not earlier and config.discriminator.weight in decided.values():
             del settings["discriminator"]["weight"]  # the config holds a weight that was decided after this round
-        made, wanted = ({"stage": "round", "settings": values} for values in (record["settings"], settings))
+        wanted = provenance_of("round", palette_input(config), settings, config.artifacts)
+        inputs = {name: entry for name, entry in record["inputs"].items() if name == "palette"}
+        made = {"stage": "round", "inputs": inputs, "settings": record["settings"]}
         refuse_difference(made, wanted, round_location(config, number))
 
 

@@ -16,6 +16,7 @@ from core.config.experiment import ExperimentConfig
 from core.config.round_sections import SamplerName
 from core.data.layouts import LayoutPictures
 from core.data.manifest import choose_rows, originals, read_manifest, split_by_layout
+from core.data.palette_file import palette_input, read_palette
 from core.inputs.locations import Location, is_remote
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import find_checkpoint, load_autoencoder, load_unet
@@ -83,6 +84,7 @@ def generate_bad_latents(config: ExperimentConfig, request: BadLatentsRequest) -
         "manifest": request.manifest,
         "autoencoder": find_checkpoint(request.autoencoder_checkpoint),
         "diffusion": find_checkpoint(request.diffusion_checkpoint),
+        **palette_input(config),
         **label_inputs(config),
     }
     settings = {
@@ -152,7 +154,7 @@ def _generate(
     rows = _candidates(config, request, paths["manifest"])
     autoencoder = load_autoencoder(paths["autoencoder"], config).to(device)
     chosen = choose_rows(rows, request.num_samples, derive_seed(request.seed, "real latents"))
-    pictures = LayoutPictures(chosen, config.dataset.outputs.rgb, config.dataset.image_size)
+    pictures = LayoutPictures(chosen, config.dataset.outputs.rgb, config.dataset.image_size, read_palette(config))
     real = encode_pictures(pictures, autoencoder, request.batch_size, "real latents")
     metrics = compare_with_manifest(real, chosen, paths["manifest"], config)
     generated = _sample_missing(config, request, paths).read()

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 from core.config.experiment import ExperimentConfig
-from core.data.palette import rgb_from_classes
 from core.inputs.locations import Location
 from core.models.labelled_latents import LabelledLatents
 from core.models.pictures import decode_classes
@@ -89,7 +88,9 @@ def ask_checker(latents: Tensor, decoder: Decoder, config: ExperimentConfig, fol
         layouts.mkdir()
         for start in range(0, len(latents), _BATCH):
             maps = decode_classes(latents[start : start + _BATCH], decoder, _BATCH)
-            for picture, rgb in zip(pictures[start : start + _BATCH], rgb_from_classes(maps), strict=True):
+            for picture, rgb in zip(
+                pictures[start : start + _BATCH], decoder.palette.rgb_from_classes(maps), strict=True
+            ):
                 Image.fromarray(rgb).save(layouts / picture, compress_level=1)
         manifest = layouts / _MANIFEST
         pd.DataFrame({PATH_COLUMN: names, "layout_path": pictures}).to_csv(manifest, index=False)

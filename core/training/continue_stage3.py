@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from core.config.experiment import ExperimentConfig
+from core.data.palette_file import palette_input
 from core.inputs.locations import Location, is_remote
 from core.inputs.state_form import weights_digest
 from core.models.adversarial import FormParts, build_adversarial_form
@@ -118,6 +119,7 @@ def _inputs(config: ExperimentConfig, resume: bool | None, recorded: bool) -> di
         "manifest": manifest,
         "autoencoder": config.required("autoencoder.checkpoint"),
         "discriminator": find_checkpoint(discriminator),
+        **palette_input(config),
     }
     if config.diffusion.stage3_checkpoint is not None:
         inputs["stage3"] = find_checkpoint(config.diffusion.stage3_checkpoint)

@@ -11,6 +11,7 @@ from core.config.training_sections import TrainingSection
 from core.data.latents import Latents
 from core.data.layouts import CACHE_BYTES, LayoutPictures
 from core.data.manifest import read_manifest, split_by_layout
+from core.data.palette_file import read_palette
 from core.inputs.locations import Location
 from core.models.checkpoints import load_autoencoder, load_unet
 from core.models.diffusion import build_scheduler
@@ -30,6 +31,7 @@ from core.training.training_step import DiffusionTraining, LossModels
 # The config key of each input of a stage.
 INPUT_KEYS = {
     "manifest": "dataset.manifest",
+    "palette": "dataset.palette",
     "autoencoder": "autoencoder.checkpoint",
     "stage1": "diffusion.stage1_checkpoint",
     "stage2": "diffusion.stage2_checkpoint",
@@ -87,13 +89,13 @@ def load_splits(config: ExperimentConfig, with_pictures: bool) -> tuple[LatentSe
     columns = [outputs.latent, *([outputs.rgb, outputs.segmentation] if with_pictures else [])]
     rows = read_manifest(manifest, columns, dataset)
     training, validation = split_by_layout(rows, config.training.train_split, config.training.split_seed)
-    scratch = cache_folder(config.artifacts)
+    scratch, palette = cache_folder(config.artifacts), read_palette(config)
 
     def latent_set(split: pd.DataFrame) -> LatentSet:
         latents, pictures = Latents(split, outputs.latent, config.latent_shape, scratch), None
         if with_pictures:
             cache_bytes = CACHE_BYTES * len(split) // len(rows)
-            pictures = LayoutPictures(split, outputs.rgb, dataset.image_size, cache_bytes)
+            pictures = LayoutPictures(split, outputs.rgb, dataset.image_size, palette, cache_bytes)
         return LatentSet(latents, pictures)
 
     return latent_set(training), latent_set(validation)

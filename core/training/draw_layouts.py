@@ -18,7 +18,8 @@ from core.audit.reference import make_reference
 from core.audit.rules import RULES, VIABLE, Rules
 from core.config.experiment import ExperimentConfig
 from core.config.round_sections import SamplerName
-from core.data.palette import BACKGROUND, rgb_from_classes
+from core.data.palette import Palette
+from core.data.palette_file import palette_input
 from core.inputs.locations import Location
 from core.models.checkpoints import find_checkpoint, load_autoencoder
 from core.models.pictures import GRID_SAMPLES, save_grid
@@ -113,7 +114,7 @@ def _inputs(config: ExperimentConfig, request: DrawRequest) -> dict[str, Locatio
     inputs["autoencoder"] = find_checkpoint(config.required("autoencoder.checkpoint"))
     if request.audit:
         inputs["manifest"] = config.required("dataset.manifest")
-    return inputs
+    return inputs | palette_input(config)
 
 
 def _settings(config: ExperimentConfig, request: DrawRequest) -> dict[str, Any]:
@@ -159,14 +160,14 @@ def _write(
     latents: Tensor, models: _Models, config: ExperimentConfig, request: DrawRequest, folder: Path
 ) -> dict[str, Any]:
     """The metrics, after writing all files to `folder`. Only a batch of layouts and the sheet's are in memory."""
-    written, shown = [], []
+    written, shown, palette = [], [], models.autoencoder.decoder.palette
     for start in each(range(0, len(latents), CPU_BATCH), "pictures", "batches", lines=True):
         maps = _decode(latents[start : start + CPU_BATCH], models.autoencoder.decoder)
         names = [f"layouts/{position:05d}.png" for position in range(start, start + len(maps))]
-        for name, rgb in zip(names, rgb_from_classes(maps.classes), strict=True):
+        for name, rgb in zip(names, palette.rgb_from_classes(maps.classes), strict=True):
             with atomic_write(folder / name, on_disk=False) as file:
                 Image.fromarray(rgb).save(file, format="PNG")
-        written.append(_rows(names, maps, models.rules))
+        written.append(_rows(names, maps, palette, models.rules))
         if start < GRID_SAMPLES:
             shown.append(maps.classes)
     rows = pd.concat(written, ignore_index=True)
@@ -177,7 +178,7 @@ def _write(
     with atomic_write(folder / METADATA_NAME) as file:
         file.writelines(f"{json.dumps(row)}\n".encode() for row in rows.to_dict("records"))
     if request.grid:
-        save_grid(rgb_from_classes(np.concatenate(shown)[:GRID_SAMPLES]), folder / GRID_NAME)
+        save_grid(palette.rgb_from_classes(np.concatenate(shown)[:GRID_SAMPLES]), folder / GRID_NAME)
     metrics = {"layouts": len(rows), "empty": int(rows["is_empty"].sum())}
     return metrics if models.rules is None else metrics | {"viable": int(rows["is_viable"].sum())}
 
@@ -189,9 +190,9 @@ def _decode(latents: Tensor, decoder: Decoder) -> LayoutMaps:
     return LayoutMaps(maps.classes[: len(latents)], maps.off_palette[: len(latents)])
 
 
-def _rows(names: list[str], maps: LayoutMaps, rules: Rules | None) -> pd.DataFrame:
+def _rows(names: list[str], maps: LayoutMaps, palette: Palette, rules: Rules | None) -> pd.DataFrame:
     """A row for each layout: its file, the manifest's flags and, with rules, which of them it keeps."""
-    empty = (maps.classes == BACKGROUND).all(axis=(1, 2))
+    empty = (maps.classes == palette.background).all(axis=(1, 2))
     rows = pd.DataFrame({"file_name": names, "is_empty": empty, "is_augmented": False})
     if rules is None:
         return rows

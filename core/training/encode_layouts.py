@@ -18,6 +18,7 @@ from core.data.layout_groups import VARIANTS
 from core.data.layout_scale import SCALE_COLUMN, picture_scale
 from core.data.layouts import LayoutPictures, scaled
 from core.data.manifest import is_augmented, read_manifest
+from core.data.palette_file import read_palette
 from core.data.variants import COUNT, variant
 from core.models.checkpoints import load_autoencoder
 from core.networks.autoencoder import Autoencoder
@@ -53,9 +54,10 @@ def encode_layouts(config: ExperimentConfig, workspace: Workspace) -> dict[str, 
     rgb = config.dataset.outputs.rgb
     rows = read_manifest(config.required("dataset.manifest"), [rgb], config.dataset)
     _refuse_equal_names(rows, rgb)
-    pictures = LayoutPictures(rows, rgb, config.dataset.image_size)
+    palette = read_palette(config)
+    pictures = LayoutPictures(rows, rgb, config.dataset.image_size, palette)
     if workspace.writes and SCALE_COLUMN not in rows.columns:
-        scale = partial(picture_scale, size=config.dataset.image_size)
+        scale = partial(picture_scale, size=config.dataset.image_size, palette=palette)
         rows[SCALE_COLUMN] = list(prefetch_map(scale, rows[rgb], config.training.num_workers))
     augment = config.dataset.augment and not is_augmented(rows).any()
     entries = _entries(rows, augment, config)

@@ -10,6 +10,7 @@ from typing import Any
 
 from core.config.experiment import ExperimentConfig
 from core.data.manifest import read_rows
+from core.data.palette_file import palette_input
 from core.houses.layout_generator import write_layouts
 from core.records.artifacts import RECORD_NAME, prerequisites_location
 from core.records.input_files import local_path
@@ -162,7 +163,7 @@ def _autoencoder(config: ExperimentConfig) -> Prerequisite | None:
     if config.autoencoder.checkpoint is not None:
         return None
     location = _location(config, "autoencoder")
-    inputs = {"manifest": config.required("dataset.manifest")}
+    inputs = {"manifest": config.required("dataset.manifest"), **palette_input(config)}
     settings = _data_settings(config) | {"autoencoder": config.autoencoder.model_dump(exclude={"checkpoint"})}
     work = None
     if config.prerequisites is not None and config.prerequisites.autoencoder is not None:
@@ -183,7 +184,7 @@ def _latents(config: ExperimentConfig) -> Prerequisite | None:
     location = _location(config, "latents")
     if config.dataset.manifest == join(location, "manifest.csv"):
         return None
-    inputs = {"manifest": config.required("dataset.manifest"), "autoencoder": autoencoder}
+    inputs = {"manifest": config.required("dataset.manifest"), "autoencoder": autoencoder, **palette_input(config)}
     work = _on_local_inputs(encode_layouts, config)
     return Prerequisite("latents", location, inputs, _data_settings(config), work, "dataset.manifest", "manifest.csv")
 
@@ -209,6 +210,7 @@ def _diffusion_stage(number: int, config: ExperimentConfig) -> Prerequisite:
     inputs = {
         "manifest": config.required("dataset.manifest"),
         "autoencoder": config.required("autoencoder.checkpoint"),
+        **palette_input(config),
     }
     if number == 2:
         inputs["stage1"] = config.required("diffusion.stage1_checkpoint")

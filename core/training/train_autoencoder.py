@@ -15,9 +15,11 @@ from core.config.training_sections import AutoencoderTrainingSection
 from core.data.layout_groups import VARIANTS
 from core.data.layouts import LayoutPictures, Pictures
 from core.data.manifest import read_manifest, split_by_layout
-from core.data.palette import BACKGROUND, UNLABELLED
+from core.data.palette import UNLABELLED, Palette
+from core.data.palette_file import read_palette
 from core.inputs.state_form import Source, checked_optimizer, checked_weights, mapping, rows
 from core.inputs.tensor_files import save_tensors
+from core.models.checkpoint_palettes import palette_setting
 from core.models.checkpoints import build_autoencoder, load_checkpoint
 from core.networks.autoencoder import Autoencoder, autoencoder_loss
 from core.records.workspace import Workspace
@@ -39,6 +41,7 @@ class _Run:
     optimizer: AdamW
     config: ExperimentConfig
     settings: AutoencoderTrainingSection
+    palette: Palette
     device: torch.device
     history: list[dict[str, float]]
 
@@ -47,7 +50,7 @@ class _Run:
         sizes = self.config.autoencoder.model_dump(exclude={"checkpoint", "frozen"})
         return {
             "state_dict": self.model.state_dict(),
-            "config": sizes | {"image_size": self.config.dataset.image_size},
+            "config": sizes | {"image_size": self.config.dataset.image_size} | palette_setting(self.palette),
         }
 
     def state(self) -> dict[str, Any]:
@@ -68,11 +71,11 @@ def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[st
     """
     layouts = read_manifest(config.required("dataset.manifest"), [config.dataset.outputs.rgb], config.dataset)
     splits = split_by_layout(layouts, config.training.train_split, config.training.split_seed)
+    palette, folder = read_palette(config), workspace.folder
     training, validation = (
-        LayoutPictures(split, config.dataset.outputs.rgb, config.dataset.image_size) for split in splits
+        LayoutPictures(split, config.dataset.outputs.rgb, config.dataset.image_size, palette) for split in splits
     )
-    folder = workspace.folder
-    run = _start(config, folder)
+    run = _start(config, palette, folder)
     settings = run.settings
     batch_size = min(settings.batch_size, len(training))
     distributed.require_divisible(
@@ -100,20 +103,20 @@ def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[st
     return {name: best[name] for name in ("epoch", "val_loss", "pixel_agreement", "object_agreement")}
 
 
-def _start(config: ExperimentConfig, folder: Path) -> _Run:
+def _start(config: ExperimentConfig, palette: Palette, folder: Path) -> _Run:
     """A new training, or the one of the latest checkpoint in `folder`."""
     settings: AutoencoderTrainingSection = config.required("prerequisites.autoencoder")
     device = distributed.own_device(config.training.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.required("prerequisites.seed"), "autoencoder weights"))
-        model = build_autoencoder(config.autoencoder)
+        model = build_autoencoder(config.autoencoder, palette)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits memory_format
     optimizer = AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     history: list[dict[str, float]] = []
     latest = folder / LATEST_NAME
     if distributed.from_first(latest.exists()):
         history = _resume(model, optimizer, latest, _epochs(settings))
-    return _Run(model, optimizer, config, settings, device, history)
+    return _Run(model, optimizer, config, settings, palette, device, history)
 
 
 def _epochs(settings: AutoencoderTrainingSection) -> int:
@@ -213,7 +216,8 @@ def _validate(run: _Run, pictures: LayoutPictures, batch_size: int) -> dict[str,
         latent = run.model.encode(inputs.rgb)
         loss += _loss(run, latent, inputs).item() * len(indices) / len(pictures)
         agree = run.model.decoder(latent).logits.argmax(1) == inputs.classes
-        known, object_ = inputs.classes != UNLABELLED, inputs.classes < BACKGROUND
+        known = inputs.classes != UNLABELLED
+        object_ = known & (inputs.classes != run.palette.background)
         right, labelled = right + int((agree & known).sum()), labelled + int(known.sum())
         right_objects, objects = right_objects + int((agree & object_).sum()), objects + int(object_.sum())
     counts = torch.tensor([loss, right, labelled, right_objects, objects], dtype=torch.float64)

@@ -19,23 +19,32 @@ from core.audit.memorisation import memorised_share, nearest_training
 from core.audit.two_sample import two_sample_accuracy
 from core.config.loss_sections import PerceptualLossSection
 from core.data.layouts import resize_layout
-from core.data.palette import BACKGROUND, NUM_CLASSES, WALL, classes_from_rgb, rgb_from_classes
+from core.data.palette import DEFAULT_PALETTE
 from core.data.variants import all_variants, variant_of_each
 from core.houses.layout_generator import generate_layout
 from core.runtime.errors import InputError
 from tests.quick_audits import REAL_STEPS
+
+BACKGROUND, WALL = DEFAULT_PALETTE.background, DEFAULT_PALETTE.wall
 
 
 @pytest.fixture(scope="module")
 def houses() -> np.ndarray:
     """Class maps, [360, 32, 32], of generated houses of one room."""
     drawn = [generate_layout(np.random.default_rng([9, index]), 1, 128) for index in range(360)]
-    return np.stack([classes_from_rgb(resize_layout(rgb_from_classes(layout), 32)) for layout in drawn])
+    return np.stack(
+        [
+            DEFAULT_PALETTE.classes_from_rgb(
+                resize_layout(DEFAULT_PALETTE.rgb_from_classes(layout), 32, DEFAULT_PALETTE)
+            )
+            for layout in drawn
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
 def space(houses, trunk) -> FeatureSpace:
-    return FeatureSpace.fit(houses[:40], PerceptualLossSection(backbone=str(trunk)))
+    return FeatureSpace.fit(houses[:40], PerceptualLossSection(backbone=str(trunk)), DEFAULT_PALETTE)
 
 
 def torn(maps: np.ndarray, share: float = 0.1) -> np.ndarray:
@@ -172,37 +181,38 @@ def test_neighbours_are_capped_in_tiny_sets():
 def test_class_divergence_is_that_of_the_frequencies():
     real, fake = np.full((2, 1, 100), WALL, np.uint8), np.full((2, 1, 100), WALL, np.uint8)
     real[:, :, :50], fake[:, :, :90] = 0, 0
-    assert class_divergence(real, real) == 0
+    assert class_divergence(real, real, DEFAULT_PALETTE) == 0
     truth = 0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)
-    assert class_divergence(real, fake) == pytest.approx(truth, abs=0.05)
+    assert class_divergence(real, fake, DEFAULT_PALETTE) == pytest.approx(truth, abs=0.05)
     # Background does not count, and a missing class does not give infinity.
     framed = [np.pad(maps, ((0, 0), (1, 1), (3, 3)), constant_values=BACKGROUND) for maps in (real, fake)]
-    assert class_divergence(*framed) == class_divergence(real, fake)
-    assert 1 < class_divergence(real, np.full_like(real, 0)) < 10
+    assert class_divergence(*framed, DEFAULT_PALETTE) == class_divergence(real, fake, DEFAULT_PALETTE)
+    assert 1 < class_divergence(real, np.full_like(real, 0), DEFAULT_PALETTE) < 10
 
 
 def test_class_divergence_of_houses_is_small_and_of_torn_ones_is_not(houses):
     interval, worse = (
-        divergence_interval(houses[:180], x, np.random.default_rng(0)) for x in (houses[180:], torn(houses[180:]))
+        divergence_interval(houses[:180], x, DEFAULT_PALETTE, np.random.default_rng(0))
+        for x in (houses[180:], torn(houses[180:]))
     )
     assert 0 <= interval.low <= interval.value <= interval.high < worse.low
 
 
 def test_a_rotated_copy_of_a_training_layout_is_found(houses):
     copies = np.stack([variant_of_each(houses[index : index + 1], index)[0] for index in range(8)])
-    assert (nearest_training(copies, houses[:20]) == 1).all()
-    assert (nearest_training(copies, houses[20:40]) < 1).all()
+    assert (nearest_training(copies, houses[:20], len(DEFAULT_PALETTE)) == 1).all()
+    assert (nearest_training(copies, houses[20:40], len(DEFAULT_PALETTE)) < 1).all()
     changed = copies.copy()
-    changed[:, 3, :8] = (changed[:, 3, :8] + 1) % NUM_CLASSES
-    assert nearest_training(changed, houses[:20]) == pytest.approx(1 - 8 / 1024)
+    changed[:, 3, :8] = (changed[:, 3, :8] + 1) % len(DEFAULT_PALETTE)
+    assert nearest_training(changed, houses[:20], len(DEFAULT_PALETTE)) == pytest.approx(1 - 8 / 1024)
     enlarged = [maps.repeat(6, axis=1).repeat(6, axis=2) for maps in (copies, houses[:20])]
-    assert (nearest_training(*enlarged) == 1).all()
+    assert (nearest_training(*enlarged, len(DEFAULT_PALETTE)) == 1).all()
 
 
 def test_agreement_does_not_depend_on_chunks(houses, monkeypatch):
-    whole = nearest_training(houses[:30], houses[30:60])
-    monkeypatch.setattr("core.audit.memorisation._CHUNK_BYTES", 7 * 4 * NUM_CLASSES * 1024)
-    assert np.array_equal(nearest_training(houses[:30], houses[30:60]), whole)
+    whole = nearest_training(houses[:30], houses[30:60], len(DEFAULT_PALETTE))
+    monkeypatch.setattr("core.audit.memorisation._CHUNK_BYTES", 7 * 4 * len(DEFAULT_PALETTE) * 1024)
+    assert np.array_equal(nearest_training(houses[:30], houses[30:60], len(DEFAULT_PALETTE)), whole)
     by_pixel = max((houses[0] == other).mean() for other in all_variants(houses[30:60]))
     assert whole[0] == by_pixel
 
@@ -211,19 +221,21 @@ def test_held_out_layouts_are_memorised_about_as_often_as_chance(houses):
     """Copies always are."""
     training, held_out, others = houses[:120], houses[120:240], houses[240:]
     rng = np.random.default_rng(0)
-    threshold = nearest_training(held_out, training)
+    threshold = nearest_training(held_out, training, len(DEFAULT_PALETTE))
     assert memorised_share(threshold, threshold, rng).value == pytest.approx(0.01, abs=0.01)
-    fresh = memorised_share(nearest_training(others, training), threshold, rng)
+    fresh = memorised_share(nearest_training(others, training, len(DEFAULT_PALETTE)), threshold, rng)
     assert fresh.value <= 0.06 and fresh.low <= 0.01
     mixed = np.concatenate([variant_of_each(training[:60], 5), others[:60]])
-    copied = memorised_share(nearest_training(mixed, training), threshold, rng)
+    copied = memorised_share(nearest_training(mixed, training, len(DEFAULT_PALETTE)), threshold, rng)
     assert 0.4 < copied.low < copied.value < copied.high < 0.62
 
 
 def test_a_classifier_separates_houses_only_from_broken_ones(houses, monkeypatch):
     monkeypatch.setattr("core.audit.two_sample.STEPS", REAL_STEPS)
     training, test, fake = houses[:160], houses[160:220], houses[220:]
-    alike, broken = (two_sample_accuracy(training, test, maps, seed=1) for maps in (fake, torn(fake)))
+    alike, broken = (
+        two_sample_accuracy(training, test, maps, len(DEFAULT_PALETTE), seed=1) for maps in (fake, torn(fake))
+    )
     assert alike.low < 0.5 < alike.high
     assert broken.value > 0.8 and alike.high < broken.low
 
@@ -236,7 +248,7 @@ def test_two_sample_accuracy_repeats_and_leaves_the_global_generator_alone(house
         for seed in (1, 1, 2):
             torch.rand(1)
             state = torch.random.get_rng_state()
-            results.append(two_sample_accuracy(small[:20], small[20:30], small[30:], seed))
+            results.append(two_sample_accuracy(small[:20], small[20:30], small[30:], len(DEFAULT_PALETTE), seed))
             assert torch.equal(torch.random.get_rng_state(), state)
     assert results[0] == results[1] != results[2]
 
@@ -254,7 +266,9 @@ def test_features_are_scaled_to_the_fitted_layouts(houses, space):
 def test_features_do_not_depend_on_neighbours_and_see_where_things_are(houses, space):
     torch.testing.assert_close(space(houses[:70])[66:67], space(houses[66:67]), rtol=1e-3, atol=1e-3)
     assert not np.allclose(space(houses[:1]), space(variant_of_each(houses[:1], 2)), atol=0.1)
-    assert alexnet_features(houses[:2].repeat(8, axis=1).repeat(8, axis=2), space.perceptual).shape == (2, 1024)
+    assert alexnet_features(
+        houses[:2].repeat(8, axis=1).repeat(8, axis=2), space.perceptual, DEFAULT_PALETTE
+    ).shape == (2, 1024)
 
 
 def test_unlabelled_pixels_have_no_features(houses, space):
@@ -266,9 +280,9 @@ def test_unlabelled_pixels_have_no_features(houses, space):
 
 def test_few_layouts_span_few_dimensions(houses, trunk):
     section = PerceptualLossSection(backbone=str(trunk))
-    assert FeatureSpace.fit(houses[:2], section).components.shape[1] <= 15
+    assert FeatureSpace.fit(houses[:2], section, DEFAULT_PALETTE).components.shape[1] <= 15
     with pytest.raises(InputError, match="all the same"):
-        FeatureSpace.fit(np.full((3, 32, 32), BACKGROUND, np.uint8), section)
+        FeatureSpace.fit(np.full((3, 32, 32), BACKGROUND, np.uint8), section, DEFAULT_PALETTE)
 
 
 def test_every_figure_of_a_comparison_moves_when_layouts_are_torn(houses, space):

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from core.audit.calibration import calibrate
 from core.audit.rules import RULES, Rules
 from core.data.floor_survey import Scale, find_interior, furniture_in_walls, pixels_per_metre, reachable_shares
-from core.data.palette import BACKGROUND, CLASS_NAMES, WALL
+from core.data.palette import DEFAULT_PALETTE
 from core.houses.layout_generator import generate_layout
 from core.runtime.errors import InputError
 
+BACKGROUND, WALL = DEFAULT_PALETTE.background, DEFAULT_PALETTE.wall
+
 SIZE, DOOR = 64, 18
-BED, OTHERS, SOFA = (CLASS_NAMES.index(name) for name in ("bed", "others", "sofa"))
+BED, OTHERS, SOFA = (DEFAULT_PALETTE.names.index(name) for name in ("bed", "others", "sofa"))
 
 
 def houses(count, first=0):
@@ -37,7 +39,7 @@ def held_out():
 
 @pytest.fixture(scope="module")
 def rules(training):
-    return calibrate(training, clean(training), pixels_per_metre=7.0, pass_share=0.97)
+    return calibrate(training, clean(training), pixels_per_metre=7.0, pass_share=0.97, palette=DEFAULT_PALETTE)
 
 
 def torn_walls(maps, rng):
@@ -54,7 +56,7 @@ def torn_in_two(maps, rng):
 
 def doors_walled_up(maps, rng):
     """Every opening to the outside, and between rooms, is wall."""
-    interior = find_interior(maps, DOOR)
+    interior = find_interior(maps, DOOR, DEFAULT_PALETTE)
     outline = np.zeros_like(interior)
     for axis in (1, 2):
         for step in (1, -1):
@@ -72,7 +74,7 @@ def furniture_in_the_doors(maps, rng):
 
 
 def crumbs(maps, rng):
-    interior = find_interior(maps, DOOR)
+    interior = find_interior(maps, DOOR, DEFAULT_PALETTE)
     return np.where(interior & (maps == BACKGROUND) & (rng.random(maps.shape) < 0.02), OTHERS, maps)
 
 
@@ -81,12 +83,12 @@ def ragged_furniture(maps, rng):
 
 
 def one_huge_bed(maps, rng):
-    return np.where(find_interior(maps, DOOR), BED, maps)
+    return np.where(find_interior(maps, DOOR, DEFAULT_PALETTE), BED, maps)
 
 
 def furniture_outside(maps, rng):
     """The lower half of the garden, and all around, is a sofa."""
-    garden = ~find_interior(maps, DOOR) & (maps == BACKGROUND)
+    garden = ~find_interior(maps, DOOR, DEFAULT_PALETTE) & (maps == BACKGROUND)
     garden[:, : SIZE // 2] = False
     return np.where(garden, SOFA, maps)
 
@@ -139,11 +141,11 @@ def test_layouts_without_walls_cannot_calibrate_rules(training, enclosed):
     open_ones = np.where(training == WALL, BACKGROUND, training)[:20]
     maps = np.concatenate([training[:enclosed], open_ones])
     with pytest.raises(InputError, match=rf"in {enclosed} of {20 + enclosed} real .*dataset.image_size.*audit: null"):
-        calibrate(maps, clean(maps), pixels_per_metre=7.0, pass_share=0.97)
+        calibrate(maps, clean(maps), pixels_per_metre=7.0, pass_share=0.97, palette=DEFAULT_PALETTE)
 
 
 def test_rules_come_back_from_their_record(rules, held_out):
-    again = Rules.from_json(rules.as_json())
+    again = Rules.from_json(rules.as_json(), DEFAULT_PALETTE)
     assert again == rules
     assert again.check(held_out, clean(held_out)).equals(rules.check(held_out, clean(held_out)))
 
@@ -167,8 +169,8 @@ def test_a_narrow_opening_is_closed_and_a_wide_one_is_not():
     room[0, 4:16, [4, 15]] = WALL
     room[0, [4, 15], 4:16] = WALL
     room[0, 15, 8:11] = BACKGROUND  # a door of three cells
-    assert find_interior(room, 4).sum() == 10 * 10 + 3
-    assert find_interior(room, 3).sum() == 0
+    assert find_interior(room, 4, DEFAULT_PALETTE).sum() == 10 * 10 + 3
+    assert find_interior(room, 3, DEFAULT_PALETTE).sum() == 0
 
 
 def test_a_room_without_a_door_is_not_reached():
@@ -176,10 +178,10 @@ def test_a_room_without_a_door_is_not_reached():
     two[0, 4:20, [4, 12, 19]] = WALL
     two[0, [4, 19], 4:20] = WALL
     two[0, 4, 6:9] = BACKGROUND  # a door to the first room only
-    from_outside, largest = reachable_shares(find_interior(two, 5), two, 2)
+    from_outside, largest = reachable_shares(find_interior(two, 5, DEFAULT_PALETTE), two, 2, DEFAULT_PALETTE)
     assert 0.5 < from_outside[0] < 0.65 and largest[0] == from_outside[0]
     two[0, 10:13, 12] = BACKGROUND  # and one to the second
-    assert reachable_shares(find_interior(two, 5), two, 2)[0][0] == 1.0
+    assert reachable_shares(find_interior(two, 5, DEFAULT_PALETTE), two, 2, DEFAULT_PALETTE)[0][0] == 1.0
 
 
 def test_furniture_in_a_doorway_or_across_a_wall_is_counted_and_beside_one_is_not():
@@ -190,15 +192,15 @@ def test_furniture_in_a_doorway_or_across_a_wall_is_counted_and_beside_one_is_no
     scale = Scale(door=5, body=2, wall=1)
     room[0, 12:15, 8:11] = SOFA  # before the door
     room[0, 6:9, 5:7] = SOFA  # along a wall
-    assert furniture_in_walls(room, scale)[0] == 0
+    assert furniture_in_walls(room, scale, DEFAULT_PALETTE)[0] == 0
     room[0, 15, 8:10] = SOFA  # in the door
-    assert furniture_in_walls(room, scale)[0] == 2
+    assert furniture_in_walls(room, scale, DEFAULT_PALETTE)[0] == 2
     room[0, 8, 3:6] = SOFA  # across a wall
-    assert furniture_in_walls(room, scale)[0] == 3
+    assert furniture_in_walls(room, scale, DEFAULT_PALETTE)[0] == 3
 
 
 def test_walls_give_the_scale():
     classes = generate_layout(np.random.default_rng(3), 2)
-    thickness = pixels_per_metre(classes) * 0.17
+    thickness = pixels_per_metre(classes, DEFAULT_PALETTE) * 0.17
     assert thickness == round(thickness) and 4 <= thickness <= 16
-    assert pixels_per_metre(np.full((8, 8), BACKGROUND, np.uint8)) == 0
+    assert pixels_per_metre(np.full((8, 8), BACKGROUND, np.uint8), DEFAULT_PALETTE) == 0

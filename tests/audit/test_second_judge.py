@@ -11,24 +11,33 @@ from core.audit import layout_measures
 from core.audit.layout_measures import measure
 from core.audit.second_judge import MEASURES, SOUND, SecondJudge, doorless
 from core.data.layouts import resize_layout
-from core.data.palette import BACKGROUND, CLASS_NAMES, WALL, classes_from_rgb, rgb_from_classes
+from core.data.palette import DEFAULT_PALETTE
 from core.data.variants import COUNT, variant_of_each
 from core.houses.layout_generator import generate_layout
 from core.runtime.errors import InputError
 
-BED, CHAIR, CABINET = (CLASS_NAMES.index(name) for name in ("bed", "chair", "cabinet"))
+BACKGROUND, WALL = DEFAULT_PALETTE.background, DEFAULT_PALETTE.wall
+
+BED, CHAIR, CABINET = (DEFAULT_PALETTE.names.index(name) for name in ("bed", "chair", "cabinet"))
 BODY = 2 / 32
 
 
 def generated(count: int, seed: int) -> np.ndarray:
     """Class maps, [count, 32, 32], of generated houses of one room."""
     drawn = [generate_layout(np.random.default_rng([seed, index]), 1) for index in range(count)]
-    return np.stack([classes_from_rgb(resize_layout(rgb_from_classes(layout), 32)) for layout in drawn])
+    return np.stack(
+        [
+            DEFAULT_PALETTE.classes_from_rgb(
+                resize_layout(DEFAULT_PALETTE.rgb_from_classes(layout), 32, DEFAULT_PALETTE)
+            )
+            for layout in drawn
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
 def judge() -> SecondJudge:
-    return SecondJudge.calibrate(generated(200, 1))
+    return SecondJudge.calibrate(generated(200, 1), DEFAULT_PALETTE)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +94,7 @@ def test_a_measure_moves_as_a_house_is_damaged(name):
     damaged = good_house()
     for rows, columns, kind in changes:
         damaged[rows, columns] = kind
-    before, after = measure(np.stack([good_house(), damaged]), BODY).to_dict("records")
+    before, after = measure(np.stack([good_house(), damaged]), BODY, DEFAULT_PALETTE).to_dict("records")
     for column, (good, bad) in expected.items():
         assert before[column] == pytest.approx(good), column
         assert after[column] != pytest.approx(good) if bad is None else after[column] == pytest.approx(bad), column
@@ -98,7 +107,7 @@ def test_a_body_passes_exactly_the_gaps_that_are_as_wide(gap, body, doubled):
     house[27, 10:14] = WALL
     house[27, 12 : 12 + gap] = BACKGROUND
     house = house if doubled else house.repeat(8, 0).repeat(8, 1)
-    found = measure(house[None], body / 32).iloc[0]
+    found = measure(house[None], body / 32, DEFAULT_PALETTE).iloc[0]
     assert found["narrowest_opening"] == found["widest_opening"] == gap / 32
     assert (found["unreached_floor"] < 0.1) == (body <= gap)
 
@@ -110,8 +119,11 @@ def test_turned_and_mirrored_layouts_are_judged_alike(seed, share, index, held_o
     maps = held_out[rng.integers(len(held_out), size=4)]
     maps = np.where(rng.random(maps.shape) < share, rng.integers(10, size=maps.shape), maps).astype(np.uint8)
     turned = variant_of_each(maps, index)
-    np.testing.assert_allclose(measure(turned, BODY), measure(maps, BODY), atol=1e-9)
-    assert judge.check(turned).equals(judge.check(maps)) and (doorless(turned) == doorless(maps)).all()
+    np.testing.assert_allclose(measure(turned, BODY, DEFAULT_PALETTE), measure(maps, BODY, DEFAULT_PALETTE), atol=1e-9)
+    assert (
+        judge.check(turned).equals(judge.check(maps))
+        and (doorless(turned, DEFAULT_PALETTE) == doorless(maps, DEFAULT_PALETTE)).all()
+    )
 
 
 def test_a_larger_picture_of_a_layout_has_the_same_measures(held_out):
@@ -119,7 +131,9 @@ def test_a_larger_picture_of_a_layout_has_the_same_measures(held_out):
     larger = few.repeat(8, 1).repeat(8, 2)
     # A body on the finer grid finds other places to stand.
     same = [name for name in MEASURES if name != "unreached_floor"]
-    np.testing.assert_allclose(measure(larger, BODY)[same], measure(few, BODY)[same], atol=1e-9)
+    np.testing.assert_allclose(
+        measure(larger, BODY, DEFAULT_PALETTE)[same], measure(few, BODY, DEFAULT_PALETTE)[same], atol=1e-9
+    )
 
 
 def test_houses_of_which_nothing_leads_out_are_doorless():
@@ -131,7 +145,7 @@ def test_houses_of_which_nothing_leads_out_are_doorless():
     empty = np.full((32, 32), BACKGROUND, np.uint8)
     furnished = np.where(shut == WALL, BED, shut)  # furniture closes nothing off
     maps = np.stack([good_house(), shut, two_rooms, diagonal, empty, furnished]).astype(np.uint8)
-    assert doorless(maps).tolist() == [False, True, False, True, False, False]
+    assert doorless(maps, DEFAULT_PALETTE).tolist() == [False, True, False, True, False, False]
 
 
 def test_real_layouts_are_mostly_sound(judge, held_out):
@@ -139,7 +153,7 @@ def test_real_layouts_are_mostly_sound(judge, held_out):
     assert list(checked.columns) == [*MEASURES, SOUND] and all(dtype.kind == "b" for dtype in checked.dtypes)
     assert checked[SOUND].equals(checked.drop(columns=SOUND).all(axis=1))
     assert checked[SOUND].mean() >= 0.9
-    assert not doorless(held_out).any()
+    assert not doorless(held_out, DEFAULT_PALETTE).any()
 
 
 def stray_wall(maps: np.ndarray) -> None:
@@ -184,7 +198,7 @@ def test_a_layout_is_judged_independently_of_others(judge, held_out, monkeypatch
 
 
 def test_few_layouts_are_enough_to_calibrate(held_out):
-    judge = SecondJudge.calibrate(held_out[:2])
+    judge = SecondJudge.calibrate(held_out[:2], DEFAULT_PALETTE)
     assert judge.check(held_out[:2])[SOUND].all()
 
 
@@ -198,7 +212,7 @@ def test_bounds_are_plain_numbers(judge):
 
 def test_layouts_without_walls_are_refused(held_out):
     with pytest.raises(InputError, match=r"^audit: fewer than two of 60 real layouts have walls: give pictures of ho"):
-        SecondJudge.calibrate(np.where(held_out == WALL, BED, held_out).astype(np.uint8))
+        SecondJudge.calibrate(np.where(held_out == WALL, BED, held_out).astype(np.uint8), DEFAULT_PALETTE)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +226,11 @@ def test_layouts_without_walls_are_refused(held_out):
     ],
 )
 def test_arrays_of_another_form_are_refused(maps, judge):
-    for judged in (SecondJudge.calibrate, judge.check, doorless):
+    readers = (
+        lambda maps: SecondJudge.calibrate(maps, DEFAULT_PALETTE),
+        judge.check,
+        lambda maps: doorless(maps, DEFAULT_PALETTE),
+    )
+    for judged in readers:
         with pytest.raises(ValueError, match=r"class maps must be uint8 \[N, S, S\], got .*\["):
             judged(maps)

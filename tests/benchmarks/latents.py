@@ -26,6 +26,7 @@ from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
 from core.data.latents import write_packed
 from core.data.layouts import CACHE_BYTES, scaled
+from core.data.palette import DEFAULT_PALETTE
 from core.houses.layout_generator import write_layouts
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import build_autoencoder
@@ -101,7 +102,7 @@ def encode_rates(config: ExperimentConfig, folder: Path, workers: list[int]) -> 
     """Latents a second of the model alone, of pictures alone and of both, by number of workers."""
     figures = {}
     torch.manual_seed(0)
-    model = build_autoencoder(config.autoencoder).eval()
+    model = build_autoencoder(config.autoencoder, DEFAULT_PALETTE).eval()
     sizes = config.autoencoder.model_dump(exclude={"checkpoint", "frozen"})
     save_tensors({"state_dict": model.state_dict(), "config": sizes}, Path(config.autoencoder.checkpoint))
     model, views = model.to(config.training.device), np.zeros((_BATCH, *[config.dataset.image_size] * 2, 3), np.uint8)

@@ -7,6 +7,7 @@ import yaml
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import config_bytes, load_config
+from core.data.palette import DEFAULT_PALETTE
 from core.models.checkpoints import build_autoencoder
 from core.runtime.errors import InputError
 
@@ -161,7 +162,7 @@ def test_config_values_cannot_be_changed():
 def test_the_documented_autoencoder_maps_512_to_16x32x32():
     import torch
 
-    model = build_autoencoder(ExperimentConfig.model_validate(MINIMAL).autoencoder).eval()
+    model = build_autoencoder(ExperimentConfig.model_validate(MINIMAL).autoencoder, DEFAULT_PALETTE).eval()
     with torch.no_grad():
         latent = model.encode(torch.zeros(1, 3, 512, 512))
         decoded = model.decoder(latent)

@@ -23,6 +23,7 @@ OTHERS = {
     "rounds.viability.labels": "rules",
     "rounds.bad_latents.sampler": "dpm_solver",
     "dataset.manifest": "/other.csv",
+    "dataset.palette": "/palette.yaml",
     "dataset.synthetic": {},
     "dataset.filters": {},
     "dataset.image_size": 256,

@@ -18,7 +18,7 @@ from core.data import latents as latents_module
 from core.data.latents import Latents, PackedLatents, read_latent, read_pool, write_packed
 from core.data.layouts import LayoutPictures, as_classes, as_rgb, pictures_from_rgb
 from core.data.manifest import read_manifest, split_by_layout
-from core.data.palette import COLORS, NUM_CLASSES
+from core.data.palette import DEFAULT_PALETTE
 from core.data.variants import COUNT, variant
 from core.inputs.numpy_files import ConversionLog
 from core.networks.autoencoder import Autoencoder
@@ -214,8 +214,8 @@ assert peak() - before < 80_000, peak() - before
 @st.composite
 def pictures(draw):
     """Class maps' pictures, some with colours off by a little, some far from the palette."""
-    classes = draw(arrays(np.uint8, (8, 8), elements=st.integers(0, NUM_CLASSES - 1)))
-    rgb = COLORS[classes]
+    classes = draw(arrays(np.uint8, (8, 8), elements=st.integers(0, len(DEFAULT_PALETTE) - 1)))
+    rgb = DEFAULT_PALETTE.rgb[classes]
     kind = draw(st.sampled_from(["exact", "rounded", "foreign"]))
     if kind == "rounded":
         shift = draw(arrays(np.int16, (8, 8, 3), elements=st.integers(-2, 2)))
@@ -227,9 +227,11 @@ def pictures(draw):
 
 @given(rgb=pictures())
 def test_a_picture_is_kept_without_loss(rgb):
-    kept = as_classes(rgb)
-    assert np.array_equal(as_rgb(kept), rgb)
-    assert (kept.ndim == 2) == all(any((color == pixel).all() for color in COLORS) for pixel in rgb.reshape(-1, 3))
+    kept = as_classes(rgb, DEFAULT_PALETTE)
+    assert np.array_equal(as_rgb(kept, DEFAULT_PALETTE), rgb)
+    assert (kept.ndim == 2) == all(
+        any((color == pixel).all() for color in DEFAULT_PALETTE.rgb) for pixel in rgb.reshape(-1, 3)
+    )
 
 
 @given(
@@ -242,9 +244,9 @@ def test_batches_of_cached_pictures_equal_those_of_the_pictures(tmp_path_factory
     for number, rgb in enumerate(rgbs):
         Image.fromarray(rgb).save(folder / f"{number}.png")
     rows = manifest_rows([folder / f"{number}.png" for number in range(len(rgbs))])
-    kept = LayoutPictures(rows, "latent_path", 8, cache_bytes=room)
+    kept = LayoutPictures(rows, "latent_path", 8, DEFAULT_PALETTE, cache_bytes=room)
     seen = [rgb if variants is None else variant(rgb, variants) for rgb in rgbs]
-    expected = pictures_from_rgb(np.stack(seen))
+    expected = pictures_from_rgb(np.stack(seen), DEFAULT_PALETTE)
     for _ in range(2):  # from the files, then from memory
         batch = kept.batch(list(range(len(rgbs))), None if variants is None else [variants] * len(rgbs))
         for actual, wanted in zip(batch, expected, strict=True):
@@ -256,7 +258,7 @@ def test_no_more_pictures_are_kept_than_there_is_room_for(tmp_path):
     for number in range(10):
         Image.new("RGB", (8, 8), (240, 240, 240)).save(tmp_path / f"{number}.png")
     rows = manifest_rows([tmp_path / f"{number}.png" for number in range(10)])
-    kept = LayoutPictures(rows, "latent_path", 8, cache_bytes=3 * 64 + 63)
+    kept = LayoutPictures(rows, "latent_path", 8, DEFAULT_PALETTE, cache_bytes=3 * 64 + 63)
     kept.batch(list(range(10)))
     for number in range(10):
         (tmp_path / f"{number}.png").unlink()
@@ -315,7 +317,7 @@ def test_the_manifest_names_the_row_of_each_picture(encoding, config, tmp_path):
     autoencoder = load_autoencoder(config.autoencoder.checkpoint, config)
     for row in (0, 7, 50, 95):
         rgb = np.asarray(Image.open(tmp_path / rows["layout_path"][row]))
-        latent = autoencoder.encode(pictures_from_rgb(rgb[None].copy()).rgb)[0]
+        latent = autoencoder.encode(pictures_from_rgb(rgb[None].copy(), DEFAULT_PALETTE).rgb)[0]
         assert torch.allclose(latent, torch.from_numpy(packed[row].copy()), atol=1e-4)
 
 

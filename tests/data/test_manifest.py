@@ -16,9 +16,11 @@ from core.data.layout_groups import VARIANTS, layout_group
 from core.data.layouts import LayoutPictures, pictures_from_rgb, resize_layout
 from core.data.manifest import choose_rows, is_augmented, originals, read_manifest, split_by_layout
 from core.data.manifest_paths import resolve_paths
-from core.data.palette import BACKGROUND, COLORS, NUM_CLASSES, UNLABELLED, WALL, classes_from_rgb, rgb_from_classes
+from core.data.palette import DEFAULT_PALETTE, UNLABELLED
 from core.inputs.flags import flag
 from core.runtime.errors import InputError
+
+BACKGROUND, WALL = DEFAULT_PALETTE.background, DEFAULT_PALETTE.wall
 
 
 def resolved(text: str, manifest: Path, remap: dict[str, str]) -> Path:
@@ -140,18 +142,21 @@ def test_rows_without_a_path_are_dropped(folder):
     assert len(read(manifest)) == 79
 
 
-@given(shift=st.integers(-2, 2), classes=st.lists(st.integers(0, NUM_CLASSES - 1), min_size=1, max_size=20))
+@given(shift=st.integers(-2, 2), classes=st.lists(st.integers(0, len(DEFAULT_PALETTE) - 1), min_size=1, max_size=20))
 def test_colours_off_by_rounding_keep_their_class(shift, classes):
-    rgb = np.clip(COLORS[classes].astype(int) + shift, 0, 255).astype(np.uint8)
-    assert classes_from_rgb(rgb).tolist() == classes
+    rgb = np.clip(DEFAULT_PALETTE.rgb[classes].astype(int) + shift, 0, 255).astype(np.uint8)
+    assert DEFAULT_PALETTE.classes_from_rgb(rgb).tolist() == classes
 
 
 def test_colours_off_the_palette_are_unlabelled():
-    assert classes_from_rgb(np.array([[0, 0, 0], [255, 255, 255], [50, 50, 50]], np.uint8)).tolist() == [UNLABELLED] * 3
+    assert (
+        DEFAULT_PALETTE.classes_from_rgb(np.array([[0, 0, 0], [255, 255, 255], [50, 50, 50]], np.uint8)).tolist()
+        == [UNLABELLED] * 3
+    )
 
 
 def test_pictures_are_scaled_to_minus_one_to_one():
-    pictures = pictures_from_rgb(np.array([[[[0, 127, 255]]]], np.uint8))
+    pictures = pictures_from_rgb(np.array([[[[0, 127, 255]]]], np.uint8), DEFAULT_PALETTE)
     assert pictures.rgb.min() == -1 and pictures.rgb.max() == 1 and pictures.rgb.shape == (1, 3, 1, 1)
 
 
@@ -159,7 +164,9 @@ def test_pictures_are_scaled_to_minus_one_to_one():
 def test_shrinking_keeps_walls_whole_and_colours_in_the_palette(size):
     classes = np.full((512, 512), BACKGROUND, np.uint8)
     classes[37:475, 201:206] = WALL
-    shrunk = classes_from_rgb(resize_layout(rgb_from_classes(classes), size))
+    shrunk = DEFAULT_PALETTE.classes_from_rgb(
+        resize_layout(DEFAULT_PALETTE.rgb_from_classes(classes), size, DEFAULT_PALETTE)
+    )
     rows = range(-(-37 * size // 512) + 1, 475 * size // 512 - 1)
     assert all((shrunk[row] == WALL).any() for row in rows)
     assert set(np.unique(shrunk)) == {BACKGROUND, WALL}
@@ -167,7 +174,7 @@ def test_shrinking_keeps_walls_whole_and_colours_in_the_palette(size):
 
 def test_pictures_are_read_once(folder):
     rows = read(folder / "augmented" / "manifest.csv")
-    pictures = LayoutPictures(rows, "layout_path", 32)
+    pictures = LayoutPictures(rows, "layout_path", 32, DEFAULT_PALETTE)
     first = pictures.batch([0, 1]).rgb
     Path(rows["layout_path"][0]).unlink()
     assert torch.equal(pictures.batch([0, 1]).rgb, first)
@@ -386,4 +393,4 @@ def test_a_path_that_is_not_a_picture_is_named_before_any_is_read(folder):
     for cell, word in [(str(folder), "is a folder"), ("x" * 300, "File name too long"), ("no.png", "path_remap")]:
         rows = pd.DataFrame({"layout_path": [image] * 50 + [cell], "manifest_row": range(51)})
         with pytest.raises(InputError, match=rf"manifest row 51: picture .*{word}"):
-            LayoutPictures(rows, "layout_path", 32)
+            LayoutPictures(rows, "layout_path", 32, DEFAULT_PALETTE)

@@ -12,23 +12,27 @@ from PIL import Image
 from core.data.latents import PackedLatents
 from core.data.layout_colours import POOLED, SINGLE, count_colours, fault_of
 from core.data.layouts import LayoutPictures
-from core.data.palette import BACKGROUND, COLORS, classes_from_rgb
+from core.data.palette import DEFAULT_PALETTE
 from core.data.picture_files import decode_picture, read_picture
 from core.houses.layout_generator import generate_layout
 from core.inputs.tensor_files import load_tensors
 from core.runtime.errors import InputError
 
 SIZE = 128
+BACKGROUND = DEFAULT_PALETTE.background
 
 
 @pytest.fixture(scope="module")
 def layouts():
     """Pictures of generated houses."""
-    return [COLORS[generate_layout(np.random.default_rng(number), 1 + number % 3, SIZE)] for number in range(10)]
+    return [
+        DEFAULT_PALETTE.rgb[generate_layout(np.random.default_rng(number), 1 + number % 3, SIZE)]
+        for number in range(10)
+    ]
 
 
 def fault(pictures, bounds=POOLED):
-    return fault_of([count_colours(np.asarray(rgb)) for rgb in pictures], bounds)
+    return fault_of([count_colours(np.asarray(rgb), DEFAULT_PALETTE) for rgb in pictures], bounds, DEFAULT_PALETTE)
 
 
 def stored(rgb, format, **options):
@@ -61,14 +65,14 @@ def test_compressed_and_smooth_pictures_are_in_the_palette(layouts, change):
 @given(colours=st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=10, max_size=10))
 def test_any_other_palette_is_found(layouts, colours):
     other = np.array(colours, np.uint8)
-    changed = [other[classes_from_rgb(rgb)] for rgb in layouts]
-    foreign = np.mean([(classes_from_rgb(rgb) == 255).mean() for rgb in changed])
+    changed = [other[DEFAULT_PALETTE.classes_from_rgb(rgb)] for rgb in layouts]
+    foreign = np.mean([(DEFAULT_PALETTE.classes_from_rgb(rgb) == 255).mean() for rgb in changed])
     if foreign > 0.15:
         assert fault(changed) is not None
 
 
 def test_the_reason_says_what_pictures_seem_to_be(layouts):
-    maps = [classes_from_rgb(rgb) for rgb in layouts]
+    maps = [DEFAULT_PALETTE.classes_from_rgb(rgb) for rgb in layouts]
     words = {
         "class indices (0 to 9)": [np.dstack([m] * 3) for m in maps],
         "red and blue seem to be exchanged": [rgb[..., ::-1] for rgb in layouts],
@@ -84,12 +88,12 @@ def test_the_reason_says_what_pictures_seem_to_be(layouts):
 
 def test_one_odd_picture_among_many_is_named(layouts, tmp_path):
     for number, rgb in enumerate(layouts):
-        Image.fromarray(classes_from_rgb(rgb) if number == 7 else rgb).save(tmp_path / f"{number}.png")
+        Image.fromarray(DEFAULT_PALETTE.classes_from_rgb(rgb) if number == 7 else rgb).save(tmp_path / f"{number}.png")
     paths = [str(tmp_path / f"{number}.png") for number in range(10)]
     with pytest.raises(InputError, match=r"manifest row 8: picture .*7\.png"):
-        LayoutPictures(pd.DataFrame({"path": paths, "manifest_row": range(10)}), "path", 32)
+        LayoutPictures(pd.DataFrame({"path": paths, "manifest_row": range(10)}), "path", 32, DEFAULT_PALETTE)
     with pytest.raises(InputError, match=r"7\.png: 100 % of the pixels"):
-        read_picture(paths[7])
+        read_picture(paths[7], DEFAULT_PALETTE)
 
 
 @settings(max_examples=60, deadline=None)
@@ -107,7 +111,7 @@ def test_damaged_bytes_are_a_picture_or_one_line(tmp_path_factory, format, posit
     path = tmp_path_factory.mktemp("picture") / "a.png"
     path.write_bytes(data[: max(1, kept)])
     try:
-        rgb = decode_picture(path)
+        rgb = decode_picture(path, DEFAULT_PALETTE)
     except InputError as refused:
         assert "a.png" in str(refused)
     else:
@@ -116,11 +120,11 @@ def test_damaged_bytes_are_a_picture_or_one_line(tmp_path_factory, format, posit
 
 def test_a_turned_photograph_is_turned(tmp_path):
     rgb = np.full((16, 32, 3), 240, np.uint8)
-    rgb[0] = COLORS[0]
+    rgb[0] = DEFAULT_PALETTE.rgb[0]
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(rgb).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(read_picture(tmp_path / "a.png"), np.rot90(rgb, -1))
+    assert np.array_equal(read_picture(tmp_path / "a.png", DEFAULT_PALETTE), np.rot90(rgb, -1))
 
 
 def test_walls_in_a_colour_of_structure_are_found_even_where_they_are_few(layouts):
@@ -143,7 +147,7 @@ def test_pictures_that_are_mostly_noise_are_refused(layouts):
 def test_a_damaged_note_in_a_picture_does_not_matter(tmp_path):
     rgb = np.full((16, 32, 3), 240, np.uint8)
     Image.fromarray(rgb).save(tmp_path / "a.png", exif=b"Exif\0\0garbage!!")
-    assert np.array_equal(read_picture(tmp_path / "a.png"), rgb)
+    assert np.array_equal(read_picture(tmp_path / "a.png", DEFAULT_PALETTE), rgb)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,10 @@ def test_a_damaged_note_in_a_picture_does_not_matter(tmp_path):
         (b"\0" * 300, "nothing but zeros"),
     ],
 )
-@pytest.mark.parametrize("read", [decode_picture, lambda path: load_tensors(path, "latent"), PackedLatents])
+@pytest.mark.parametrize(
+    "read",
+    [lambda path: decode_picture(path, DEFAULT_PALETTE), lambda path: load_tensors(path, "latent"), PackedLatents],
+)
 def test_what_a_file_is_instead_is_said(tmp_path, read, start, word):
     path = tmp_path / "a.bin"
     path.write_bytes(start)

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from core.config.loading import config_bytes
-from core.data.palette import COLORS, PALETTE
+from core.data.palette import DEFAULT_PALETTE
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_autoencoder, load_unet
 from core.models.imported_models import load_experiment
@@ -105,7 +105,7 @@ def elsewhere(prepared, tmp_path_factory):
     command = [sys.executable, "-I", "-c", ELSEWHERE, str(STEPS), *(str(root / name) for name in configs)]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert [line.split() for line in done.stdout.splitlines()] == [list(PALETTE)] * len(configs)
+    assert [line.split() for line in done.stdout.splitlines()] == [list(DEFAULT_PALETTE.names)] * len(configs)
     return exported
 
 
@@ -117,7 +117,7 @@ def test_the_pipeline_draws_what_this_project_draws(elsewhere, name):
     assert np.abs(drawn["latents"] - expected).max() <= 1e-4
     decoder = load_autoencoder(config.autoencoder.checkpoint, config).decoder
     assert np.array_equal(drawn["classes"], decode_classes(torch.from_numpy(drawn["latents"]), decoder))
-    assert np.array_equal(drawn["images"], COLORS[drawn["classes"]]) and drawn["images"].dtype == np.uint8
+    assert np.array_equal(drawn["images"], DEFAULT_PALETTE.rgb[drawn["classes"]]) and drawn["images"].dtype == np.uint8
     for values in (drawn["seeded"], drawn["noisy"]):
         assert values.shape == (2, 2, *config.latent_shape) and np.array_equal(*values) and values.std() > 0.1
     # As many as audits take, and not more than the schedule has.

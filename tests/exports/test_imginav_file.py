@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from core.config.loading import config_bytes
+from core.data.palette import DEFAULT_PALETTE
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_unet
 from core.models.diffusion import build_scheduler
@@ -92,7 +93,10 @@ def test_what_imginav_cannot_hold_is_refused(tmp_path, setting, message):
     diffusion, autoencoder = write_checkpoints(tmp_path)
     path = write_config(diffusion, autoencoder)
     config, own = load_experiment(path), tmp_path / "own.pt"
-    save_tensors({"state_dict": conv_autoencoder(3, 4, 2, 8).state_dict(), "config": {"latent_channels": 3}}, own)
+    save_tensors(
+        {"state_dict": conv_autoencoder(3, 4, 2, 8, DEFAULT_PALETTE).state_dict(), "config": {"latent_channels": 3}},
+        own,
+    )
     trained = tmp_path / "trained.yaml"  # as the config of a round of such a model
     trained.write_bytes(config_bytes(config.with_values({"diffusion.stage2_checkpoint": None})))
     weights = {f"unet.{key}": value for key, value in load_unet(diffusion, config).state_dict().items()}

@@ -13,8 +13,10 @@ from core.config.loss_sections import PerceptualLossSection
 from core.data.layout_scale import typical_scale
 from core.data.layouts import LayoutPictures
 from core.data.manifest import choose_rows, originals, read_manifest, split_by_layout
-from core.data.palette import BACKGROUND, NUM_CLASSES, WALL
+from core.data.palette import DEFAULT_PALETTE
 from core.models.perceptual import build_perceptual
+
+BACKGROUND, WALL = DEFAULT_PALETTE.background, DEFAULT_PALETTE.wall
 
 DATA = Path("../shared/data")
 MANIFEST, TRUNK = DATA / "layouts" / "manifest.csv", DATA / "weights" / "alexnet_imagenet_features.pth"
@@ -38,9 +40,11 @@ def test_the_shipped_config_picks_small_houses_and_splits_them(config):
 @needs_layouts
 def test_shrunk_houses_keep_palette_and_walls(config):
     rows = read_manifest(config.dataset.manifest, ["layout_path"], config.dataset).head(40)
-    pictures = LayoutPictures(rows, "layout_path", config.dataset.image_size).batch(list(range(len(rows))))
+    pictures = LayoutPictures(rows, "layout_path", config.dataset.image_size, DEFAULT_PALETTE).batch(
+        list(range(len(rows)))
+    )
     assert pictures.rgb.shape == (40, 3, 64, 64)
-    assert pictures.classes.max() < NUM_CLASSES
+    assert pictures.classes.max() < len(DEFAULT_PALETTE)
     walls = (pictures.classes == WALL).float().mean(dim=(1, 2))
     assert ((walls > 0.04) & (walls < 0.3)).all()
     border = torch.cat([pictures.classes[:, 0], pictures.classes[:, -1], pictures.classes[:, :, 0]], dim=1)
@@ -55,9 +59,9 @@ def test_held_out_houses_keep_the_audits_rules():
         read_maps(config, split)
         for split in split_by_layout(rows, config.training.train_split, config.training.split_seed)
     )
-    scale = typical_scale(rows.head(50), "layout_path", config.dataset.image_size)
+    scale = typical_scale(rows.head(50), "layout_path", config.dataset.image_size, DEFAULT_PALETTE)
     assert 3.5 < scale < 5
-    rules = calibrate(training.classes, training.off_palette, scale, config.audit.pass_share)
+    rules = calibrate(training.classes, training.off_palette, scale, config.audit.pass_share, DEFAULT_PALETTE)
     kept = rules.check(held_out.classes, held_out.off_palette)
     assert kept["viable"].mean() >= 0.95
     torn = np.where(np.random.default_rng(0).random(held_out.classes.shape) < 0.03, BACKGROUND, held_out.classes)

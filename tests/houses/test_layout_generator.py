@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from core.data.palette import BACKGROUND, NUM_CLASSES, UNLABELLED, WALL, classes_from_rgb
+from core.data.palette import DEFAULT_PALETTE, UNLABELLED
 from core.houses.floor_plan import MAX_ROOMS
 from core.houses.furniture import BED, CABINET, CHAIR, OTHERS, TABLE
 from core.houses.house import WALL_THICKNESS
 from core.houses.layout_generator import furnished_house, generate_layout, write_layouts
+
+BACKGROUND, WALL = DEFAULT_PALETTE.background, DEFAULT_PALETTE.wall
 
 BODY = 0.5
 REAL_COLUMNS = "scene_id,type,room_id,num_rooms,layout_path,is_empty,is_augmented,augmentation_id,augmentation_type"
@@ -63,7 +65,7 @@ def test_walls_enclose_every_room_once_the_doors_are_closed(seed: int, num_rooms
     classes = generate_layout(np.random.default_rng(seed), num_rooms)
 
     assert classes.dtype == np.uint8 and classes.shape == (512, 512)
-    assert classes.max() < NUM_CLASSES
+    assert classes.max() < len(DEFAULT_PALETTE)
     assert len(survey(classes).rooms) == num_rooms
 
 
@@ -142,7 +144,7 @@ def test_manifest_describes_the_files_beside_it(tmp_path: Path) -> None:
         assert row["layout_path"] == f"images/{row['scene_id']}_scene_layout.png"
         picture = Image.open(path.parent / row["layout_path"])
         assert picture.mode == "RGB" and picture.size == (512, 512)
-        classes = classes_from_rgb(np.asarray(picture))
+        classes = DEFAULT_PALETTE.classes_from_rgb(np.asarray(picture))
         assert UNLABELLED not in classes
         assert len(survey(classes).rooms) == int(row["num_rooms"])
 

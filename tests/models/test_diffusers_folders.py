@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel, VQModel
 
-from core.data.palette import COLORS
+from core.data.palette import DEFAULT_PALETTE
 from core.models.checkpoints import load_autoencoder, load_unet
 from core.models.diffusion import add_noise, build_scheduler, denoiser
 from core.models.imported_models import load_experiment
@@ -66,9 +66,9 @@ def test_a_pipeline_of_pictures_needs_no_autoencoder(pipeline, experiment):
 
 
 def test_classes_are_those_of_the_nearest_colours():
-    colors = torch.tensor(COLORS).float()
+    colors = torch.tensor(DEFAULT_PALETTE.rgb).float()
     rgb = (colors + torch.tensor([3.0, -3.0, 2.0])).clamp(0, 255).T[None, :, :, None] / 127.5 - 1
-    logits = palette_logits(rgb)[0, :, :, 0]
+    logits = palette_logits(rgb, DEFAULT_PALETTE)[0, :, :, 0]
     assert logits.argmax(0).tolist() == list(range(len(colors)))
     assert (logits.softmax(0).diagonal() > 0.95).all()
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from core.audit.audit import LAYOUTS_NAME
-from core.data.palette import COLORS
+from core.data.palette import DEFAULT_PALETTE
 from core.records.artifacts import round_location, run_location
 from core.records.ownership import OwnFiles
 from core.records.stage_run import run_stage
@@ -86,8 +86,14 @@ def test_the_picture_shows_both_ends_and_real_layouts_and_is_ours(run_config):
         pixels = np.asarray(image)
     tile = pixels.shape[1] // 14
     before, after, real = pixels[60, 60], pixels[60, 5 * tile + 60], pixels[:, 10 * tile :]
-    assert (before == COLORS[1]).all() and (after == COLORS[2]).all() and (pixels[60, 4 * tile + 60] == 255).all()
-    assert {tuple(colour) for colour in COLORS} >= {tuple(pixel) for pixel in real.reshape(-1, 3)} - {(255, 255, 255)}
+    assert (
+        (before == DEFAULT_PALETTE.rgb[1]).all()
+        and (after == DEFAULT_PALETTE.rgb[2]).all()
+        and (pixels[60, 4 * tile + 60] == 255).all()
+    )
+    assert {tuple(colour) for colour in DEFAULT_PALETTE.rgb} >= {tuple(pixel) for pixel in real.reshape(-1, 3)} - {
+        (255, 255, 255)
+    }
     assert OwnFiles(open_store(run_location(run_config), run_config.artifacts)).find("before_after.png") is not None
     with hold_run(run_config):  # nothing of the user's is in the way of going on
         begin_run(run_config)

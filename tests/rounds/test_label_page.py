@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from core.config.loading import config_bytes, load_config
-from core.data.palette import COLORS
+from core.data.palette import DEFAULT_PALETTE
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_autoencoder
 from core.models.pictures import decode_classes
@@ -74,7 +74,7 @@ def test_the_page_shows_the_generated_layouts_in_palette_colours_in_order_of_sam
     wanted = decode_classes(torch.stack([latents[number] for number in range(8)]), decoder)
     for layout, classes in zip(data["layouts"], wanted, strict=True):
         picture = Image.open(io.BytesIO(base64.b64decode(layout["picture"])))
-        assert np.array_equal(np.asarray(picture.convert("RGB")), COLORS[classes])
+        assert np.array_equal(np.asarray(picture.convert("RGB")), DEFAULT_PALETTE.rgb[classes])
 
 
 def test_a_choice_of_layouts_is_the_same_every_time_and_grows(round_1, tmp_path):
@@ -299,7 +299,7 @@ def test_hostile_text_is_shown_and_not_executed(opened, tmp_path):
     title = """</title><script>document.title = "taken"</script><img src=x onerror='document.title="taken"'>"""
     names = ["""</script><script>document.title = "taken"</script>"""]
     hostile = tmp_path / "labels.html"
-    hostile.write_text(render_label_page(title, names, np.zeros((1, 32, 32), np.uint8), "0a" * 8))
+    hostile.write_text(render_label_page(title, names, np.zeros((1, 32, 32), np.uint8), DEFAULT_PALETTE, "0a" * 8))
     page = opened(hostile)
     assert page.title() == f"Label layouts · {title}" and page.get_by_text(title).is_visible()
     assert page.evaluate("document.scripts.length") == 2

@@ -18,11 +18,13 @@ from core.data.latents import Latents, read_latent, read_pool
 from core.data.layout_scale import typical_scale
 from core.data.layouts import LayoutPictures, read_layout
 from core.data.manifest import originals, read_manifest, split_by_layout
-from core.data.palette import BACKGROUND, COLORS, classes_from_rgb
+from core.data.palette import DEFAULT_PALETTE
 from core.data.picture_files import read_picture
 from core.inputs.tensor_files import load_tensors
 from core.training.label_files import labels_of, read_labels, require_both_labels
 from tests.sweep.ground import Ground, Row
+
+BACKGROUND = DEFAULT_PALETTE.background
 
 TITLE = "Pictures, manifests and latents that mean something else"
 
@@ -45,8 +47,14 @@ def _pictures(change: Callable[[np.ndarray], Any], format: str = "PNG", **option
             image = made if isinstance(made, Image.Image) else Image.fromarray(made)
             image.save(paths[-1], format=format, **options)
         rows = pd.DataFrame({"path": [str(path) for path in paths], "manifest_row": range(len(paths))})
-        read = LayoutPictures(rows, "path", 32)
-        agree = [np.mean(classes_from_rgb(read.rgb(n)) == classes_from_rgb(read_layout_of(ground, n))) for n in (0, 5)]
+        read = LayoutPictures(rows, "path", 32, DEFAULT_PALETTE)
+        agree = [
+            np.mean(
+                DEFAULT_PALETTE.classes_from_rgb(read.rgb(n))
+                == DEFAULT_PALETTE.classes_from_rgb(read_layout_of(ground, n))
+            )
+            for n in (0, 5)
+        ]
         return min(agree) > 0.8
 
     return give
@@ -54,23 +62,23 @@ def _pictures(change: Callable[[np.ndarray], Any], format: str = "PNG", **option
 
 def read_layout_of(ground: Ground, number: int) -> np.ndarray:
     rows = pd.read_csv(ground.manifest)
-    return read_layout(ground.manifest.parent / rows["layout_path"][number], 32)
+    return read_layout(ground.manifest.parent / rows["layout_path"][number], 32, DEFAULT_PALETTE)
 
 
 def _transparent(rgb: np.ndarray, hidden: int) -> np.ndarray:
     alpha = np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
-    alpha[classes_from_rgb(rgb) == BACKGROUND] = (hidden, hidden, hidden, 0)
+    alpha[DEFAULT_PALETTE.classes_from_rgb(rgb) == BACKGROUND] = (hidden, hidden, hidden, 0)
     return alpha
 
 
 def _palette_image(rgb: np.ndarray) -> Image.Image:
-    image = Image.fromarray(classes_from_rgb(rgb), "P")
-    image.putpalette(COLORS.tobytes())
+    image = Image.fromarray(DEFAULT_PALETTE.classes_from_rgb(rgb), "P")
+    image.putpalette(DEFAULT_PALETTE.rgb.tobytes())
     return image
 
 
 def _picture(name: str, data: Callable[[Ground], bytes]) -> Callable[[Ground], Any]:
-    return lambda ground: read_picture(ground.file(name, data(ground)))
+    return lambda ground: read_picture(ground.file(name, data(ground)), DEFAULT_PALETTE)
 
 
 def _saved(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -94,7 +102,12 @@ def _blank(mode: str = "RGB", size: int = 32) -> Image.Image:
 
 
 WRONG_COLOURS = [
-    Row("pictures", "class indices", _pictures(classes_from_rgb), ("manifest row", ".png", "100 %", "class indices")),
+    Row(
+        "pictures",
+        "class indices",
+        _pictures(DEFAULT_PALETTE.classes_from_rgb),
+        ("manifest row", ".png", "100 %", "class indices"),
+    ),
     Row(
         "pictures",
         "red and blue exchanged",
@@ -104,7 +117,7 @@ WRONG_COLOURS = [
     Row(
         "pictures",
         "another palette",
-        _pictures(lambda rgb: (COLORS[::-1] // 3 * 2)[classes_from_rgb(rgb)]),
+        _pictures(lambda rgb: (DEFAULT_PALETTE.rgb[::-1] // 3 * 2)[DEFAULT_PALETTE.classes_from_rgb(rgb)]),
         ("manifest row", "colours of another palette"),
     ),
     Row(
@@ -192,8 +205,18 @@ ODD_PICTURES = [
     Row("picture", "CMYK", _picture("a.png", lambda _: _saved(_blank("CMYK"), "TIFF")), ("a.png", "CMYK")),
     Row("picture", "32-bit numbers", _picture("a.png", lambda _: _saved(_blank("F"), "TIFF")), ("a.png", "32-bit")),
     Row("picture", "black and white", _picture("a.png", lambda _: _saved(_blank("1"), "PNG")), ("a.png", "palette")),
-    Row("picture", "a folder", lambda ground: read_picture(ground.folder), ("a folder", "give the path of a file")),
-    Row("picture", "the device /dev/zero", lambda _: read_picture("/dev/zero"), ("/dev/zero", "a device")),
+    Row(
+        "picture",
+        "a folder",
+        lambda ground: read_picture(ground.folder, DEFAULT_PALETTE),
+        ("a folder", "give the path of a file"),
+    ),
+    Row(
+        "picture",
+        "the device /dev/zero",
+        lambda _: read_picture("/dev/zero", DEFAULT_PALETTE),
+        ("/dev/zero", "a device"),
+    ),
 ]
 
 
@@ -299,7 +322,7 @@ def _cell(cell: str) -> Callable[[Ground], Any]:
 def _scale(cell: str) -> Callable[[Ground], Any]:
     def give(ground: Ground) -> bool:
         rows = _read(ground.file("m.csv", _rows(ground).assign(pixels_per_metre=cell).to_csv(index=False)))
-        return typical_scale(rows, "layout_path", 32) == 12.5
+        return typical_scale(rows, "layout_path", 32, DEFAULT_PALETTE) == 12.5
 
     return give
 
@@ -520,7 +543,10 @@ LATENTS = [
     Row("packed latents", "columns first", _npy(np.asfortranarray(_ONES)), ("0.npy", "column by column")),
     *(
         Row(kind, given, lambda g, data=data, read=read: read(g.file("odd", data)), ("odd", word))
-        for kind, read in (("latent", lambda path: read_latent(path, SHAPE)), ("picture", read_picture))
+        for kind, read in (
+            ("latent", lambda path: read_latent(path, SHAPE)),
+            ("picture", lambda path: read_picture(path, DEFAULT_PALETTE)),
+        )
         for given, data, word in (
             ("a pointer of Git LFS", "version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
             ("nothing in it", "", "it is empty"),

@@ -11,6 +11,7 @@ import torch
 from core.config.loading import load_config
 from core.data.latents import PackedLatents, read_pool
 from core.data.layouts import read_layout
+from core.data.palette import DEFAULT_PALETTE
 from core.inputs.tensor_files import load_tensors
 from core.runtime.errors import InputError
 from tests.sweep.ground import Ground, Row
@@ -18,7 +19,7 @@ from tests.sweep.ground import Ground, Row
 TITLE = "Files that are not what they say"
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    "picture": lambda path: read_layout(path, 32),
+    "picture": lambda path: read_layout(path, 32, DEFAULT_PALETTE),
     "latent": lambda path: load_tensors(path, "latent"),
     "packed latents": lambda path: PackedLatents(path, (4, 8, 8)),
     "config": load_config,

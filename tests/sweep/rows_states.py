@@ -12,6 +12,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from core.config.discriminator_sections import DiscriminatorSection
 from core.config.experiment import ExperimentConfig
+from core.data.palette import DEFAULT_PALETTE
 from core.inputs.tensor_files import load_tensors
 from core.models.checkpoints import build_autoencoder, load_autoencoder, load_discriminator, load_unet
 from core.models.discriminator import ADAM_BETAS, LatentDiscriminator
@@ -268,7 +269,7 @@ def _loads_autoencoder(change: Change) -> Callable[[Ground], nn.Module]:
 
 def _resumes_autoencoder(change: Change) -> Callable[[Ground], Any]:
     def make(ground: Ground) -> dict[str, Any]:
-        model = build_autoencoder(ground.config.autoencoder)
+        model = build_autoencoder(ground.config.autoencoder, DEFAULT_PALETTE)
         optimizer = AdamW(model.parameters())
         _stepped(model, optimizer)
         row = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "pixel_agreement": 0.5, "object_agreement": 0.5}

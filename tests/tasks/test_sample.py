@@ -14,7 +14,7 @@ from core.audit.rules import RULES
 from core.config.loading import load_config
 from core.data.layouts import LayoutPictures
 from core.data.manifest import originals, read_manifest, split_by_layout
-from core.data.palette import COLORS, classes_from_rgb
+from core.data.palette import DEFAULT_PALETTE
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_autoencoder, load_checkpoint, load_unet
 from core.models.sampling import CPU_BATCH, sample_latents
@@ -91,7 +91,7 @@ def test_pictures_and_verdicts_are_those_of_the_seeds_in_the_manifest(drawn, pre
     expected = autoencoder.decoder(latents).logits.argmax(1).numpy()
     for name, classes in zip(rows["layout_path"], expected, strict=True):
         with Image.open(drawn / name) as picture:
-            assert picture.mode == "RGB" and np.array_equal(np.asarray(picture), COLORS[classes])
+            assert picture.mode == "RGB" and np.array_equal(np.asarray(picture), DEFAULT_PALETTE.rgb[classes])
 
 
 def test_the_sheet_shows_the_layouts_in_order(drawn):
@@ -107,8 +107,8 @@ def test_it_is_a_dataset_of_this_project(drawn, prepared):
     assert len(originals(rows)) == 5
     training, held_out = split_by_layout(rows, 0.6, 0)
     assert (len(training), len(held_out)) == (3, 2)
-    pictures = LayoutPictures(rows, "layout_path", 32)
-    assert np.array_equal(classes_from_rgb(pictures.rgb(4)), pictures.batch([4]).classes[0].numpy())
+    pictures = LayoutPictures(rows, "layout_path", 32, DEFAULT_PALETTE)
+    assert np.array_equal(DEFAULT_PALETTE.classes_from_rgb(pictures.rgb(4)), pictures.batch([4]).classes[0].numpy())
 
 
 def as_imagefolder(folder):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.data.palette import rgb_from_classes
+from core.data.palette import DEFAULT_PALETTE
 from core.models.checkpoints import load_autoencoder
 from core.models.labelled_latents import LabelledLatents
 from core.models.pictures import decode_classes
@@ -92,7 +92,7 @@ def test_the_command_labels_every_generated_layout(checked, tmp_path):
     assert list(seen["latent_path"]) == [f"latent_{sample:05d}.pt" for sample in range(COUNT)]
     pictures = np.stack([np.asarray(Image.open(tmp_path / "seen" / name)) for name in seen["layout_path"]])
     decoder = load_autoencoder(Path(config.autoencoder.checkpoint), config).decoder
-    assert np.array_equal(pictures, rgb_from_classes(decode_classes(labelled.latents, decoder)))
+    assert np.array_equal(pictures, DEFAULT_PALETTE.rgb_from_classes(decode_classes(labelled.latents, decoder)))
     assert pictures.shape == (COUNT, 32, 32, 3)
 
 

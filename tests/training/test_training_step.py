@@ -12,6 +12,7 @@ from core.config.discriminator_sections import DiscriminatorSection
 from core.config.loss_sections import PerceptualLossSection
 from core.config.training_sections import OptimizationSection
 from core.data.layouts import Pictures
+from core.data.palette import DEFAULT_PALETTE
 from core.models.adversarial import FormParts, NegativeAware, NoisePass, build_adversarial_form
 from core.models.adversarial_weight import BALANCE_INTERVAL, adversarial_weight, gradient_norms
 from core.models.checkpoints import load_unet
@@ -55,7 +56,7 @@ def loss_models(config, trunk, unet):
     """The models of the losses, for every form."""
     torch.manual_seed(0)
     discriminator = LatentDiscriminator(4, 8).eval().requires_grad_(False)
-    decoder = ConvDecoder(4, 8, 2, 16).eval().requires_grad_(False)
+    decoder = ConvDecoder(4, 8, 2, 16, DEFAULT_PALETTE).eval().requires_grad_(False)
     scheduler = build_scheduler(config.scheduler)
     perceptual = build_perceptual(PerceptualLossSection(backbone=str(trunk)))
     reference = denoiser(copy.deepcopy(unet).requires_grad_(False), scheduler)
