@@ -20,8 +20,9 @@ _LONGEST_NAME = 64
 
 
 def palette_input(config: ExperimentConfig) -> dict[str, Location]:
-    """The file of the config's palette as an input of a stage; empty if it is the default one."""
-    return {} if config.dataset.palette is None else {"palette": config.dataset.palette}
+    """The file of the config's palette as an input of a stage; empty if the palette is the default one."""
+    place = config.dataset.palette
+    return {} if place is None or read_palette(config) == DEFAULT_PALETTE else {"palette": place}
 
 
 def read_palette(config: ExperimentConfig) -> Palette:

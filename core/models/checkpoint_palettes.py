@@ -27,9 +27,7 @@ def refuse_other_palette(saved_config: Mapping[str, Any], config: ExperimentConf
         return
     place = config.dataset.palette
     named = "the project's own palette" if place is None else f"dataset.palette {place}"
-    remedy = (
-        "give the autoencoder and the palette that belong together, or leave autoencoder.checkpoint out to train one"
-    )
+    remedy = "give an autoencoder and a palette that belong together, or leave autoencoder.checkpoint out to train one"
     if not isinstance(saved, list):
         raise InputError(f"autoencoder checkpoint {path} has the palette {form.kind_of(saved)}: {remedy}")
     if len(saved) != len(wanted):

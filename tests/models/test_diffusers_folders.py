@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel, VQModel
 
-from core.data.palette import DEFAULT_PALETTE
+from core.data.palette import DEFAULT_PALETTE, Palette
 from core.models.checkpoints import load_autoencoder, load_unet
 from core.models.diffusion import add_noise, build_scheduler, denoiser
 from core.models.imported_models import load_experiment
@@ -14,6 +14,7 @@ from core.networks.diffusers_autoencoder import palette_logits
 from core.records.input_files import describe_input, local_path
 from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection
+from tests.palettes import OWN, write_palette
 
 BLOCKS = {"block_out_channels": (4, 8), "norm_num_groups": 2}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -65,12 +66,25 @@ def test_a_pipeline_of_pictures_needs_no_autoencoder(pipeline, experiment):
     assert model.decoder.device == torch.device("cpu")
 
 
-def test_classes_are_those_of_the_nearest_colours():
-    colors = torch.tensor(DEFAULT_PALETTE.rgb).float()
-    rgb = (colors + torch.tensor([3.0, -3.0, 2.0])).clamp(0, 255).T[None, :, :, None] / 127.5 - 1
-    logits = palette_logits(rgb, DEFAULT_PALETTE)[0, :, :, 0]
+# The two closest colours are 20 apart, a sixth of what they are in the default palette.
+CLOSE = Palette.of({"wall": (100, 100, 100), "background": (100, 100, 120), "bed": (0, 200, 0)})
+
+
+@pytest.mark.parametrize(("palette", "off"), [(DEFAULT_PALETTE, (3, -3, 2)), (OWN, (3, -3, 2)), (CLOSE, (1, -1, 1))])
+def test_classes_are_those_of_the_nearest_colours(palette, off):
+    colors = torch.tensor(palette.rgb).float()
+    rgb = (colors + torch.tensor(off)).clamp(0, 255).T[None, :, :, None] / 127.5 - 1
+    logits = palette_logits(rgb, palette)[0, :, :, 0]
     assert logits.argmax(0).tolist() == list(range(len(colors)))
     assert (logits.softmax(0).diagonal() > 0.95).all()
+
+
+def test_decoders_have_the_classes_of_the_palette(pipeline, experiment, tmp_path):
+    config = experiment(pipeline).with_values({"dataset.palette": str(write_palette(tmp_path / "palette.yaml"))})
+    decoder = load_autoencoder(pipeline, config).decoder
+    classes = torch.randint(len(OWN), (1, 32, 32), generator=torch.Generator().manual_seed(0))
+    rgb = torch.tensor(OWN.rgb)[classes].permute(0, 3, 1, 2) / 127.5 - 1
+    assert decoder.palette == OWN and torch.equal(decoder(rgb).logits.argmax(1), classes)
 
 
 @pytest.mark.parametrize("made", ["kl", "vq"])

@@ -14,7 +14,7 @@ from core.audit.rules import RULES
 from core.config.loading import load_config
 from core.data.layouts import LayoutPictures
 from core.data.manifest import originals, read_manifest, split_by_layout
-from core.data.palette import DEFAULT_PALETTE
+from core.data.palette import DEFAULT_PALETTE, Palette
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import load_autoencoder, load_checkpoint, load_unet
 from core.models.sampling import CPU_BATCH, sample_latents
@@ -225,7 +225,7 @@ def stop(*_):
 
 def test_a_killed_folder_is_not_taken_for_other_settings(prepared, tmp_path, monkeypatch):
     with monkeypatch.context() as stopped, pytest.raises(SystemExit):
-        stopped.setattr(drawing, "rgb_from_classes", stop)
+        stopped.setattr(Palette, "rgb_from_classes", stop)
         draw(prepared, tmp_path / "out")
     before = content(tmp_path / "out")
     assert any(name.startswith("state/parts/") for name in before)
