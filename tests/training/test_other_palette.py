@@ -51,6 +51,8 @@ from tests.made_once import made_once
 from tests.palettes import OWN, OWN_CLASSES, redraw, write_palette
 from tests.training.test_checker import GOOD, START
 
+pytest_plugins = ["tests.storage_servers"]
+
 COLOURS = {tuple(colour) for colour in OWN.colours}
 # Between the pictures of a grid.
 GAP = (255, 255, 255)
@@ -301,6 +303,18 @@ def test_a_palette_may_move_and_a_finished_run_stays_finished(made, round_1, tmp
         assert make_prerequisite(stage, config) == read_record(
             open_store(made.parent / "artifacts/prerequisites" / stage, config.artifacts), "stage.json"
         )
+
+
+def test_a_palette_in_a_bucket_is_the_same_as_its_copy_here(made, moto_place, tmp_path):
+    moto_place.overwrite("own.yaml", (made.parent / "palette.yaml").read_bytes())
+    root = made.parent / "artifacts"
+    artifacts = moto_place.artifacts.model_dump() | {"root": str(root)}
+    config = load_config(made).with_values({"dataset.palette": f"{moto_place.uri}/own.yaml", "artifacts": artifacts})
+    assert open_round(config, 1).record is not None
+    fresh = config.with_values({"artifacts.root": str(tmp_path / "artifacts")})
+    assert make_prerequisite("autoencoder", fresh)["inputs"]["palette"]["path"] == f"{moto_place.uri}/own.yaml"
+    ours, theirs = (Path(with_prerequisites(one).required("autoencoder.checkpoint")) for one in (fresh, config))
+    assert ours != theirs and ours.read_bytes() == theirs.read_bytes()
 
 
 def test_an_autoencoder_of_another_palette_is_refused(made, config, tmp_path):
