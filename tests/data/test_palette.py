@@ -58,8 +58,12 @@ COLOURS = st.tuples(*[st.integers(0, 255)] * 3)
 
 @st.composite
 def palettes(draw):
-    """Any palette: three to six classes in any order, whose colours can be told apart."""
-    colours = draw(st.lists(COLOURS, min_size=3, max_size=6, unique=True))
+    """Any palette: three to six classes in any order, whose colours can be told apart, two of them often just so."""
+    colours = draw(st.lists(COLOURS, min_size=2, max_size=5, unique=True))
+    near = draw(st.tuples(*[st.integers(-9, 9)] * 3))
+    beside = tuple(min(255, max(0, value + off)) for value, off in zip(colours[0], near, strict=True))
+    colours.append(beside)
+    assume(len(set(colours)) == len(colours))
     names = draw(st.permutations(["wall", "background", *"abcd"[: len(colours) - 2]]))
     closest = min(
         sum(abs(a - b) for a, b in zip(one, other, strict=True)) for one in colours for other in colours if one != other
@@ -68,7 +72,7 @@ def palettes(draw):
     return Palette.of(dict(zip(names, colours, strict=True))), closest
 
 
-@settings(max_examples=30, deadline=None)  # each palette has a table of all colours
+@settings(max_examples=50, deadline=None)  # each palette has a table of all colours
 @given(palettes(), st.data())
 def test_every_colour_up_to_the_tolerance_is_of_its_class_and_none_of_two(made, data):
     palette, closest = made
@@ -83,6 +87,15 @@ def test_every_colour_up_to_the_tolerance_is_of_its_class_and_none_of_two(made, 
     expected = np.where(within, distances.argmin(1), UNLABELLED)
     assert palette.classes_from_rgb(shifted.astype(np.uint8)).tolist() == expected.tolist()
     assert palette.off_palette(shifted.astype(np.float32)).tolist() == (distances.min(1) > closest / 2).tolist()
+
+
+@pytest.mark.parametrize("palette", [DEFAULT_PALETTE, OWN])
+def test_a_pixel_is_off_the_palette_beyond_half_way_between_the_closest_colours(palette):
+    away = [palette.half_way, palette.half_way + 1]
+    colour = np.array(palette.colours[palette.wall], np.float32)
+    pixels = np.stack([colour + np.array([0, distance, 0], np.float32) for distance in away])
+    assert np.abs(pixels[:, None] - palette.rgb.astype(np.float32)).sum(-1).min(1).tolist() == away
+    assert palette.off_palette(pixels).tolist() == [False, True]
 
 
 def test_furniture_is_what_is_neither_wall_nor_background():

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel, VQModel
 
+from core.audit.layout_maps import decode_maps
 from core.data.palette import DEFAULT_PALETTE, Palette
 from core.models.checkpoints import load_autoencoder, load_unet
 from core.models.diffusion import add_noise, build_scheduler, denoiser
@@ -85,6 +87,9 @@ def test_decoders_have_the_classes_of_the_palette(pipeline, experiment, tmp_path
     classes = torch.randint(len(OWN), (1, 32, 32), generator=torch.Generator().manual_seed(0))
     rgb = torch.tensor(OWN.rgb)[classes].permute(0, 3, 1, 2) / 127.5 - 1
     assert decoder.palette == OWN and torch.equal(decoder(rgb).logits.argmax(1), classes)
+    rgb[:, :, :8] = 0  # a quarter of the picture in no colour
+    maps = decode_maps(rgb, decoder)
+    assert np.array_equal(maps.classes[:, 8:], classes[:, 8:]) and maps.off_palette.tolist() == [0.25]
 
 
 @pytest.mark.parametrize("made", ["kl", "vq"])

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.audit.layout_maps import read_maps
+from core.audit.reference import make_reference
 from core.config.loading import load_config
 from core.data.manifest import read_manifest
 from core.data.palette import DEFAULT_PALETTE, Palette
@@ -149,6 +150,17 @@ def test_audits_have_every_figure(round_1):
         assert layouts["classes"].shape == (12, 32, 32) and layouts["classes"].max() < 5
 
 
+def test_a_reference_is_made_again_for_a_palette_that_was_changed_in_place(made, tmp_path):
+    path = write_palette(tmp_path / "palette.yaml")
+    config, seen = load_config(made).with_values({"dataset.palette": str(path)}), []
+    paths = {"manifest": Path(config.required("dataset.manifest"))}
+    seen.append(make_reference(config, paths))
+    renamed = Palette(tuple(name.replace("storage", "shelf") for name in OWN.names), OWN.colours)
+    write_palette(path, renamed)
+    seen.append(make_reference(config, paths))
+    assert [one.judge.palette for one in seen] == [one.rules.palette for one in seen] == [OWN, renamed]
+
+
 def test_pictures_in_the_palette_are_audited_without_a_model(made):
     given = options(layouts=made.parent / "layouts/manifest.csv", json=True)
     printed = json.loads(run_command(audit_now, [str(made), *given]))
@@ -182,6 +194,8 @@ def test_an_exported_pipeline_knows_names_and_colours(round_1, tmp_path):
     assert settings["colours"] == [list(colour) for colour in OWN.colours]
     weights = load_file(tmp_path / "model/decoder/diffusion_pytorch_model.safetensors")
     assert weights["segmentation.weight"].shape[0] == 5
+    inputs = json.loads((tmp_path / "model/stage.json").read_text())["inputs"]
+    assert inputs["palette"]["path"].endswith("/palette.yaml")
     card = (tmp_path / "model/README.md").read_text()
     assert "5 classes: wall, background, storage, rest \\& more, bed." in card and "palette: palette.yaml" in card
 
