@@ -19,6 +19,7 @@ from core.rounds.planning import next_round
 from core.rounds.round import Round, open_round
 from core.rounds.round_table import round_table
 from core.rounds.run import begin_run, hold_run
+from core.rounds.start_check import require_sound_start
 from core.runtime.errors import LeaseError
 from core.training.prerequisites import needs_prerequisites
 from flows.command import run_flow, say
@@ -87,6 +88,7 @@ def adversarial_round(
             return _nothing_is_due(str(stopped))
         if needs_prerequisites(experiment):
             prerequisites(config, overrides)
+        require_sound_start(experiment, extra)
         record = _do_round(load_experiment(config, decided), due)
     return _announced(experiment, record, config, decided)
 

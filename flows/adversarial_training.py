@@ -12,6 +12,7 @@ from core.rounds.before_and_after import ending, keep_picture
 from core.rounds.finished_rounds import RoundRecord
 from core.rounds.round_table import round_table
 from core.rounds.run import begin_run, hold_run
+from core.rounds.start_check import require_sound_start
 from core.rounds.time_left import time_left
 from core.training.prerequisites import needs_prerequisites
 from flows.adversarial_round import adversarial_round
@@ -56,6 +57,7 @@ def adversarial_training(
         begin_run(experiment, None if fork_from is None else str(fork_from))
         if needs_prerequisites(experiment):
             prerequisites(config, overrides, wait)
+        require_sound_start(experiment)
         records = []
         for number in range(1, experiment.rounds.count + 1):
             try:

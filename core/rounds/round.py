@@ -163,7 +163,7 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
     }
     plan = plan_of_round(config, number)
     config = with_weight_factor(config, plan.weight_factor)
-    parent = round_location(config, plan.parent_round) if plan.parent_round > 0 else fork_parent(config)
+    parent = _parent(config, plan)
     start = _fresh_start(config) if parent is None else _start_from(parent, config)
     provenance = provenance_of("round", inputs | start.inputs, round_settings(config), config.artifacts)
     provenance |= {"round": number}
@@ -187,6 +187,22 @@ def open_round(config: ExperimentConfig, number: int) -> Round:
     if record is None:
         replace(store, CONFIG_NAME, config_bytes(opened.config))
     return opened
+
+
+def start_checkpoints(config: ExperimentConfig, number: int) -> dict[str, str]:
+    """The diffusion checkpoints that round `number` starts from, by name; the prerequisites must be filled in.
+
+    Raises InputError as `open_round` does, and nothing is written.
+    """
+    parent = _parent(config, plan_of_round(config, number))
+    if parent is None:
+        return _fresh_start(config).inputs
+    return {"generator": _start_from(parent, config).generator}
+
+
+def _parent(config: ExperimentConfig, plan: NextRoundPlan) -> str | None:
+    """Address of the round that one with this plan starts from; None for a fresh start."""
+    return round_location(config, plan.parent_round) if plan.parent_round > 0 else fork_parent(config)
 
 
 def _run_start(config: ExperimentConfig, number: int) -> str | None:

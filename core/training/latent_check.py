@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -9,8 +10,13 @@ from torch import Tensor
 
 from core.config.experiment import ExperimentConfig
 from core.data.latents import Latents
-from core.data.manifest import read_manifest, read_rows
+from core.data.layouts import LayoutPictures
+from core.data.manifest import choose_rows, originals, read_manifest, read_rows
+from core.models.pictures import encode_pictures
+from core.networks.autoencoder import Autoencoder
+from core.records.input_files import local_path
 from core.runtime.errors import InputError
+from core.runtime.seeding import derive_seed
 from core.storage.store import cache_folder
 
 log = logging.getLogger(__name__)
@@ -18,6 +24,40 @@ log = logging.getLogger(__name__)
 # Latents that are compared, and the largest difference, as a share of their spread, of latents of one autoencoder.
 # Latents of two autoencoders differ by more than their spread; pictures saved anew or resized, by a tenth.
 _COMPARED, _MOST_DIFFERENT = 64, 0.5
+# Layouts that are looked at before any work.
+SAMPLE = 8
+
+
+class EncodedSample(NamedTuple):
+    """A few layouts of a manifest: latents [N, C, h, w] as the autoencoder makes them now, and class maps [N, H, W].
+
+    Class maps are long, 255 where unlabelled. `figures` are those of `compare_with_manifest`.
+    """
+
+    latents: Tensor
+    classes: Tensor
+    figures: dict[str, float]
+
+
+def encode_sample(autoencoder: Autoencoder, config: ExperimentConfig) -> EncodedSample:
+    """`SAMPLE` layouts of the config's manifest, or all if it has fewer, encoded and compared with its latents.
+
+    Raises InputError for a manifest or picture that cannot be read, and as `compare_with_manifest` does.
+    """
+    manifest, rgb = local_path(config.required("dataset.manifest"), config.artifacts), config.dataset.outputs.rgb
+    rows = read_manifest(manifest, [rgb], config.dataset)
+    if not config.rounds.bad_latents.real_variants:
+        rows = originals(rows)
+    chosen = choose_rows(rows, SAMPLE, derive_seed(config.training.seed, "checked layouts"))
+    pictures = LayoutPictures(chosen, rgb, config.dataset.image_size)
+    latents = encode_pictures(pictures, autoencoder, SAMPLE, "checked layouts")
+    if not torch.isfinite(latents).all():
+        raise InputError(
+            f"autoencoder checkpoint {config.autoencoder.checkpoint} makes latents that are not finite of the layouts "
+            f"of {manifest}: give another"
+        )
+    figures = compare_with_manifest(latents, chosen, manifest, config)
+    return EncodedSample(latents, pictures.batch(list(range(len(pictures)))).classes, figures)
 
 
 def compare_with_manifest(
