@@ -1,5 +1,6 @@
 """A config completed by the checkpoints that it names: networks and schedule of models that were trained elsewhere."""
 
+import contextlib
 import functools
 import logging
 import math
@@ -104,6 +105,42 @@ def imported_settings(
     for model in imported:
         _require_own_decoder(model, encoder)
     return values
+
+
+def refused_checkpoints(path: Location, overrides: Sequence[str] = ()) -> tuple[ExperimentConfig | None, list[str]]:
+    """A draft of the config at `path`, and why checkpoints that it names are refused: a line each, tried one by one.
+
+    The draft is for a config that `load_experiment` refuses: sizes are not those of the checkpoints. None if the file
+    itself is at fault.
+    """
+    drafts: list[ExperimentConfig] = []
+
+    def keep(draft: ExperimentConfig) -> dict[str, Any]:
+        drafts.append(draft)
+        return {}
+
+    with contextlib.suppress(InputError):
+        load_config(path, overrides, complete=keep)
+    return (drafts[0], _refusals(drafts[0])) if drafts else (None, [])
+
+
+def _refusals(config: ExperimentConfig) -> list[str]:
+    lines, encoder, imported = list[str](), None, list[_Imported]()
+    for key, named in _named(config).items():
+        try:
+            if key == _AUTOENCODER:
+                encoder = _read_autoencoder(_place(named), config)
+            elif (model := _read_diffusion(_place(named), config)) is not None:
+                imported.append(model)
+        except InputError as error:
+            lines.append(str(error))
+    for model in [encoder, *imported] if encoder else imported:
+        try:
+            _add_settings(model, config, {})
+            _require_own_decoder(model, encoder)
+        except InputError as error:
+            lines.append(str(error))
+    return lines
 
 
 def _place(path: Location) -> str:

@@ -60,6 +60,20 @@ def encode_sample(autoencoder: Autoencoder, config: ExperimentConfig) -> Encoded
     return EncodedSample(latents, pictures.batch(list(range(len(pictures)))).classes, figures)
 
 
+def require_latent_files(manifest: Path, config: ExperimentConfig) -> None:
+    """InputError, which names the row, if a latent that the manifest names is not there."""
+    column = config.dataset.outputs.latent
+    if column not in read_rows(manifest, config.dataset).columns:
+        return
+    rows = read_manifest(manifest, [column], config.dataset)
+    missing = {path for path in rows[column].unique() if not Path(path).is_file()}
+    for row, path in zip(rows["manifest_row"], rows[column], strict=True):
+        if path in missing:
+            raise InputError(
+                f"manifest row {row + 1}: latent {path} does not exist: correct the manifest or set dataset.path_remap"
+            )
+
+
 def compare_with_manifest(
     encoded: Tensor, rows: pd.DataFrame, manifest: Path, config: ExperimentConfig
 ) -> dict[str, float]:

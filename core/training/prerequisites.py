@@ -68,6 +68,13 @@ class Prerequisite:
         """`config` with the stage's result at `key`."""
         return config.with_values({self.key: join(self.location, self.result)})
 
+    def cannot_be_made(self) -> InputError:
+        """The error for an unfinished stage without work."""
+        return InputError(
+            f"{self.key} is missing, and so is prerequisites.{self.stage} to make it with: set one of them in the "
+            "config"
+        )
+
 
 @contextlib.contextmanager
 def hold_prerequisites(config: ExperimentConfig, wait: bool = False) -> Iterator[None]:
@@ -106,9 +113,7 @@ def make_prerequisite(stage: str, config: ExperimentConfig) -> dict[str, Any] | 
     if plan is None:
         return None
     if plan.work is None and not plan.finished(config.artifacts):
-        raise InputError(
-            f"{plan.key} is missing, and so is prerequisites.{stage} to make it with: set one of them in the config"
-        )
+        raise plan.cannot_be_made()
     work = plan.work or _no_work
     with contextlib.nullcontext() if stage == "layouts" else together(given.training, make_prerequisite, stage, given):
         return run_stage(plan.stage, plan.location, plan.inputs, plan.settings, work, given.artifacts)
@@ -131,6 +136,20 @@ def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
             break
         config = plan.filled_in(config) if plan else config
     return config
+
+
+def unfinished(config: ExperimentConfig) -> Iterator[Prerequisite]:
+    """The stages, in order, that a run makes first. InputError, after them, for one whose inputs the config lacks."""
+    config, made_first = with_prerequisites(config), False
+    for stage in STAGES:
+        plan = _PLANS[stage](config)
+        if plan is None:
+            continue
+        # The inputs of what follows an unfinished stage do not exist yet.
+        if made_first or not plan.finished(config.artifacts):
+            made_first = True
+            yield plan
+        config = plan.filled_in(config)
 
 
 def _all_finished(config: ExperimentConfig) -> bool:
