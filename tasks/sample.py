@@ -8,6 +8,7 @@ from core.inputs.section import Batch, Samples, Seed, Steps, Strength
 from core.models.strength import choose_start
 from core.rounds.model_source import find_model, find_start
 from core.training.draw_layouts import DrawRequest, draw_layouts
+from core.training.layout_model import default_steps
 from tasks.command_line import run_command, say
 
 
@@ -35,15 +36,14 @@ def sample(
     model = find_model(checkpoint, config, overrides)
     if start is not None and strength is not None:
         start = find_start(start, model.config.artifacts)
-    latents, audited = model.config.rounds.bad_latents, model.config.audit
     request = DrawRequest(
         checkpoint=model.checkpoint,
         output_dir=output_dir,
         num_samples=num_samples,
         seed=seed,
-        num_steps=num_steps or (audited and audited.num_steps) or latents.num_steps,
+        num_steps=num_steps or default_steps(model.config),
         sampler=sampler,
-        batch_size=batch_size or latents.batch_size,
+        batch_size=batch_size or model.config.rounds.bad_latents.batch_size,
         grid=grid,
         audit=audit,
         from_start=choose_start(model.config, start, strength),

@@ -31,6 +31,7 @@ from core.records.workspace import Workspace, stage_files
 from core.runtime.files import Entry, atomic_write, file_entry
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection, join
+from core.training.layout_model import default_steps
 
 Form = Literal["diffusers", "imginav"]
 
@@ -112,8 +113,7 @@ def _inputs(config: ExperimentConfig, request: ExportRequest) -> dict[str, Locat
 
 
 def _settings(config: ExperimentConfig, request: ExportRequest) -> dict[str, Any]:
-    model, audited = config.fingerprint(), config.audit
-    steps = (audited and audited.num_steps) or config.rounds.bad_latents.num_steps
+    model, steps = config.fingerprint(), default_steps(config)
     settings = {"form": request.form, "strength": request.from_start and request.from_start.strength}
     settings |= {name: model[name] for name in ("unet", "scheduler")}
     return settings | {"latent_shape": config.latent_shape, "steps": min(steps, config.scheduler.num_steps)}

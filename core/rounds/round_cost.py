@@ -28,8 +28,9 @@ def round_seconds(config: ExperimentConfig, pace: Pace, latents: int) -> dict[st
             trajectories = kept.num_samples * kept.num_steps * pace.evaluation
     looks = 1 + epochs // training.eval_interval
     looked_at = (section.viability_samples + GRID_SAMPLES) * drawn.num_steps
-    # An epoch is a pass over the larger class, of which a batch holds half.
-    judged = 2 * (1 - VALIDATION_SHARE) * drawn.num_samples / section.discriminator.batch_size
+    # An epoch is a pass over the larger class, of which a batch holds half. Of two labels that is at least half.
+    larger = drawn.num_samples if section.viability.labels == "generated" else drawn.num_samples / 2
+    judged = 2 * (1 - VALIDATION_SHARE) * larger / section.discriminator.batch_size
     seconds = {
         "bad latents": drawn.num_samples * drawn.num_steps * pace.evaluation,
         "discriminator": section.discriminator.epochs * max(1.0, judged) * pace.discriminator_step,

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from torch import Tensor
 
-from core.audit.layout_maps import LayoutMaps, decode_maps
+from core.audit.layout_maps import LayoutMaps
 from core.audit.reference import make_reference
 from core.audit.rules import RULES, VIABLE, Rules
 from core.config.experiment import ExperimentConfig
@@ -21,12 +20,9 @@ from core.config.round_sections import SamplerName
 from core.data.palette import Palette
 from core.data.palette_file import palette_input
 from core.inputs.locations import Location
-from core.models.checkpoints import find_checkpoint, load_autoencoder
 from core.models.pictures import GRID_SAMPLES, save_grid
-from core.models.sampling import CPU_BATCH, require_steps, sample_latents
-from core.models.strength import FromStart, load_model, model_inputs
-from core.networks.autoencoder import Autoencoder, Decoder
-from core.networks.unet import UNet
+from core.models.sampling import CPU_BATCH, require_steps
+from core.models.strength import FromStart
 from core.records.artifacts import RECORD_NAME
 from core.records.input_files import local_path
 from core.records.latent_parts import LatentParts
@@ -35,18 +31,16 @@ from core.records.provenance import provenance_of
 from core.records.record_files import Record, read_record
 from core.records.stage_run import remove_leftovers, run_stage
 from core.records.workspace import Workspace
-from core.runtime.device import pick_device
 from core.runtime.errors import require_positive
 from core.runtime.files import atomic_write
 from core.runtime.progress import each
-from core.runtime.seeding import derive_seed
+from core.training.layout_model import DRAWING, LayoutModel, layout_model_inputs, layout_seeds, load_layout_model
 
 MANIFEST_NAME, METADATA_NAME = "manifest.csv", "metadata.jsonl"
 # The datasets library passes over folders whose names begin so. Elsewhere it would take the sheet for a layout without
 # metadata, which its versions before 3.4 refuse.
 GRID_NAME = "__grid__/layouts.png"
 
-_STAGE = "drawing"
 # Least number of latents in a part, of which a crash loses at most one: as many batches as a CPU samples side by side.
 _LEAST_PART = 4 * CPU_BATCH
 
@@ -75,8 +69,7 @@ class DrawRequest:
 class _Models:
     """What draws, and the rules that judge, if asked to."""
 
-    unet: UNet
-    autoencoder: Autoencoder
+    drawing: LayoutModel
     rules: Rules | None
 
 
@@ -94,24 +87,23 @@ def draw_layouts(config: ExperimentConfig, request: DrawRequest) -> Record:
     require_positive(num_samples=request.num_samples, batch_size=request.batch_size, num_steps=request.num_steps)
     require_steps(request.num_steps, config)
     inputs, settings = _inputs(config, request), _settings(config, request)
-    provenance = provenance_of(_STAGE, inputs, settings, config.artifacts)
+    provenance = provenance_of(DRAWING, inputs, settings, config.artifacts)
     models, store = None, publishing_store(request.output_dir, config.artifacts)
     if read_record(store, RECORD_NAME) is None:
         models = _load(config, request, inputs)  # here, so that a model that cannot draw leaves no folder
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
         loaded = models or _load(config, request, inputs)
-        latents = _sample(loaded.unet, config, request, provenance)
+        latents = _sample(loaded.drawing, config, request, provenance)
         return _write(latents, loaded, config, request, workspace.folder)
 
-    record = run_stage(_STAGE, request.output_dir, inputs, settings, work, config.artifacts)
+    record = run_stage(DRAWING, request.output_dir, inputs, settings, work, config.artifacts)
     remove_leftovers(store)
     return record
 
 
 def _inputs(config: ExperimentConfig, request: DrawRequest) -> dict[str, Location]:
-    inputs = model_inputs(request.checkpoint, request.from_start)
-    inputs["autoencoder"] = find_checkpoint(config.required("autoencoder.checkpoint"))
+    inputs = layout_model_inputs(config, request.checkpoint, request.from_start)
     if request.audit:
         inputs["manifest"] = config.required("dataset.manifest")
     return inputs | palette_input(config)
@@ -133,26 +125,23 @@ def _settings(config: ExperimentConfig, request: DrawRequest) -> dict[str, Any]:
 
 
 def _load(config: ExperimentConfig, request: DrawRequest, inputs: Mapping[str, Location]) -> _Models:
+    drawing = load_layout_model(config, request.checkpoint, request.from_start)
+    if not request.audit:
+        return _Models(drawing, None)
     paths = {name: local_path(place, config.artifacts) for name, place in inputs.items()}
-    unet = load_model(paths, request.from_start, config)
-    autoencoder = load_autoencoder(paths["autoencoder"], config)
-    rules = make_reference(config, paths).rules if request.audit else None
-    device = pick_device(config.training.device)
-    return _Models(unet.to(device), autoencoder.to(device), rules)
+    return _Models(drawing, make_reference(config, paths).rules)
 
 
-def _seeds(request: DrawRequest, positions: range) -> list[int]:
-    return [derive_seed(request.seed, _STAGE, position) for position in positions]
-
-
-def _sample(unet: UNet, config: ExperimentConfig, request: DrawRequest, provenance: Mapping[str, Any]) -> Tensor:
+def _sample(
+    drawing: LayoutModel, config: ExperimentConfig, request: DrawRequest, provenance: Mapping[str, Any]
+) -> Tensor:
     """All latents [N, C, h, w], after sampling those whose parts are missing."""
     store, batch = publishing_store(request.output_dir, config.artifacts), math.lcm(CPU_BATCH, request.batch_size)
     size = -(-_LEAST_PART // batch) * batch
     parts = LatentParts(store, dict(provenance), request.num_samples, size, config.artifacts)
-    for part in each(parts.missing(), _STAGE, "parts", lines=True):
-        seeds, steps = _seeds(request, part), request.num_steps
-        parts.add(part, sample_latents(unet, config, seeds, steps, request.batch_size, _STAGE, request.sampler))
+    for part in each(parts.missing(), DRAWING, "parts", lines=True):
+        seeds = layout_seeds(request.seed, part)
+        parts.add(part, drawing.draw(seeds, request.num_steps, request.sampler, request.batch_size))
     return parts.read()
 
 
@@ -160,9 +149,9 @@ def _write(
     latents: Tensor, models: _Models, config: ExperimentConfig, request: DrawRequest, folder: Path
 ) -> dict[str, Any]:
     """The metrics, after writing all files to `folder`. Only a batch of layouts and the sheet's are in memory."""
-    written, shown, palette = [], [], models.autoencoder.decoder.palette
+    written, shown, palette = [], [], models.drawing.decoder.palette
     for start in each(range(0, len(latents), CPU_BATCH), "pictures", "batches", lines=True):
-        maps = _decode(latents[start : start + CPU_BATCH], models.autoencoder.decoder)
+        maps = models.drawing.decode(latents[start : start + CPU_BATCH])
         names = [f"layouts/{position:05d}.png" for position in range(start, start + len(maps))]
         for name, rgb in zip(names, palette.rgb_from_classes(maps.classes), strict=True):
             with atomic_write(folder / name, on_disk=False) as file:
@@ -172,7 +161,7 @@ def _write(
             shown.append(maps.classes)
     rows = pd.concat(written, ignore_index=True)
     rows.insert(3, "position", np.arange(len(rows)))
-    rows.insert(4, "seed", _seeds(request, range(len(rows))))
+    rows.insert(4, "seed", layout_seeds(request.seed, range(len(rows))))
     with atomic_write(folder / MANIFEST_NAME) as file:
         rows.rename(columns={"file_name": config.dataset.outputs.rgb}).to_csv(file, index=False, lineterminator="\n")
     with atomic_write(folder / METADATA_NAME) as file:
@@ -181,13 +170,6 @@ def _write(
         save_grid(palette.rgb_from_classes(np.concatenate(shown)[:GRID_SAMPLES]), folder / GRID_NAME)
     metrics = {"layouts": len(rows), "empty": int(rows["is_empty"].sum())}
     return metrics if models.rules is None else metrics | {"viable": int(rows["is_viable"].sum())}
-
-
-def _decode(latents: Tensor, decoder: Decoder) -> LayoutMaps:
-    """Maps of at most `CPU_BATCH` latents. As many are always decoded, since a smaller batch may round otherwise."""
-    padded = torch.cat([latents, latents[-1:].expand(CPU_BATCH - len(latents), -1, -1, -1)])
-    maps = decode_maps(padded, decoder, CPU_BATCH)
-    return LayoutMaps(maps.classes[: len(latents)], maps.off_palette[: len(latents)])
 
 
 def _rows(names: list[str], maps: LayoutMaps, palette: Palette, rules: Rules | None) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from core.runtime import progress
 from core.storage import local_store
 from core.storage.opening import open_store
 from core.training import draw_layouts as drawing
+from core.training import layout_model
 from core.training.labelling import judge_latents
 from core.training.prerequisites import with_prerequisites
 from tasks.command_line import run_command
@@ -142,14 +143,14 @@ def test_it_is_an_imagefolder_of_the_datasets_library(drawn):
 
 
 def test_an_empty_layout_is_marked_so_and_no_config_reads_it(config, prepared, tmp_path, monkeypatch):
-    decode = drawing.decode_maps
+    decode = layout_model.decode_maps
 
     def blank_third(latents, decoder, batch_size):
         maps = decode(latents, decoder, batch_size)
         maps.classes[2] = 9
         return maps
 
-    monkeypatch.setattr(drawing, "decode_maps", blank_third)
+    monkeypatch.setattr(layout_model, "decode_maps", blank_third)
     assert draw(prepared, tmp_path / "out") == f"5 layouts, 1 empty: {tmp_path}/out"
     rows = read_manifest(tmp_path / "out/manifest.csv", ["layout_path"], config.dataset)
     assert rows["position"].tolist() == [0, 1, 3, 4]
@@ -176,8 +177,8 @@ def test_the_bytes_do_not_depend_on_how_they_are_computed(prepared, undisturbed,
 
 
 def test_a_layout_depends_on_its_seed_and_position_alone(prepared, undisturbed, tmp_path, monkeypatch):
-    decode, decoded = drawing.decode_maps, []
-    monkeypatch.setattr(drawing, "decode_maps", lambda *given: decoded.append(len(given[0])) or decode(*given))
+    decode, decoded = layout_model.decode_maps, []
+    monkeypatch.setattr(layout_model, "decode_maps", lambda *given: decoded.append(len(given[0])) or decode(*given))
     draw(prepared, tmp_path / "few")
     draw(prepared, tmp_path / "other", seed=4)
     assert set(decoded) == {CPU_BATCH}  # a smaller batch may round otherwise
@@ -194,7 +195,7 @@ def test_steps_and_sampler_change_what_is_drawn(prepared, undisturbed, tmp_path,
 
 
 KILLS = {
-    "sampling": (drawing, "sample_latents", 2),
+    "sampling": (layout_model, "sample_latents", 2),
     "a part's record": (drawing.LatentParts, "add", 3),
     "the pictures": (drawing, "atomic_write", 70),
     "the sheet": (drawing, "save_grid", 1),
@@ -211,7 +212,7 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(prepared, und
     assert (tmp_path / "out/state").exists()
     sampled = []
     monkeypatch.setattr(
-        drawing, "sample_latents", lambda *given: sampled.append(len(given[2])) or sample_latents(*given)
+        layout_model, "sample_latents", lambda *given: sampled.append(len(given[2])) or sample_latents(*given)
     )
     draw(prepared, tmp_path / "out", num_samples=130, grid=True)
     assert content(tmp_path / "out") == undisturbed
