@@ -7,7 +7,7 @@ from typing import Any
 from core.audit.audit import at_image_size, audit_checkpoint, audit_manifest, audit_stage
 from core.inputs.locations import Location
 from core.inputs.section import Samples, Seed, Side, Strength
-from core.models.imported_models import load_experiment
+from core.models.imported_models import load_experiment, model_place
 from core.models.strength import FromStart, choose_start
 from core.rounds.stage_result import StageResult
 from core.runtime.errors import InputError
@@ -60,6 +60,7 @@ def audit_now(
         raise InputError("--real and --image_size go with --layouts: a checkpoint is audited as its config says")
     if layouts is not None and (start is not None or strength is not None):
         raise InputError("--start and --strength go with --checkpoint: pictures have no weights")
+    checkpoint, start = (place and model_place(place) for place in (checkpoint, start))
     experiment = load_experiment(config, overrides, diffusion=[checkpoint, start])
     section = experiment.required("audit")
     seed = section.seed if seed is None else seed

@@ -30,7 +30,28 @@ def load_config(
     """
     files = read_files(expanded_location(path, "config"), artifacts or ArtifactsSection())
     # A copy: the files tell where a wrong key stands.
-    data, overridden = copy.deepcopy(merged(files)), []
+    data = copy.deepcopy(merged(files))
+    return _checked(data, overrides, complete, lambda error, overridden: _source_of(error, files, overridden))
+
+
+def config_of(
+    data: dict[str, Any],
+    source: str,
+    overrides: Sequence[str] = (),
+    complete: Callable[[ExperimentConfig], dict[str, Any]] = lambda draft: {},
+) -> ExperimentConfig:
+    """The same of settings `data` that come from no file; errors call them `source`."""
+    return _checked(copy.deepcopy(data), overrides, complete, lambda error, overridden: source)
+
+
+def _checked(
+    data: dict[str, Any],
+    overrides: Sequence[str],
+    complete: Callable[[ExperimentConfig], dict[str, Any]],
+    source_of: Callable[[ValidationError, Sequence[str]], str],
+) -> ExperimentConfig:
+    """The config of `data` with overrides; `source_of` an error and the overridden keys is where its cause stands."""
+    overridden: list[str] = []
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
@@ -48,8 +69,7 @@ def load_config(
             set_value(data, key, value)
         return ExperimentConfig.model_validate(data)
     except ValidationError as error:
-        source = _source_of(error, files, overridden)
-        raise InputError(f"config {source}: {first_problem(error, ExperimentConfig)}") from None
+        raise InputError(f"config {source_of(error, overridden)}: {first_problem(error, ExperimentConfig)}") from None
 
 
 def config_bytes(config: ExperimentConfig) -> bytes:

@@ -16,8 +16,8 @@ from core.inputs.locations import Location
 from core.models.checkpoints import (
     SizedAutoencoder,
     find_checkpoint,
-    load_checkpoint,
     load_sized_autoencoder,
+    saved_settings,
 )
 from core.models.strength import FromStart, load_model, model_inputs
 from core.networks.unet import UNet
@@ -135,7 +135,7 @@ def _card(
     lineage = trace_lineage(described, request.round_location, config.artifacts)
     stage = record_of(inputs["diffusion"], config.artifacts)
     known = list(lineage.rounds.values())
-    settings = known[-1]["settings"] if known else load_checkpoint(checkpoint, "diffusion checkpoint")["config"]
+    settings = known[-1]["settings"] if known else saved_settings(checkpoint, config)
     written = {path.relative_to(folder).as_posix(): file_entry(path) for path in stage_files(folder)}
     name = str(inputs["diffusion"]).rpartition("/")[2]
     strength = None if request.from_start is None else request.from_start.strength

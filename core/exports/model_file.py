@@ -8,7 +8,7 @@ from core.data.palette_file import read_palette
 from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
 from core.models.checkpoint_palettes import palette_setting
-from core.models.checkpoints import export_checkpoint, load_checkpoint
+from core.models.checkpoints import export_checkpoint, saved_settings
 from core.models.strength import FromStart, load_model, model_inputs
 from core.records.input_files import describe_input, local_path
 from core.runtime.errors import InputError
@@ -27,7 +27,7 @@ def write_model(config: ExperimentConfig, checkpoint: Location, from_start: From
     """
     path = _new_file(output)
     paths = {name: local_path(place, config.artifacts) for name, place in model_inputs(checkpoint, from_start).items()}
-    saved = load_checkpoint(paths["diffusion"], "diffusion checkpoint")["config"]
+    saved = saved_settings(paths["diffusion"], config)
     settings: dict[str, Any] = {name: saved[name] for name in KEPT_SETTINGS if name in saved}
     unet = load_model(paths, from_start, config)
     # A checkpoint that was made elsewhere does not say in our words what the config has from it.

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -11,8 +11,6 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from core.config.experiment import ExperimentConfig
-from core.config.model_sections import AutoencoderSection
-from core.data.palette import Palette
 from core.data.palette_file import read_palette
 from core.inputs import state_form as form
 from core.inputs.listed_digests import require_listed_digest
@@ -21,6 +19,7 @@ from core.inputs.safetensors_files import SUFFIX, load_safetensors, save_safeten
 from core.inputs.section import Section
 from core.inputs.state_form import are_weights, checked_weights, with_prefix, without_wrappers
 from core.inputs.tensor_files import load_tensors, save_tensors
+from core.models.autoencoder_sizes import AutoencoderSizes, SavedSize, build_autoencoder
 from core.models.checkpoint_palettes import PALETTE_KEY, refuse_other_palette, refuse_palette_of_imginav
 from core.models.diffusers_folders import (
     FolderDiffusion,
@@ -28,6 +27,7 @@ from core.models.diffusers_folders import (
     read_autoencoder_folder,
     read_diffusion_folder,
 )
+from core.models.diffusion import build_scheduler
 from core.models.discriminator import LatentDiscriminator
 from core.models.imginav_checkpoints import (
     ImgiNavDiffusion,
@@ -37,9 +37,9 @@ from core.models.imginav_checkpoints import (
     read_autoencoder,
     read_diffusion,
 )
-from core.networks.autoencoder import Autoencoder, conv_autoencoder
+from core.networks.autoencoder import Autoencoder
 from core.networks.imginav_autoencoder import ImgiNavSizes, imginav_autoencoder
-from core.networks.unet import UNet, build_unet
+from core.networks.unet import UNet, build_unet, is_network_of
 from core.records.input_files import local_path
 from core.runtime.errors import InputError
 
@@ -47,10 +47,6 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 # Settings that a checkpoint names and that may differ from those it was trained with.
 FREE_SETTINGS = ("unet.dropout",)
-
-# Bounds of sizes in a checkpoint's config: channels or the side of a map, and halvings of a map. No model exceeds them.
-_SavedSize = Annotated[int, Field(ge=1, le=2**16, strict=True)]
-_SavedHalvings = Annotated[int, Field(ge=1, le=16, strict=True)]
 
 
 def find_checkpoint(path: Location) -> Location:
@@ -99,6 +95,14 @@ def export_checkpoint(weights: Mapping[str, Tensor], config: Mapping[str, Any], 
     save_safetensors(weights, "config", json.dumps(config, sort_keys=True), path)
 
 
+def saved_settings(path: Location, config: ExperimentConfig) -> dict[str, Any]:
+    """The settings in the diffusion checkpoint at `path`; those of `config` for a folder, which holds none."""
+    if is_model_folder(path):
+        return config.fingerprint()
+    settings: dict[str, Any] = load_checkpoint(path, "diffusion checkpoint")["config"]
+    return settings
+
+
 def load_unet(path: Location, config: ExperimentConfig) -> UNet:
     """UNet with the EMA weights of the diffusion checkpoint at `path`; InputError if they do not fit the config."""
     path = find_checkpoint(path)
@@ -141,13 +145,22 @@ def _unet_of(weights: dict[str, Tensor], path: Location, config: ExperimentConfi
 def refuse_other_settings(settings: Mapping[str, Any], config: ExperimentConfig, path: Location) -> None:
     """InputError if a checkpoint was made with other `settings`, by dotted key, than the config's.
 
-    Those of `FREE_SETTINGS` may differ.
+    Those of `FREE_SETTINGS` may differ, and one that the config `says_itself`.
     """
     for key, saved in settings.items():
         section, _, name = key.partition(".")
         now = getattr(getattr(config, section), name)
-        if saved != now and key not in FREE_SETTINGS:
+        if saved != now and key not in FREE_SETTINGS and not says_itself(key, saved, config):
             raise other_setting(path, key, saved, now)
+
+
+def says_itself(key: str, saved: Any, config: ExperimentConfig) -> bool:
+    """Whether `saved` at a dotted key, a network or schedule in full, is what other settings of the config say too."""
+    if key == "unet.config":
+        return is_network_of(config.unet, saved)
+    if key != "scheduler.trained_betas" or config.scheduler.trained_betas is not None:
+        return False
+    return bool(saved == tuple(build_scheduler(config.scheduler).betas.float().tolist()))
 
 
 def other_setting(path: Location, key: str, saved: object, now: object) -> InputError:
@@ -186,7 +199,7 @@ def load_sized_autoencoder(path: Location, config: ExperimentConfig) -> "SizedAu
     if is_model_folder(path):
         folder = read_autoencoder_folder(Path(path), palette)
         _refuse_other_latents(folder.latent_channels, folder.halvings, config, path)
-        return SizedAutoencoder(folder.model, None)
+        return SizedAutoencoder(folder.model, folder.sizes)
     checkpoint = load_checkpoint(path, "autoencoder checkpoint")
     if is_imginav_autoencoder(checkpoint):
         refuse_palette_of_imginav(config, path)
@@ -219,15 +232,6 @@ def _refuse_other_latents(channels: int, steps: int, config: ExperimentConfig, p
             )
 
 
-class AutoencoderSizes(Section):
-    """The sizes in the config of an autoencoder's checkpoint."""
-
-    latent_channels: _SavedSize = 16
-    base_channels: _SavedSize = 32
-    downsampling_steps: _SavedHalvings = 4
-    max_channels: _SavedSize = 256
-
-
 class SizedAutoencoder(NamedTuple):
     """An autoencoder, and the sizes that its checkpoint names; None for one of diffusers, which has a config."""
 
@@ -235,19 +239,12 @@ class SizedAutoencoder(NamedTuple):
     sizes: AutoencoderSizes | ImgiNavSizes | None
 
 
-def build_autoencoder(section: AutoencoderSection | AutoencoderSizes, palette: Palette) -> Autoencoder:
-    """Untrained autoencoder of the configured sizes, of layouts in the palette."""
-    return conv_autoencoder(
-        section.latent_channels, section.base_channels, section.downsampling_steps, section.max_channels, palette
-    )
-
-
 class DiscriminatorSizes(Section):
     """The sizes in the config of a discriminator's checkpoint: the arguments of its constructor."""
 
-    latent_channels: _SavedSize
-    latent_size: _SavedSize
-    base_channels: _SavedSize = 48
+    latent_channels: SavedSize
+    latent_size: SavedSize
+    base_channels: SavedSize = 48
     dropout: float = Field(0.1, ge=0, lt=1)
 
 

@@ -7,16 +7,23 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel, VQModel
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from core.config.model_sections import UNetSection
 from core.data.palette import Palette
 from core.inputs import state_form as form
+from core.inputs.config_keys import first_problem
 from core.inputs.locations import Location
 from core.inputs.safetensors_files import load_safetensors
 from core.inputs.state_form import are_weights, checked_weights
 from core.inputs.tensor_files import load_tensors
+from core.models.autoencoder_sizes import AutoencoderSizes
+from core.models.exported_decoders import DECODER_CLASS, read_exported_decoder
 from core.networks.autoencoder import Autoencoder
 from core.networks.diffusers_autoencoder import kl_autoencoder, no_autoencoder, vq_autoencoder
+from core.networks.imginav_autoencoder import ImgiNavSizes
+from core.networks.imginav_unet import ImgiNavUNet, unet_sizes
 from core.records.input_files import MODEL_CONFIGS
 from core.runtime.errors import InputError
 from core.runtime.files import open_input
@@ -34,6 +41,8 @@ _MOST_BYTES = 2**24
 # Keys of a config that diffusers itself writes into it.
 _PRIVATE = "_"
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
+# Class of a UNet of ImgiNav's kind in the pipelines that this project exports.
+_IMGINAV_UNET = "LayoutUNet"
 _AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 
 
@@ -45,11 +54,15 @@ class FolderDiffusion(NamedTuple):
 
 
 class FolderAutoencoder(NamedTuple):
-    """An autoencoder, frozen, with the sizes of its latents: channels, and how often the sides are halved."""
+    """An autoencoder, frozen, with the sizes of its latents: channels, and how often the sides are halved.
+
+    `sizes` are those of a decoder that this project exported, as a checkpoint names them; None for diffusers' own.
+    """
 
     model: Autoencoder
     latent_channels: int
     halvings: int
+    sizes: AutoencoderSizes | ImgiNavSizes | None = None
 
 
 def is_model_folder(path: Location) -> bool:
@@ -63,12 +76,20 @@ def is_pipeline(folder: Location) -> bool:
 
 
 def has_diffusion_model(folder: Path) -> bool:
-    """Whether the folder of a model holds a UNet, not an autoencoder alone."""
+    """Whether the folder of a model holds a UNet, not an autoencoder or decoder alone."""
     return is_pipeline(folder) or "UNet" in str(_read_json(folder / _CONFIG).get("_class_name"))
+
+
+def has_exported_decoder(folder: Path) -> bool:
+    """Whether the folder of a model holds a decoder that this project exported."""
+    return _part(folder, DECODER_CLASS) is not None
 
 
 def read_diffusion_folder(folder: Path) -> FolderDiffusion:
     """The UNet of a folder and the schedule beside it; InputError, with the reason, for a model that cannot be used."""
+    exported = _part(folder, _IMGINAV_UNET)
+    if exported is not None:
+        return _read_imginav_unet(folder, exported)
     part = _part(folder, "UNet")
     if part is None:
         raise InputError(f"{folder} holds no UNet: give the folder of a pipeline, or that of its UNet2DModel")
@@ -88,11 +109,45 @@ def read_diffusion_folder(folder: Path) -> FolderDiffusion:
     return FolderDiffusion(settings | _schedule(folder, part), weights)
 
 
+def _read_imginav_unet(folder: Path, part: Path) -> FolderDiffusion:
+    """A UNet of ImgiNav's kind in a pipeline that this project exported."""
+    config = _config_of(part, _IMGINAV_UNET)
+    try:
+        section = UNetSection(type="Unet", **{name: config.get(name) for name in unet_sizes(UNetSection())})
+    except ValidationError as error:
+        raise InputError(f"{part}: {first_problem(error, UNetSection)}: export the model again") from None
+    weights = _read_weights(part)
+    _checked(lambda: ImgiNavUNet(section), weights, part)
+    settings = {f"unet.{name}": value for name, value in unet_sizes(section).items()} | {"unet.type": "Unet"}
+    return FolderDiffusion(settings | _schedule(folder, part), weights)
+
+
+def sample_size(folder: Path) -> int | None:
+    """Side of the square that the UNet of a folder draws, of latents or pictures; None if the folder does not say."""
+    part = _part(folder, "UNet", _IMGINAV_UNET)
+    size = None if part is None else _read_json(part / _CONFIG).get("sample_size")
+    if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+        size = size[0]
+    return size if type(size) is int and size > 0 else None
+
+
+def pipeline_steps(folder: Path) -> int | None:
+    """Steps of the sampler that a pipeline takes if it is not told; None if its index does not say."""
+    steps = _read_json(folder / _PIPELINE).get("default_steps") if is_pipeline(folder) else None
+    return steps if type(steps) is int and steps > 0 else None
+
+
 def read_autoencoder_folder(folder: Path, palette: Palette) -> FolderAutoencoder:
     """The autoencoder of a folder; for a pipeline without one, whose model is of pictures, the identity.
 
-    Its classes are those of the palette.
+    Its classes are those of the palette; InputError if a pipeline that this project exported names others. The decoder
+    of such a pipeline may stand alone: its encoder then raises InputError.
     """
+    _refuse_other_classes(folder, palette)
+    exported = _part(folder, DECODER_CLASS)
+    if exported is not None:
+        found = read_exported_decoder(_config_of(exported, DECODER_CLASS), _read_weights(exported), exported, palette)
+        return FolderAutoencoder(found.model.eval().requires_grad_(False), *found[1:])
     part = _part(folder, "Autoencoder", "VQ")
     if part is None:
         unet = _part(folder, "UNet")
@@ -117,6 +172,19 @@ def read_autoencoder_folder(folder: Path, palette: Palette) -> FolderAutoencoder
         raise InputError(f"{part}: its {_CONFIG} gives no block_out_channels and latent_channels")
     wrapped = kl_autoencoder(model, palette) if made is AutoencoderKL else vq_autoencoder(model, palette)
     return FolderAutoencoder(wrapped.eval(), channels, len(widths) - 1)
+
+
+def _refuse_other_classes(folder: Path, palette: Palette) -> None:
+    """InputError if a pipeline names the classes and colours of its layouts, and they are not those of the palette."""
+    index = _read_json(folder / _PIPELINE) if is_pipeline(folder) else {}
+    if "class_names" not in index:
+        return
+    named = (index["class_names"], index.get("colours"))
+    if named != (list(palette.names), [list(colour) for colour in palette.colours]):
+        raise InputError(
+            f"{folder} draws other classes or colours than the palette has: set dataset.palette to those of its "
+            f"{_PIPELINE}, or give another model"
+        )
 
 
 def _checked(build: Callable[[], nn.Module], weights: dict[str, Tensor], part: Path) -> dict[str, Tensor]:

@@ -19,9 +19,10 @@ from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
 from core.inputs.state_form import with_prefix
 from core.models.checkpoint_palettes import refuse_palette_of_imginav
-from core.models.checkpoints import FREE_SETTINGS, find_checkpoint, load_checkpoint, other_setting
+from core.models.checkpoints import FREE_SETTINGS, find_checkpoint, load_checkpoint, other_setting, says_itself
 from core.models.diffusers_folders import (
     has_diffusion_model,
+    has_exported_decoder,
     is_model_folder,
     is_pipeline,
     read_autoencoder_folder,
@@ -34,7 +35,7 @@ from core.models.imginav_checkpoints import (
     read_autoencoder,
     read_diffusion,
 )
-from core.records.input_files import local_path
+from core.records.input_files import is_model, local_path
 from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection
 
@@ -44,12 +45,16 @@ _AUTOENCODER = "autoencoder.checkpoint"
 
 
 class _Imported(NamedTuple):
-    """A checkpoint that was made elsewhere: settings by dotted key, and the weights of its decoder, if it holds one."""
+    """A checkpoint that was made elsewhere: settings by dotted key, and the weights of its decoder, if it holds one.
+
+    `is_exported` says that this project exported it.
+    """
 
     path: str
     settings: dict[str, Any]
     decoder: dict[str, torch.Tensor]
     of_imginav: bool
+    is_exported: bool = False
 
 
 def load_experiment(
@@ -83,21 +88,22 @@ def imported_settings(
     """The sizes and the schedule of a config's checkpoints, by dotted key, where these are of ImgiNav or diffusers.
 
     Its checkpoints are those that it names, the further ones of `diffusion`, and `autoencoder` in place of its own.
-    Where one is found beside its path, that is among the values; so is a pipeline's folder as its own autoencoder. A
+    Where one is found beside its path, that is among the values; so is the folder of a pipeline as its own autoencoder,
+    if the config names none. A
     setting that the config gives itself must be that of the checkpoint, only dropout is free. Raises InputError if it
     is not, for a model that cannot be used, for one of ImgiNav with another palette than its own, and for a diffusion
     checkpoint whose decoder is not that of the autoencoder. Checkpoints that are not there are left out.
     """
     named = _named(config)
-    found = {key: _place(path) for key, path in named.items()}
+    found = {key: model_place(path) for key, path in named.items()}
     values: dict[str, Any] = {key: path for key, path in found.items() if path != named[key]}
     own_autoencoder = found.pop(_AUTOENCODER, None)
-    further = [_place(path) for path in diffusion if path is not None]
-    pipeline = next((path for path in found.values() if is_pipeline(path)), None)
+    further = [model_place(path) for path in diffusion if path is not None]
+    pipeline = next((path for path in [*found.values(), *further] if _brings_autoencoder(path, config)), None)
     if own_autoencoder is None and autoencoder is None and pipeline is not None:
         own_autoencoder = values[_AUTOENCODER] = pipeline
     imported = [model for path in [*found.values(), *further] if (model := _read_diffusion(path, config)) is not None]
-    encoder = _read_autoencoder(_place(autoencoder) if autoencoder else own_autoencoder, config)
+    encoder = _read_autoencoder(model_place(autoencoder) if autoencoder else own_autoencoder, config)
     for model in [encoder, *imported] if encoder else imported:
         if model.of_imginav:
             refuse_palette_of_imginav(config, model.path)
@@ -129,8 +135,8 @@ def _refusals(config: ExperimentConfig) -> list[str]:
     for key, named in _named(config).items():
         try:
             if key == _AUTOENCODER:
-                encoder = _read_autoencoder(_place(named), config)
-            elif (model := _read_diffusion(_place(named), config)) is not None:
+                encoder = _read_autoencoder(model_place(named), config)
+            elif (model := _read_diffusion(model_place(named), config)) is not None:
                 imported.append(model)
         except InputError as error:
             lines.append(str(error))
@@ -143,10 +149,23 @@ def _refusals(config: ExperimentConfig) -> list[str]:
     return lines
 
 
-def _place(path: Location) -> str:
+def model_place(path: Location) -> str:
     """Where a checkpoint is: at its path or beside it, or in the cache of the Hugging Face hub."""
     found = str(find_checkpoint(path))
     return hub_folder(found) if is_hub_name(found) else found
+
+
+def _brings_autoencoder(path: str, config: ExperimentConfig) -> bool:
+    """Whether the folder at `path` is a pipeline whose autoencoder is the config's, if that names none.
+
+    One that this project exported has a decoder alone, which is enough to draw; a config that makes an autoencoder has
+    the whole of it.
+    """
+    if is_remote(path) and not is_model(path, config.artifacts):
+        return False
+    if not is_pipeline(folder := local_path(path, config.artifacts)):
+        return False
+    return not (has_exported_decoder(folder) and config.prerequisites and config.prerequisites.autoencoder)
 
 
 def _named(config: ExperimentConfig) -> dict[str, str]:
@@ -183,7 +202,9 @@ def _file(path: str, config: ExperimentConfig) -> tuple[Path, int, int] | None:
 @functools.lru_cache(maxsize=16)
 def _imported_diffusion(file: Path, size: int, changed: int, path: str, is_stage1: bool) -> _Imported | None:
     if file.is_dir():
-        return _Imported(path, read_diffusion_folder(file).settings, {}, False) if has_diffusion_model(file) else None
+        if not has_diffusion_model(file):
+            return None
+        return _Imported(path, read_diffusion_folder(file).settings, {}, False, has_exported_decoder(file))
     checkpoint = load_checkpoint(file, "diffusion checkpoint")
     if not is_imginav_diffusion(checkpoint):
         return None
@@ -227,6 +248,8 @@ def _add_settings(imported: _Imported, config: ExperimentConfig, values: dict[st
         if name in given.model_fields_set:
             if getattr(given, name) != saved and key not in FREE_SETTINGS:
                 raise other_setting(imported.path, key, saved, getattr(given, name))
+        elif imported.is_exported and says_itself(key, saved, config):
+            continue
         elif values.setdefault(key, saved) != saved and key not in FREE_SETTINGS:
             raise InputError(
                 f"checkpoint {imported.path} has {key} {form.kind_of(saved)}, another that the config names has "

@@ -1,7 +1,10 @@
 """The UNet of a config: diffusers' own, or ImgiNav's."""
 
-from typing import TypeAlias
+import json
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
+import torch
 from diffusers import UNet2DModel
 
 from core.config.model_sections import UNetSection
@@ -10,6 +13,23 @@ from core.runtime.batch_shares import with_share_dropout
 
 # Called with xt [B, C, h, w], t [B] and return_dict=False, both return a tuple of their prediction [B, C, h, w].
 UNet: TypeAlias = UNet2DModel | ImgiNavUNet
+
+
+# Of the config of a UNet2DModel, what says nothing of the network.
+_NOT_OF_THE_NETWORK = ("sample_size", "dropout")
+
+
+def is_network_of(section: UNetSection, config: Mapping[str, Any]) -> bool:
+    """Whether the sizes of the section give the network of `config`, the config.json of a UNet2DModel; dropout is free.
+
+    `config` must be one that diffusers can build.
+    """
+    if section.type != "UNet2DModel" or section.config is not None:
+        return False
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        pair: list[Any] = [build_unet(section, 1), UNet2DModel.from_config(config)]
+    ours, theirs = ({**json.loads(unet.to_json_string()), **dict.fromkeys(_NOT_OF_THE_NETWORK)} for unet in pair)
+    return all(ours[key] == value for key, value in theirs.items() if not key.startswith("_"))
 
 
 def build_unet(section: UNetSection, latent_size: int) -> UNet:

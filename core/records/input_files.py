@@ -67,13 +67,19 @@ def local_path(location: Location, artifacts: ArtifactsSection) -> Path:
     return store.fetch({file: entry}) / file
 
 
+def is_model(location: Location, artifacts: ArtifactsSection) -> bool:
+    """Whether `location` is the folder of a model that diffusers wrote."""
+    if PurePath(location).suffix in _FILE_SUFFIXES if is_remote(location) else not Path(location).is_dir():
+        return False
+    store = open_store(str(location), artifacts)
+    return any(store.read(name) is not None for name in MODEL_CONFIGS)
+
+
 def _model_files(location: Location, artifacts: ArtifactsSection) -> dict[str, Entry]:
     """The files of a model's folder by name; empty if `location` is none."""
-    if PurePath(location).suffix in _FILE_SUFFIXES if is_remote(location) else not Path(location).is_dir():
+    if not is_model(location, artifacts):
         return {}
     store = open_store(str(location), artifacts)
-    if all(store.measure(name) is None for name in MODEL_CONFIGS):
-        return {}
     files = {file.name: store.measure(file.name) for file in sorted(store.files(), key=lambda file: file.name)}
     return {name: entry for name, entry in files.items() if entry is not None}
 

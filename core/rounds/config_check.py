@@ -9,6 +9,7 @@ import torch
 from core.config.experiment import ExperimentConfig
 from core.data.layouts import LayoutPictures
 from core.data.manifest import read_manifest, split_by_layout
+from core.data.palette_file import read_palette
 from core.data.variants import COUNT
 from core.inputs.locations import Location
 from core.models.checkpoints import SizedAutoencoder, find_checkpoint
@@ -84,7 +85,7 @@ def _check_data(config: ExperimentConfig, found: ConfigCheck) -> int:
         text = f"{len(rows)} layouts with their variants, {count} to train on and {len(held_out)} held out"
         found.add_figure("data", f"{text}: {config.dataset.manifest}")
         with found.faults.noted():
-            LayoutPictures(rows, rgb, config.dataset.image_size, cache_bytes=0)
+            LayoutPictures(rows, rgb, config.dataset.image_size, read_palette(config), cache_bytes=0)
         require_latent_files(manifest, config)
     return count
 

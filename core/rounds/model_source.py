@@ -1,4 +1,4 @@
-"""The model that a person names: a checkpoint's file, or the round or run that made it and knows its config."""
+"""The model that a person names: a checkpoint's file, a folder of diffusers, or the round or run that made it."""
 
 import contextlib
 from collections.abc import Sequence
@@ -9,9 +9,10 @@ from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
 from core.models.checkpoints import find_checkpoint
-from core.models.imported_models import load_experiment
+from core.models.imported_models import load_experiment, model_place
+from core.models.pipeline_config import pipeline_config
 from core.records.artifacts import CONFIG_NAME, ROUND_FOLDER, ROUND_RECORD, RUN_RECORD
-from core.records.input_files import describe_input
+from core.records.input_files import describe_input, is_model
 from core.records.record_files import read_record
 from core.records.record_forms import RecordError
 from core.rounds.finished_rounds import RoundRecord, model_of_round, require_finished_round
@@ -38,11 +39,15 @@ class NamedModel:
 def find_model(checkpoint: Location, config: Location | None = None, overrides: Sequence[str] = ()) -> NamedModel:
     """The model at `checkpoint`: a checkpoint's file, the folder or record of a finished round, or a run's folder.
 
-    Of a run it is the model of the last finished round. The config is the file `config`, or the round's own. Raises
-    InputError if a file is named without a config, if there is no such file or finished round, and if the config has
-    another autoencoder than the round was made with.
+    It may also be a folder that diffusers or `tasks.export` wrote, or a name on the Hugging Face hub. Of a run it is
+    the model of the last finished round. The config is the file `config`, or the round's own, or what a folder of
+    diffusers says. Raises InputError if a file is named without a config, if there is no such file or finished round,
+    and if the config has another autoencoder than the round was made with.
     """
-    given = None if config is None else load_experiment(config, overrides, diffusion=_files(checkpoint))
+    checkpoint = model_place(checkpoint)
+    given = None if config is None else load_experiment(config, overrides, diffusion=_models(checkpoint))
+    if given is None and is_model(checkpoint, ArtifactsSection()):
+        return NamedModel(pipeline_config(checkpoint, overrides), checkpoint)
     location = _round_at(checkpoint, ArtifactsSection() if given is None else given.artifacts)
     if location is None:
         if given is None:
@@ -70,13 +75,14 @@ def _round_of(checkpoint: Location, artifacts: ArtifactsSection) -> str | None:
     return None
 
 
-def _files(checkpoint: Location) -> list[Location]:
-    """`checkpoint` if it is a file's, whose sizes the config may follow; none if it is a round or run."""
-    return [checkpoint] if str(checkpoint).endswith(_CHECKPOINTS) else []
+def _models(checkpoint: str) -> list[Location]:
+    """`checkpoint` if it is a file or a folder of diffusers, whose sizes the config may follow; none for a round."""
+    return [checkpoint] if checkpoint.endswith(_CHECKPOINTS) or is_model(checkpoint, ArtifactsSection()) else []
 
 
 def find_start(start: Location, artifacts: ArtifactsSection) -> Location:
-    """The checkpoint that is named as `start`: a file, or a round or run as in `find_model`."""
+    """The checkpoint that is named as `start`: a file, or a folder, round or run as in `find_model`."""
+    start = model_place(start)
     location = _round_at(start, artifacts, "--start")
     if location is None:
         return find_checkpoint(start)
@@ -86,7 +92,7 @@ def find_start(start: Location, artifacts: ArtifactsSection) -> Location:
 
 
 def _round_at(place: Location, artifacts: ArtifactsSection, option: str = "--checkpoint") -> str | None:
-    """Address of the finished round that `place` names; None if it names a checkpoint's file."""
+    """Address of the finished round that `place` names; None if it names a checkpoint's file or model's folder."""
     text = str(place)
     names_record = text.rpartition("/")[2] == ROUND_RECORD
     if not names_record and not is_remote(text) and Path(find_checkpoint(text)).is_file():
@@ -95,6 +101,8 @@ def _round_at(place: Location, artifacts: ArtifactsSection, option: str = "--che
     if not is_remote(folder) and not Path(folder).is_dir():
         raise InputError(f"{option} {text} does not exist: give a checkpoint's file, or the folder of a finished round")
     if is_remote(folder) and folder.endswith(_CHECKPOINTS):
+        return None
+    if not names_record and is_model(folder, artifacts):
         return None
     store = open_store(folder, artifacts)
     if read_record(store, ROUND_RECORD) is not None:

@@ -12,6 +12,7 @@ from core.config.experiment import ExperimentConfig
 from core.data.latents import Latents
 from core.data.layouts import LayoutPictures
 from core.data.manifest import choose_rows, originals, read_manifest, read_rows
+from core.data.palette_file import read_palette
 from core.models.pictures import encode_pictures
 from core.networks.autoencoder import Autoencoder
 from core.records.input_files import local_path
@@ -49,7 +50,7 @@ def encode_sample(autoencoder: Autoencoder, config: ExperimentConfig) -> Encoded
     if not config.rounds.bad_latents.real_variants:
         rows = originals(rows)
     chosen = choose_rows(rows, SAMPLE, derive_seed(config.training.seed, "checked layouts"))
-    pictures = LayoutPictures(chosen, rgb, config.dataset.image_size)
+    pictures = LayoutPictures(chosen, rgb, config.dataset.image_size, read_palette(config))
     latents = encode_pictures(pictures, autoencoder, SAMPLE, "checked layouts")
     if not torch.isfinite(latents).all():
         raise InputError(

@@ -19,8 +19,9 @@ from core.data.palette import UNLABELLED, Palette
 from core.data.palette_file import read_palette
 from core.inputs.state_form import Source, checked_optimizer, checked_weights, mapping, rows
 from core.inputs.tensor_files import save_tensors
+from core.models.autoencoder_sizes import build_autoencoder
 from core.models.checkpoint_palettes import palette_setting
-from core.models.checkpoints import build_autoencoder, load_checkpoint
+from core.models.checkpoints import load_checkpoint
 from core.networks.autoencoder import Autoencoder, autoencoder_loss
 from core.records.workspace import Workspace
 from core.runtime import distributed

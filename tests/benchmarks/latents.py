@@ -29,7 +29,7 @@ from core.data.layouts import CACHE_BYTES, scaled
 from core.data.palette import DEFAULT_PALETTE
 from core.houses.layout_generator import write_layouts
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import build_autoencoder
+from core.models.autoencoder_sizes import build_autoencoder
 from core.networks.autoencoder import Autoencoder
 from core.records.workspace import Workspace
 from core.training.diffusion_stage import load_splits

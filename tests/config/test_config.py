@@ -8,7 +8,7 @@ import yaml
 from core.config.experiment import ExperimentConfig
 from core.config.loading import config_bytes, load_config
 from core.data.palette import DEFAULT_PALETTE
-from core.models.checkpoints import build_autoencoder
+from core.models.autoencoder_sizes import build_autoencoder
 from core.runtime.errors import InputError
 
 MINIMAL = {"experiment": {"name": "x"}, "dataset": {"manifest": "manifest.csv"}}

@@ -14,7 +14,8 @@ from core.config.discriminator_sections import DiscriminatorSection
 from core.config.experiment import ExperimentConfig
 from core.data.palette import DEFAULT_PALETTE
 from core.inputs.tensor_files import load_tensors
-from core.models.checkpoints import build_autoencoder, load_autoencoder, load_discriminator, load_unet
+from core.models.autoencoder_sizes import build_autoencoder
+from core.models.checkpoints import load_autoencoder, load_discriminator, load_unet
 from core.models.discriminator import ADAM_BETAS, LatentDiscriminator
 from core.models.trajectories import saved_trajectories
 from core.networks.unet import build_unet
