@@ -245,11 +245,11 @@ def _add_settings(imported: _Imported, config: ExperimentConfig, values: dict[st
     for key, saved in imported.settings.items():
         section, _, name = key.partition(".")
         given = getattr(config, section)
+        if imported.is_exported and says_itself(key, saved, config):
+            continue
         if name in given.model_fields_set:
             if getattr(given, name) != saved and key not in FREE_SETTINGS:
                 raise other_setting(imported.path, key, saved, getattr(given, name))
-        elif imported.is_exported and says_itself(key, saved, config):
-            continue
         elif values.setdefault(key, saved) != saved and key not in FREE_SETTINGS:
             raise InputError(
                 f"checkpoint {imported.path} has {key} {form.kind_of(saved)}, another that the config names has "

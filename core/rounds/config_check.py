@@ -23,7 +23,7 @@ from core.rounds.check_table import ConfigCheck
 from core.rounds.round_cost import round_seconds
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError
-from core.training.label_sources import require_label_source
+from core.training.label_sources import label_settings, require_label_source
 from core.training.latent_check import EncodedSample, require_latent_files
 from core.training.model_check import Faults, check_models
 from core.training.pace import Pace, draw_few, measure_pace
@@ -70,6 +70,8 @@ def _read(path: Location, overrides: Sequence[str], faults: Faults) -> tuple[Exp
 
 def _check_data(config: ExperimentConfig, found: ConfigCheck) -> int:
     """Rows of the training split, after looking for labels and for every file of the manifest; 0 if there are none."""
+    with found.faults.noted():
+        label_settings(config)
     if config.rounds.gate == "none":  # with a gate, a run asks for a label file that is not there yet
         with found.faults.noted():
             require_label_source(config)

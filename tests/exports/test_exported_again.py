@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from core import load_model
+from core.config.loading import config_bytes
 from core.data.palette import PALETTE
 from core.inputs.safetensors_files import load_safetensors
 from core.models.checkpoints import load_autoencoder, load_unet
@@ -156,7 +157,7 @@ def test_a_whole_autoencoder_of_diffusers_is_read_back_with_its_encoder(exported
 
 
 @pytest.mark.parametrize("kind", ["own", "theirs"])
-def test_the_config_that_it_was_made_with_starts_from_it_too(exported, kind, manifest):
+def test_the_config_that_it_was_made_with_starts_from_it_too(exported, kind, manifest, tmp_path):
     path, checkpoint, folder = exported[kind]
     named = [f"diffusion={{stage1_checkpoint: {folder}, stage2_checkpoint: {folder}}}", "training.device=cpu"]
     if kind == "theirs":
@@ -164,6 +165,8 @@ def test_the_config_that_it_was_made_with_starts_from_it_too(exported, kind, man
     assert check_config(path, named).faults.lines == []
     config = with_prerequisites(load_experiment(path, named))
     assert config.unet == load_experiment(path).unet and config.scheduler == load_experiment(path).scheduler
+    (tmp_path / "round.yaml").write_bytes(config_bytes(config))  # as each round keeps its own
+    assert load_experiment(tmp_path / "round.yaml") == config
     ours, again = load_unet(checkpoint, load_experiment(path)).state_dict(), load_unet(folder, config).state_dict()
     assert ours.keys() == again.keys() and all(torch.equal(value, again[name]) for name, value in ours.items())
     sizes = "unet.base_channels=8" if kind == "own" else "unet.base_channels=4"

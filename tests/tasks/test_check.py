@@ -89,6 +89,11 @@ def test_a_stage_that_nothing_makes_is_a_fault(tmp_path, manifest, trunk):
     assert lines[0].startswith("diffusion.stage1_checkpoint is missing, and so is prerequisites.stage1")
 
 
+def test_labels_that_nothing_judges_are_a_fault(prepared):
+    status, _, lines = checked(prepared, "rounds.viability.labels=rules")
+    assert (status, len(lines)) == (2, 1) and lines[0].startswith("audit is missing: set it in the config")
+
+
 def with_nan(checkpoint, path):
     made = load_checkpoint(checkpoint, "checkpoint")
     made["state_dict"] = {key: torch.full_like(value, torch.nan) for key, value in made["state_dict"].items()}
