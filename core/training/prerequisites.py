@@ -139,15 +139,23 @@ def with_prerequisites(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def unfinished(config: ExperimentConfig) -> Iterator[Prerequisite]:
-    """The stages, in order, that a run makes first. InputError, after them, for one whose inputs the config lacks."""
+    """The stages, in order, that a run makes first. InputError, after them, for one whose inputs the config lacks.
+
+    A stage is unfinished, too, if a file that it is made from is not there.
+    """
     config, made_first = with_prerequisites(config), False
     for stage in STAGES:
         plan = _PLANS[stage](config)
         if plan is None:
             continue
-        # The inputs of what follows an unfinished stage do not exist yet.
-        if made_first or not plan.finished(config.artifacts):
-            made_first = True
+        if not made_first:  # else its inputs do not exist yet
+            try:
+                made_first = not plan.finished(config.artifacts)
+            except RecordError:
+                raise
+            except InputError:
+                made_first = True
+        if made_first:
             yield plan
         config = plan.filled_in(config)
 

@@ -132,6 +132,15 @@ def test_every_fault_has_its_line_and_nothing_is_written(prepared, manifest, bro
     assert figure(text, "stage2").startswith("refused") and figure(text, "autoencoder").startswith("refused")
 
 
+def test_a_file_that_is_missing_has_one_line(prepared, manifest):
+    for value, line in (
+        ("autoencoder.checkpoint=none.pt", "autoencoder checkpoint none.pt does not exist"),
+        ("dataset.manifest=none.csv", "manifest none.csv does not exist"),
+    ):
+        status, _, lines = checked(prepared, value)
+        assert (status, len(lines)) == (2, 1) and lines[0].startswith(line), lines
+
+
 def test_latents_of_another_autoencoder_are_named(prepared, config, tmp_path):
     made = load_checkpoint(config.autoencoder.checkpoint, "autoencoder")
     other = {key: -value if "net" in key else value for key, value in made["state_dict"].items()}
