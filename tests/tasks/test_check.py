@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from core.inputs.tensor_files import save_tensors
 from core.models.checkpoints import export_checkpoint, load_checkpoint
+from core.models.diffusion import build_scheduler
 from core.rounds.config_check import check_config
 from core.rounds.round_cost import round_seconds
 from core.rounds.start_check import require_sound_start
@@ -64,7 +65,9 @@ def test_a_good_config_has_its_models_and_figures_and_nothing_is_written(prepare
         assert used < len(weights)
     assert "96 layouts with their variants" in figure(text, "data")
     first, last, snr = map(float, re.findall(r"[\d.]+(?:e-\d+)?", figure(text, "schedule").partition("alpha_bar")[2]))
-    assert 0.9 < first < 1 and 0 < last < 0.01 and snr == pytest.approx(last / (1 - last), rel=0.01)
+    alpha_bars = build_scheduler(config.scheduler).alphas_cumprod
+    assert (first, last) == (pytest.approx(alpha_bars[0].item()), pytest.approx(alpha_bars[-1].item(), rel=0.01))
+    assert snr == pytest.approx(last / (1 - last), rel=0.01)
     assert float(re.search(r"differ by ([\d.]+)", figure(text, "agreement"))[1]) < 1e-3
     assert 0 < float(re.search(r"([\d.]+) %", figure(text, "decoded"))[1]) <= 100
     assert files(prepared.parent, manifest.parent) == before
@@ -186,7 +189,8 @@ def test_a_folder_of_diffusers_is_tried(tmp_path, manifest):
     folder = tmp_path / "pipeline"
     DDPMPipeline(unet, DDPMScheduler(50)).save_pretrained(folder)
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    AutoencoderKL(**kinds, **sizes).save_pretrained(folder / "vae")
+    autoencoder = AutoencoderKL(**kinds, **sizes)
+    autoencoder.save_pretrained(folder / "vae")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"vae": ["diffusers", "AutoencoderKL"]}))
     path = tmp_path / "theirs.yaml"
@@ -210,8 +214,14 @@ def test_a_folder_of_diffusers_is_tried(tmp_path, manifest):
             weights,
             str(folder),
         ]
-    assert figure(text, "autoencoder").startswith("diffusers")
+    both = len(autoencoder.state_dict())  # of encoder and decoder together, which share a file
+    assert re.match(rf"diffusers +to 4 channels at 1/2 +{both} of {both} ", figure(text, "autoencoder"))
     assert figure(text, "latents") and figure(text, "make latents")
+    pictures = tmp_path / "pictures"
+    rgb = UNet2DModel.from_config(unet.config, in_channels=3, out_channels=3)
+    DDPMPipeline(rgb, DDPMScheduler(50)).save_pretrained(pictures)
+    stages = f"diffusion={{stage1_checkpoint: {pictures}, stage2_checkpoint: {pictures}}}"
+    assert figure(checked(path, stages)[1], "decoded").startswith("100.00 %")  # its latents are the pictures
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"short")
     status, _, lines = checked(path, "dataset.manifest=none.csv")
     assert status == 2 and len(lines) == 2 and any("manifest none.csv does not exist" in line for line in lines)
@@ -236,9 +246,10 @@ def test_the_estimate_counts_what_the_config_says(config):
     assert round_seconds(audited, pace, latents=96)["an audit"] == 20 * 4 * 0.5
 
 
-def test_a_run_ends_before_its_first_round_if_a_model_is_wrong(experiment, config, broken, tmp_path):
+@pytest.mark.parametrize("flow", ["adversarial_training", "adversarial_round"])
+def test_a_run_ends_before_its_first_round_if_a_model_is_wrong(experiment, config, broken, tmp_path, flow):
     sets = [part for value in broken if "autoencoder" not in value for part in ("--set", value)]
-    done = run("flows.adversarial_training", experiment, *sets)
+    done = run(f"flows.{flow}", experiment, *sets)
     assert done.returncode == 2
     for value, line in broken.items():
         assert ("autoencoder" in value) != (line in done.stderr), done.stderr

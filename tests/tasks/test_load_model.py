@@ -11,6 +11,8 @@ from core import load_model
 from core.config.loading import load_config
 from core.data.palette import COLORS
 from core.runtime.errors import InputError
+from core.runtime.seeding import derive_seed
+from core.training.layout_model import layout_seeds
 from core.training.prerequisites import with_prerequisites
 from tasks.sample import sample
 
@@ -43,6 +45,10 @@ def test_steps_are_those_of_the_command_if_none_are_named(prepared, config, tmp_
     assert np.array_equal(model.sample(4, seed=1).pictures, drawn_by_the_command(tmp_path / "drawn"))
     assert not np.array_equal(model.sample(4, seed=1, num_steps=2).class_maps, model.sample(4, seed=1).class_maps)
     assert not np.array_equal(model.sample(4, seed=2).class_maps, model.sample(4, seed=1).class_maps)
+
+
+def test_seeds_stay_those_of_layouts_that_were_drawn_before():
+    assert layout_seeds(3, range(1, 3)) == [derive_seed(3, "drawing", 1), derive_seed(3, "drawing", 2)]
 
 
 def test_what_is_no_model_or_number_is_refused(prepared):
