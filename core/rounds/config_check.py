@@ -125,10 +125,12 @@ def _check_models(config: ExperimentConfig, found: ConfigCheck, training: int) -
         found.add_model("autoencoder", f"to {config.latent_shape[0]} channels at 1/{2**halvings}", facts, place)
     for name, missing in refused.items():
         found.add_refused(name, missing)
+    if config.discriminator.checkpoint is not None:
+        found.add_figure("discriminator", f"each round trains its own; not tried: {config.discriminator.checkpoint}")
     _show_schedule(config, found)
     if autoencoder is not None and sample is not None:
         _show_sample(autoencoder, sample, found)
-    if not named or last:
+    if last or (training and not named):
         with found.faults.noted():
             _try_round(config, last[0] if last else None, autoencoder, training, found)
 

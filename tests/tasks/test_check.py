@@ -54,8 +54,9 @@ def figure(text: str, name: str) -> str:
 
 def test_a_good_config_has_its_models_and_figures_and_nothing_is_written(prepared, config, manifest):
     before = files(prepared.parent, manifest.parent)
-    status, text, lines = checked(prepared)
+    status, text, lines = checked(prepared, "discriminator.checkpoint=/path/to/none.pt")
     assert (status, lines) == (0, [])
+    assert figure(text, "discriminator") == "each round trains its own; not tried: /path/to/none.pt"
     for name in ROWS:
         assert figure(text, name), name
     for name in ("stage1", "stage2"):
