@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from core import load_model
 from core.config.loading import config_bytes
-from core.data.palette import PALETTE
+from core.data.palette import DEFAULT_PALETTE
 from core.inputs.safetensors_files import load_safetensors
 from core.models.checkpoints import load_autoencoder, load_unet
 from core.models.imported_models import load_experiment
@@ -75,7 +75,9 @@ def test_the_folder_draws_what_its_checkpoint_draws(exported, kind):
 def test_exported_again_it_is_the_same_model(exported, kind, tmp_path):
     _, _, folder = exported[kind]
     export(folder, output_dir=tmp_path / "again")
-    for part in ("unet", "decoder"):
+    parts = {"kl": ["unet", "vae"], "pictures": ["unet"]}.get(kind, ["unet", "decoder"])
+    assert sorted(path.parent.name for path in (tmp_path / "again").rglob(WEIGHTS)) == sorted(parts)
+    for part in parts:
         first, second = (
             load_safetensors(place / part / WEIGHTS, "weights").tensors for place in (folder, tmp_path / "again")
         )
@@ -184,10 +186,10 @@ def cut(path):
 
 REFUSED = {
     "other colours": (
-        lambda f: edit(f / "decoder/config.json", colours=[[0, 0, 0]] * len(PALETTE)),
-        "decoder draws other classes or colours than the palette has",
+        lambda f: edit(f / "model_index.json", colours=[[0, 0, 0]] * len(DEFAULT_PALETTE)),
+        "draws other classes or colours than the palette has",
     ),
-    "other classes": (lambda f: edit(f / "decoder/config.json", class_names=["a"]), "draws other classes or colours"),
+    "other classes": (lambda f: edit(f / "model_index.json", class_names=["a"]), "draws other classes or colours"),
     "a size that is none": (
         lambda f: edit(f / "decoder/config.json", base_channels="many"),
         "decoder is no decoder: its config's base_channels is 'many'",

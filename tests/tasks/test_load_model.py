@@ -9,7 +9,7 @@ from PIL import Image
 
 from core import load_model
 from core.config.loading import load_config
-from core.data.palette import COLORS
+from core.data.palette import DEFAULT_PALETTE
 from core.runtime.errors import InputError
 from core.runtime.seeding import derive_seed
 from core.training.layout_model import layout_seeds
@@ -32,7 +32,7 @@ def test_it_draws_what_the_command_draws(prepared, config, tmp_path, sampler):
     layouts = load_model(stage2, prepared).sample(70, seed=3, num_steps=2, sampler=sampler, batch_size=5)
     assert np.array_equal(layouts.pictures, drawn_by_the_command(tmp_path / "drawn"))
     assert layouts.class_maps.dtype == np.uint8 and layouts.class_maps.shape == (70, 32, 32) and len(layouts) == 70
-    assert np.array_equal(COLORS[layouts.class_maps], layouts.pictures)
+    assert np.array_equal(DEFAULT_PALETTE.rgb[layouts.class_maps], layouts.pictures)
     few = load_model(stage2, str(prepared)).sample(3, seed=3, num_steps=2, sampler=sampler)
     assert np.array_equal(few.class_maps, layouts.class_maps[:3])
 
