@@ -251,7 +251,7 @@ def test_an_audit_by_an_earlier_version_is_still_finished(audited, stage2, tmp_p
         del record["metrics"][name], record["metrics"]["intervals"][name]
     del record["metrics"]["judge_held_out"]
     path.write_text(json.dumps(record))
-    monkeypatch.setattr("core.audit.audit._audit_model", None)  # nothing is audited again
+    monkeypatch.setattr("core.audit.audit._sample", None)  # nothing is audited again
     assert audit.fn(config, stage2, tmp_path / "audit", num_samples=12)["metrics"] == record["metrics"]
 
 
