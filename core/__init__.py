@@ -16,8 +16,8 @@ install_log_lines()
 _operators = declare_missing_operators()
 
 if TYPE_CHECKING:
+    from core.generation.layout_model import LayoutModel
     from core.inputs.locations import Location
-    from core.training.layout_model import LayoutModel
 
 
 def load_model(path: "Location", config: "Location | None" = None, overrides: Sequence[str] = ()) -> "LayoutModel":

@@ -9,15 +9,15 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from core.checkpoints.imported_models import load_experiment
 from core.config.experiment import ExperimentConfig
 from core.inputs.section import Rounds
-from core.models.imported_models import load_experiment
+from core.reports.round_table import round_table
 from core.rounds.announcements import is_announced, last_unannounced_round, note_announced
 from core.rounds.close_round import close_round
 from core.rounds.finished_rounds import RoundRecord
 from core.rounds.planning import next_round
 from core.rounds.round import Round, open_round
-from core.rounds.round_table import round_table
 from core.rounds.run import begin_run, hold_run
 from core.rounds.start_check import require_sound_start
 from core.runtime.errors import LeaseError

@@ -6,14 +6,14 @@ from typing import cast
 
 from prefect import flow
 
+from core.checkpoints.imported_models import load_experiment
 from core.config.experiment import ExperimentConfig
-from core.models.imported_models import load_experiment
-from core.rounds.before_and_after import ending, keep_picture
+from core.reports.before_and_after import ending, keep_picture
+from core.reports.round_table import round_table
+from core.reports.time_left import time_left
 from core.rounds.finished_rounds import RoundRecord
-from core.rounds.round_table import round_table
 from core.rounds.run import begin_run, hold_run
 from core.rounds.start_check import require_sound_start
-from core.rounds.time_left import time_left
 from core.training.prerequisites import needs_prerequisites
 from flows.adversarial_round import adversarial_round
 from flows.command import run_flow, say

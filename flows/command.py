@@ -13,9 +13,9 @@ import prefect
 from prefect import Flow
 from prefect.logging.configuration import setup_logging
 
+from core.checkpoints.imported_models import load_experiment
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location
-from core.models.imported_models import load_experiment
 from core.runtime.errors import InputError
 from flows.prefect_api import configured_server, require_server, server_errors
 from flows.temporary_server import TemporaryServer

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.section import Weight
+from core.reports.report import round_summary
 from core.rounds.awaited_labels import awaited_labels
 from core.rounds.gate_answers import RecordedDecision, keep_decision, read_decision
 from core.rounds.planning import stop_reason
-from core.rounds.report import round_summary
 from core.runtime.errors import InputError
 from core.runtime.escaping import markdown_text
 from flows.prefect_api import configured_server

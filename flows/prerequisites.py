@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from core.models.imported_models import load_experiment
+from core.checkpoints.imported_models import load_experiment
 from core.training.prerequisites import STAGES, hold_prerequisites
 from flows.command import run_flow, say
 from flows.gpu_slot import gpu_slot

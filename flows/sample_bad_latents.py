@@ -18,10 +18,10 @@ from prefect import flow, unmapped
 from prefect.futures import as_completed
 
 from core.config.experiment import ExperimentConfig
+from core.generation.bad_latents import BadLatentsRequest, find_shards
 from core.records.latent_parts import Shard
 from core.rounds.round import Round
 from core.runtime.errors import InputError, UnavailableError
-from core.training.bad_latents import BadLatentsRequest, find_shards
 from flows.prefect_api import server_for_others
 from tasks.sample_shard import sample_shard
 

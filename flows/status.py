@@ -2,7 +2,7 @@
 
 import sys
 
-from core.rounds.run_status import find_problems, read_status
+from core.reports.run_status import find_problems, read_status
 from core.storage.store import artifacts_of_options
 from tasks.command_line import refuse_last, run_command, say
 

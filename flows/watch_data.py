@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from core.models.imported_models import load_experiment
+from core.checkpoints.imported_models import load_experiment
 from core.rounds.run import has_new_data
 from flows.command import run_flow, say
 from flows.parameters import ConfigLocation, Override

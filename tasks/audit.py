@@ -5,11 +5,11 @@ from json import dumps
 from typing import Any
 
 from core.audit.audit import at_image_size, audit_checkpoint, audit_manifest, audit_stage
+from core.checkpoints.imported_models import load_experiment, model_place
+from core.checkpoints.strength import FromStart, choose_start
 from core.inputs.locations import Location
 from core.inputs.section import Samples, Seed, Side, Strength
-from core.models.imported_models import load_experiment, model_place
-from core.models.strength import FromStart, choose_start
-from core.rounds.stage_result import StageResult
+from core.records.stage_result import StageResult
 from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection
 from core.training.prerequisites import with_prerequisites

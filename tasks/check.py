@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from core.inputs.locations import Location
-from core.rounds.config_check import check_config
+from core.reports.config_check import check_config
 from core.runtime.errors import InputError
 from tasks.command_line import run_command, say
 from tasks.standard_streams import put_error

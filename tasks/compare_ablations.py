@@ -5,14 +5,14 @@ import time
 from collections.abc import Sequence
 
 from core.audit.audit import audit_stage
+from core.checkpoints.imported_models import load_experiment
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location
-from core.models.imported_models import load_experiment
+from core.records.stage_result import StageResult
+from core.reports.comparison import Ablation, list_ablations, require_free_results, start_ablation, write_results
 from core.rounds.close_round import close_round
-from core.rounds.comparison import Ablation, list_ablations, require_free_results, start_ablation, write_results
 from core.rounds.round import AUDIT, AUDIT_BEFORE, Round, open_round
 from core.rounds.run import begin_run, hold_run
-from core.rounds.stage_result import StageResult
 from core.runtime.errors import LeaseError
 from core.training.prerequisites import STAGES, hold_prerequisites, make_prerequisite, with_prerequisites
 from tasks.audit import audit
@@ -21,7 +21,7 @@ from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
 from tasks.retrain_discriminator import retrain_discriminator
 
-log = logging.getLogger("core.rounds.comparison")
+log = logging.getLogger("core.reports.comparison")
 
 
 def compare_ablations(config: Location, output_dir: Location = "docs/evidence", overrides: Sequence[str] = ()) -> str:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from core.checkpoints.imported_models import load_experiment
 from core.inputs.locations import Location
-from core.models.imported_models import load_experiment
 from core.records.artifacts import stage3_location
-from core.rounds.stage_result import StageResult
+from core.records.stage_result import StageResult
 from core.storage.store import ArtifactsSection
 from core.training.continue_stage3 import continue_stage3 as train
 from core.training.prerequisites import with_prerequisites

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from core.checkpoints.strength import choose_start
 from core.exports.exported_model import ExportRequest, Form, export_model, push_export
 from core.exports.hub_upload import require_hub_access
 from core.exports.model_file import write_model
 from core.inputs.locations import Location
 from core.inputs.section import Strength
-from core.models.strength import choose_start
 from core.rounds.model_source import find_model, find_start
 from core.runtime.errors import InputError
 from tasks.command_line import run_command, say

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from core.checkpoints.imported_models import load_experiment
 from core.exports.base_files import write_base
 from core.inputs.locations import Location, is_remote
-from core.models.imported_models import load_experiment
 from core.runtime.errors import InputError
 from tasks.command_line import run_command, say
 

@@ -1,13 +1,13 @@
 """generate-bad-latents: the discriminator's dataset from the current model."""
 
+from core.checkpoints.imported_models import load_experiment
 from core.config.round_sections import SamplerName
+from core.generation.bad_latents import BadLatentsRequest
+from core.generation.bad_latents import generate_bad_latents as generate
 from core.inputs.locations import Location
 from core.inputs.section import Batch, Samples, Seed, Steps
-from core.models.imported_models import load_experiment
-from core.rounds.stage_result import StageResult
+from core.records.stage_result import StageResult
 from core.storage.store import ArtifactsSection
-from core.training.bad_latents import BadLatentsRequest
-from core.training.bad_latents import generate_bad_latents as generate
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task
 

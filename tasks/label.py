@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from core.checkpoints.imported_models import load_experiment
 from core.inputs.locations import Location
 from core.inputs.section import Rounds, Samples
-from core.models.imported_models import load_experiment
-from core.rounds.label_page import write_label_page
+from core.reports.label_page import write_label_page
 from tasks.command_line import run_command, say
 
 

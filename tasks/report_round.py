@@ -5,10 +5,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
+from core.checkpoints.imported_models import load_experiment
 from core.inputs.locations import Location
 from core.inputs.section import Rounds
-from core.models.imported_models import load_experiment
-from core.rounds.report import keep_report, make_report
+from core.reports.report import keep_report, make_report
 from core.runtime.escaping import markdown_text
 from core.storage.store import ArtifactsSection
 from tasks.command_line import run_command, say

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from core.checkpoints.strength import choose_start
 from core.config.round_sections import SamplerName
+from core.generation.draw_layouts import DrawRequest, draw_layouts
+from core.generation.layout_model import default_steps
 from core.inputs.locations import Location
 from core.inputs.section import Batch, Samples, Seed, Steps, Strength
-from core.models.strength import choose_start
 from core.rounds.model_source import find_model, find_start
-from core.training.draw_layouts import DrawRequest, draw_layouts
-from core.training.layout_model import default_steps
 from tasks.command_line import run_command, say
 
 

@@ -1,9 +1,9 @@
 """sample-shard: sample a part of a round's bad latents, in any process."""
 
 from core.config.experiment import ExperimentConfig
+from core.generation.bad_latents import BadLatentsRequest
+from core.generation.bad_latents import sample_shard as sample
 from core.records.latent_parts import Shard
-from core.training.bad_latents import BadLatentsRequest
-from core.training.bad_latents import sample_shard as sample
 from tasks.stage_task import stage_task
 
 

@@ -6,9 +6,9 @@ import torch
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.tensor_files import save_tensors
+from core.labels.labelling import LABELLED_NAME
 from core.models.labelled_latents import LabelledLatents
 from core.records.stage_run import run_stage
-from core.training.labelling import LABELLED_NAME
 
 
 def name_of(sample: int) -> str:

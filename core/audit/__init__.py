@@ -1,1 +1,1 @@
-"""Judges layouts: rules, distribution, memorisation. May import models, houses and below."""
+"""Judges layouts: rules, distribution, memorisation. May import checkpoints, houses and below."""

@@ -15,15 +15,15 @@ from core.audit.layout_maps import LayoutMaps, decode_maps, read_maps
 from core.audit.reference import Reference, make_reference
 from core.audit.rules import VIABLE
 from core.audit.second_judge import SOUND, doorless
+from core.checkpoints.loading import load_autoencoder
+from core.checkpoints.strength import FromStart, load_model, model_inputs
 from core.config.experiment import ExperimentConfig
 from core.config.round_sections import FEWEST_AUDITED, AuditSection
 from core.data.manifest import originals, read_manifest
 from core.data.palette_file import palette_input
 from core.inputs.locations import Location
-from core.models.checkpoints import load_autoencoder
 from core.models.pictures import GRID_SAMPLES, save_grid
 from core.models.sampling import sample_latents
-from core.models.strength import FromStart, load_model, model_inputs
 from core.records.input_files import local_path
 from core.records.stage_run import run_stage
 from core.records.workspace import Workspace

@@ -12,6 +12,7 @@ from core.audit.layout_features import FeatureSpace
 from core.audit.layout_maps import LayoutMaps, decode_maps, read_maps
 from core.audit.rules import VIABLE, Rules
 from core.audit.second_judge import SOUND, SecondJudge
+from core.checkpoints.loading import load_autoencoder
 from core.config.experiment import ExperimentConfig
 from core.config.round_sections import AuditSection
 from core.data.layout_scale import typical_scale
@@ -19,7 +20,6 @@ from core.data.layouts import LayoutPictures
 from core.data.manifest import originals, read_manifest, split_by_layout
 from core.data.palette import Palette
 from core.data.palette_file import read_palette
-from core.models.checkpoints import load_autoencoder
 from core.models.pictures import encode_pictures
 from core.records.input_files import describe_input
 from core.runtime.device import pick_device

@@ -1,1 +1,1 @@
-"""Models in forms that others use, and cards that say what they are. May import rounds and below."""
+"""Models in forms that others use, and cards that say what they are. May import reports and below."""

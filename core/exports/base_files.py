@@ -7,6 +7,13 @@ from core.audit.audit import audit_checkpoint
 from core.audit.layout_maps import decode_maps
 from core.audit.reference import make_reference, split_originals
 from core.audit.rules import VIABLE
+from core.checkpoints.loading import (
+    export_checkpoint,
+    find_checkpoint,
+    load_autoencoder,
+    load_checkpoint,
+    load_unet,
+)
 from core.config.experiment import ExperimentConfig
 from core.data.layouts import LayoutPictures
 from core.data.palette_file import read_palette
@@ -15,13 +22,6 @@ from core.exports.model_file import KEPT_SETTINGS
 from core.inputs.listed_digests import LIST_NAME, digest_list
 from core.inputs.locations import Location
 from core.inputs.state_form import with_prefix
-from core.models.checkpoints import (
-    export_checkpoint,
-    find_checkpoint,
-    load_autoencoder,
-    load_checkpoint,
-    load_unet,
-)
 from core.models.pictures import encode_pictures
 from core.records.artifacts import RECORD_NAME, prerequisites_location
 from core.records.created_files import CreatedFiles

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from diffusers import __version__ as diffusers_version
 from torch import Tensor
 
+from core.checkpoints.loading import SizedAutoencoder
 from core.config.experiment import ExperimentConfig
 from core.inputs.safetensors_files import save_safetensors
-from core.models.checkpoints import SizedAutoencoder
 from core.models.diffusion import build_scheduler
 from core.networks.diffusers_autoencoder import DiffusersDecoder
 from core.networks.imginav_autoencoder import CLASSES, FLOOR, ImgiNavSizes

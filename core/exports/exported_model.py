@@ -5,6 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from core.checkpoints.loading import (
+    SizedAutoencoder,
+    find_checkpoint,
+    load_sized_autoencoder,
+    saved_settings,
+)
+from core.checkpoints.strength import FromStart, load_model, model_inputs
 from core.config.experiment import ExperimentConfig
 from core.data.palette_file import palette_input
 from core.exports.diffusers_folder import write_diffusers
@@ -12,14 +19,8 @@ from core.exports.hub_upload import push_files
 from core.exports.imginav_file import IMGINAV, imginav_name, read_decoder, write_imginav
 from core.exports.lineage import trace_lineage
 from core.exports.model_card import CardRequest, model_card
+from core.generation.layout_model import default_steps
 from core.inputs.locations import Location
-from core.models.checkpoints import (
-    SizedAutoencoder,
-    find_checkpoint,
-    load_sized_autoencoder,
-    saved_settings,
-)
-from core.models.strength import FromStart, load_model, model_inputs
 from core.networks.unet import UNet
 from core.records.artifacts import RECORD_NAME, ROUND_RECORD
 from core.records.input_files import local_path, record_of
@@ -31,7 +32,6 @@ from core.records.workspace import Workspace, stage_files
 from core.runtime.files import Entry, atomic_write, file_entry
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection, join
-from core.training.layout_model import default_steps
 
 Form = Literal["diffusers", "imginav"]
 

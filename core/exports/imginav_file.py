@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from core.checkpoints.diffusers_folders import is_model_folder
+from core.checkpoints.imginav_checkpoints import is_imginav_autoencoder
+from core.checkpoints.loading import load_checkpoint
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location
 from core.inputs.state_form import with_prefix
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint
-from core.models.diffusers_folders import is_model_folder
 from core.models.diffusion import build_scheduler
-from core.models.imginav_checkpoints import is_imginav_autoencoder
 from core.networks.imginav_unet import unet_sizes
 from core.networks.unet import UNet
 from core.runtime.errors import InputError

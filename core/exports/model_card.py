@@ -11,11 +11,11 @@ from core.data.palette_file import read_palette
 from core.exports.card_parts import card_table, data_sentence, file_table, made_with, stage_table
 from core.exports.lineage import Lineage, draw_lineage
 from core.records.record_files import Record
-from core.rounds.audit_table import CHANGE_HEADER, change_table
+from core.reports.audit_table import CHANGE_HEADER, change_table
+from core.reports.round_table import ROUND_HEADER, round_row
+from core.reports.strengths import STRENGTH_HEADER, audits_by_strength, strength_rows
 from core.rounds.finished_audits import audit_before
 from core.rounds.finished_rounds import RoundRecord
-from core.rounds.round_table import ROUND_HEADER, round_row
-from core.rounds.strengths import STRENGTH_HEADER, audits_by_strength, strength_rows
 from core.runtime.escaping import markdown_code, markdown_text
 from core.runtime.files import Entry
 from core.storage.store import split_location

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from core.checkpoints.checkpoint_palettes import palette_setting
+from core.checkpoints.loading import export_checkpoint, saved_settings
+from core.checkpoints.strength import FromStart, load_model, model_inputs
 from core.config.experiment import ExperimentConfig
 from core.data.palette_file import read_palette
 from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
-from core.models.checkpoint_palettes import palette_setting
-from core.models.checkpoints import export_checkpoint, saved_settings
-from core.models.strength import FromStart, load_model, model_inputs
 from core.records.input_files import describe_input, local_path
 from core.runtime.errors import InputError
 from core.runtime.files import require_writable

@@ -1,1 +1,1 @@
-"""Equations and files of the models: checkpoints, diffusion, sampling, loss terms. May import networks and below."""
+"""Equations of the models: diffusion, sampling, discriminator, loss terms. May import networks and below."""

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from core.config.discriminator_sections import DiscriminatorSection
 from core.models.adversarial_draws import (
     AdversarialDraws,
     BatchDraws,
@@ -27,13 +26,10 @@ from core.runtime.batch_shares import whole_batch_dropout
 
 # Latents have unit variance; a one-step estimate beyond four deviations is an artefact of high noise.
 LATENT_RANGE = 4.0
-# x0_prediction scores latents up to this share of the timesteps.
-_MAX_T_SHARE = 0.4
 # negative_aware noises labelled latents to timesteps between these shares of them.
 _LABELLED_T = (0.05, 0.95)
 
 Draws = TypeVar("Draws", bound=AdversarialDraws)
-Part = TypeVar("Part")
 
 
 class NoisePass(NamedTuple):
@@ -264,51 +260,3 @@ class Published:
     def __call__(self, denoise: Denoiser, draws: BatchDraws, noise_pass: NoisePass) -> WeightedLosses:
         logits = self.discriminator(noise_pass.x0[draws.positions])
         return WeightedLosses(adversarial_losses(logits), draws.weights, draws.total)
-
-
-@dataclass(frozen=True)
-class FormParts:
-    """What the forms are built from. A form's own parts must be given: `core.config.discriminator_sections` says which.
-
-    `reference` is the model that the stage began with, `pairs` are latents that it drew; `real` ones stand in for a
-    share of them. `alpha_bars` [T].
-    """
-
-    discriminator: LatentDiscriminator
-    alpha_bars: Tensor
-    predicts_v: bool
-    trajectories: Trajectories | None = None
-    reference: Denoiser | None = None
-    pairs: LabelledPairs | None = None
-    real: RealLatents | None = None
-
-
-def build_adversarial_form(section: DiscriminatorSection, parts: FormParts) -> AnyForm:
-    """The form that `discriminator.form` names, from its parts."""
-    alpha_bars, discriminator = parts.alpha_bars, parts.discriminator
-    match section.form:
-        case "renoise":
-            return ScoredSamples(
-                discriminator, Renoise(alpha_bars), _given(parts.trajectories, section), len(alpha_bars)
-            )
-        case "draft_k":
-            sample_fn = DraftK(alpha_bars, section.draft_steps)
-            return ScoredSamples(discriminator, sample_fn, _given(parts.trajectories, section), len(alpha_bars))
-        case "x0_prediction":
-            return X0Prediction(discriminator, alpha_bars, max_t=int(_MAX_T_SHARE * len(alpha_bars)))
-        case "ddo":
-            reference, trajectories = _given(parts.reference, section), _given(parts.trajectories, section)
-            return DirectDiscriminative(reference, trajectories, alpha_bars, section.ddo_beta, section.ddo_alpha)
-        case "negative_aware":
-            reference, pairs = _given(parts.reference, section), _given(parts.pairs, section)
-            return NegativeAware(
-                reference, pairs, alpha_bars, section.negative_aware_beta, parts.predicts_v, parts.real
-            )
-        case "published":
-            return Published(discriminator)
-
-
-def _given(part: Part | None, section: DiscriminatorSection) -> Part:
-    if part is None:
-        raise ValueError(f"a part that form {section.form} needs is missing")
-    return part

@@ -65,9 +65,13 @@ def is_stage_folder(path: str) -> bool:
     return _STAGE_FOLDER.search(path) is not None
 
 
+# The folder under the root that all experiments share.
+PREREQUISITES = "prerequisites"
+
+
 def prerequisites_location(config: ExperimentConfig) -> str:
     """`{root}/prerequisites`: shared by every experiment under the root."""
-    return join(config.artifacts.root, "prerequisites")
+    return join(config.artifacts.root, PREREQUISITES)
 
 
 def run_location(config: ExperimentConfig) -> str:

@@ -1,1 +1,1 @@
-"""Rounds of a run: planning, records, alarms, status, garbage, comparison, report, labels. May import all of core."""
+"""Rounds of a run: planning, records, alarms, decisions, garbage. May import training and below."""

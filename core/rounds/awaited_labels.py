@@ -5,11 +5,11 @@ from pathlib import Path
 
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import is_remote
+from core.labels.label_sources import label_inputs
 from core.records.artifacts import CONFIG_NAME, ROUND_FOLDER
 from core.runtime.escaping import markdown_code
 from core.storage.opening import open_store
 from core.storage.store import join, split_location
-from core.training.label_sources import label_inputs
 
 _PAGE = "labels.html"
 

@@ -12,12 +12,12 @@ from core.records.artifacts import CONFIG_NAME, RECORD_NAME, ROUND_RECORD
 from core.records.lease import publishing_store
 from core.records.provenance import code_version
 from core.records.record_files import create_record, read_record, record_bytes
+from core.records.stage_result import StageResult
 from core.rounds.alarms import find_alarms, taught_figures
 from core.rounds.finished_rounds import AuditFigures, RoundMetrics, RoundRecord
 from core.rounds.planning import plan_next_round
 from core.rounds.round import AUDIT, AUDIT_BEFORE, ROUND_STAGES, Round
 from core.rounds.round_settings import settings_digest
-from core.rounds.stage_result import StageResult
 from core.runtime.errors import InputError
 from core.storage.store import Store, split_location
 

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from core.records.artifacts import PREREQUISITES
 from core.records.lease import hold, is_free
 from core.records.ownership import OwnFiles
 from core.records.record_forms import RecordError
-from core.rounds.run_status import PREREQUISITES, find_runs
+from core.rounds.run import find_runs
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection, Store, StoredFile

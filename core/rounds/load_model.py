@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from core.generation.layout_model import LayoutModel, load_layout_model
 from core.inputs.locations import Location
 from core.rounds.model_source import find_model
-from core.training.layout_model import LayoutModel, load_layout_model
 
 
 def load_model(path: Location, config: Location | None = None, overrides: Sequence[str] = ()) -> LayoutModel:

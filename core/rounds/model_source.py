@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.checkpoints.imported_models import load_experiment, model_place
+from core.checkpoints.loading import find_checkpoint
+from core.checkpoints.pipeline_config import pipeline_config
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location, is_remote
 from core.inputs.safetensors_files import SUFFIX
-from core.models.checkpoints import find_checkpoint
-from core.models.imported_models import load_experiment, model_place
-from core.models.pipeline_config import pipeline_config
 from core.records.artifacts import CONFIG_NAME, ROUND_FOLDER, ROUND_RECORD, RUN_RECORD
 from core.records.input_files import describe_input, is_model
 from core.records.record_files import read_record

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, cast
 
+from core.checkpoints.strength import FromStart
 from core.config.experiment import ExperimentConfig
 from core.config.loading import config_bytes
 from core.data.palette_file import palette_input
-from core.models.strength import FromStart
+from core.generation.bad_latents import BadLatentsRequest
+from core.labels.label_sources import label_inputs
+from core.labels.labelling import LABELLED_NAME
 from core.records.artifacts import CONFIG_NAME, RECORD_NAME, ROUND_RECORD, round_location
 from core.records.input_files import describe_input
 from core.records.lease import publishing_store
@@ -28,9 +31,6 @@ from core.runtime.processes import count_processes
 from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
 from core.storage.store import join, replace
-from core.training.bad_latents import BadLatentsRequest
-from core.training.label_sources import label_inputs
-from core.training.labelling import LABELLED_NAME
 from core.training.prerequisites import with_prerequisites
 
 log = logging.getLogger(__name__)

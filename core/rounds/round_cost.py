@@ -1,9 +1,9 @@
 """How long a round will take: what it does, counted in the config, times how long each of it takes here."""
 
 from core.config.experiment import ExperimentConfig
+from core.generation.pace import Pace
 from core.models.pictures import GRID_SAMPLES
 from core.training.discriminator_data import VALIDATION_SHARE
-from core.training.pace import Pace
 
 # Forms of the adversarial term that keep trajectories of the model.
 _WITH_TRAJECTORIES = ("renoise", "draft_k", "ddo")

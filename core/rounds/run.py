@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict, cast
 
 from core.config.experiment import ExperimentConfig
@@ -22,7 +23,7 @@ from core.records.ownership import OwnFiles, require_only_own
 from core.records.record_files import create_record, read_record
 from core.rounds.finished_rounds import InputEntry, last_finished_round, require_finished_round
 from core.rounds.round_settings import refuse_other_settings
-from core.runtime.errors import InputError
+from core.runtime.errors import InputError, UnavailableError
 from core.storage.foreign_files import foreign_file_error, matches
 from core.storage.opening import open_store
 from core.storage.store import Store, join, replace, split_location
@@ -37,6 +38,10 @@ class RunRecord(TypedDict):
 
     experiment: str
     parent: InputEntry | None
+
+
+# Requests to a bucket at the same time.
+_AT_ONCE = 16
 
 
 @contextlib.contextmanager
@@ -72,6 +77,33 @@ def begin_run(config: ExperimentConfig, fork_from: str | None = None) -> None:
 def read_run_record(store: Store) -> RunRecord | None:
     """The record of the run in the store; None if no run was begun there. RecordError if it is damaged."""
     return cast(RunRecord | None, read_record(store, RUN_RECORD))
+
+
+def find_runs(root: Store, foreign: list[str] | None = None) -> list[Store]:
+    """The runs under a root: the folders that hold the record of a run.
+
+    A folder whose run.json has another form is not a run of ours; a line on it is added to `foreign`.
+    """
+    runs, lines = [], []
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        stores = [root.below(name) for name in root.folders()]
+        for store, begun in zip(stores, pool.map(_begun, stores), strict=True):
+            if isinstance(begun, InputError):
+                lines.append(f"not a run: {begun}")
+            elif begun is not None:
+                runs.append(store)
+    if foreign is not None:
+        foreign += lines
+    return runs
+
+
+def _begun(store: Store) -> RunRecord | InputError | None:
+    try:
+        return read_run_record(store)
+    except UnavailableError:
+        raise
+    except InputError as error:
+        return error
 
 
 def fork_parent(config: ExperimentConfig) -> str | None:

@@ -4,9 +4,9 @@ import logging
 import time
 
 from core.config.experiment import ExperimentConfig
+from core.generation.model_check import Faults, check_models
 from core.rounds.planning import next_round
 from core.rounds.round import start_checkpoints
-from core.training.model_check import Faults, check_models
 from core.training.prerequisites import with_prerequisites
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""What trains and samples: the stages of a round and what comes before them. May import audit and below."""
+"""What trains: autoencoder, diffusion stages, discriminator. May import generation and below."""

@@ -7,19 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
+from core.checkpoints.discriminators import load_discriminator
+from core.checkpoints.loading import find_checkpoint, load_unet
 from core.config.experiment import ExperimentConfig
 from core.data.palette_file import palette_input
 from core.inputs.locations import Location, is_remote
 from core.inputs.state_form import weights_digest
-from core.models.adversarial import FormParts, build_adversarial_form
-from core.models.checkpoints import find_checkpoint, load_discriminator, load_unet
+from core.models.adversarial_forms import FormParts, build_adversarial_form
 from core.models.diffusion import Denoiser, denoiser
 from core.models.discriminator import LatentDiscriminator
 from core.models.labelled_latents import LabelledLatents, LabelledPairs, RealLatents
-from core.models.pictures import GRID_SAMPLES, save_grid, save_sample_grid
 from core.models.trajectories import saved_trajectories
 from core.records.artifacts import CONFIG_NAME, RECORD_NAME, is_stage_folder, stage3_location
 from core.records.created_files import CreatedFiles
@@ -34,20 +31,16 @@ from core.runtime.errors import InputError
 from core.runtime.processes import start_others, together
 from core.storage.opening import open_store
 from core.storage.store import join
-from core.training.diffusion_stage import build_training, final_metrics, with_inputs
-from core.training.file_names import TRAJECTORIES_NAME, checkpoint_name, extremes_name, real_layouts_name
-from core.training.metrics import EarlyStop, viability_scores
+from core.training.diffusion_stage import build_training, with_inputs
+from core.training.file_names import TRAJECTORIES_NAME, checkpoint_name
+from core.training.metrics import EarlyStop
 from core.training.online_discriminator import OnlineDiscriminator
+from core.training.stage3_figures import final_stage3_metrics, measure_start
 from core.training.stage3_folder import own_folder, resumes
-from core.training.train_state import SavedState, StartFigures, changed_measure
+from core.training.train_state import SavedState, changed_measure
 from core.training.training_step import DiffusionTraining
 
 log = logging.getLogger(__name__)
-
-# Viability counts as lasting if it held in this many last evaluations of a round.
-SATURATION_EVALUATIONS = 3
-# Layouts in the picture of those with the best scores, and of those with the worst.
-_EXTREMES = 8
 
 
 def continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bool) -> dict[str, Any]:
@@ -175,11 +168,11 @@ def _train(config: ExperimentConfig, resume: bool | None, workspace: Workspace, 
     # From here on files are written.
     workspace.claim(resumed)
     run = _with_discriminator(run, discriminator, new_trajectories)
-    start_figures = run.state.start or _measure_start(run)
+    start_figures = run.state.start or measure_start(run)
     rule = config.rounds.advance_when
     stop = EarlyStop(rule.viability_score, rule.evaluations, since=start_figures["epoch"]) if rule else None
     run.run(config.training.epochs, stop)
-    return _final_stage3_metrics(run, start_figures)
+    return final_stage3_metrics(run, start_figures)
 
 
 def _has_other_discriminator(saved: SavedState, discriminator: str) -> bool:
@@ -262,49 +255,3 @@ def _reference(run: DiffusionTraining) -> Denoiser:
     unet = load_unet(start, config)
     unet.to(run.device, memory_format=memory_format(run.device))  # type: ignore[call-overload]  # torch omits it
     return denoiser(unet.eval().requires_grad_(False), run.loss_models.scheduler)
-
-
-def _measure_start(run: DiffusionTraining) -> StartFigures:
-    """The figures before the first epoch, after the pictures of the start and of real layouts are written."""
-    figures: StartFigures = {
-        "epoch": run.state.epoch,
-        "viability_score": run.evaluation.viability(),
-        "noise_loss": run.validate()["noise"],
-    }
-    run.state.start = figures
-    run.write_samples()
-    if run.workspace.writes:
-        _write_real_layouts(run)
-    return figures
-
-
-def _write_real_layouts(run: DiffusionTraining) -> None:
-    path = run.workspace.folder / real_layouts_name(run.name)
-    data = run.batches.validation
-    count = min(GRID_SAMPLES, len(data))
-    if data.pictures is None:
-        save_sample_grid(data.latents.batch(torch.arange(count)), run.loss_models.decoder, path)
-    else:
-        save_grid(np.stack([data.pictures.rgb(index) for index in range(count)]), path)
-
-
-def _final_stage3_metrics(run: DiffusionTraining, start: StartFigures) -> dict[str, Any]:
-    """The final metrics, after the picture of the layouts with the best and the worst scores is written."""
-    state = run.state
-    latents, scores = run.evaluation.generate_and_score()
-    by_score = scores.argsort(descending=True, stable=True)
-    extremes = latents[torch.cat([by_score[:_EXTREMES], by_score[-_EXTREMES:]])]
-    if run.workspace.writes:
-        save_sample_grid(extremes, run.loss_models.decoder, run.workspace.folder / extremes_name(run.name), _EXTREMES)
-    viability = scores.mean().item()
-    recent = viability_scores(state.history, start["epoch"])[-SATURATION_EVALUATIONS:]
-    return {
-        "epoch": state.epoch,
-        "first_epoch": start["epoch"],
-        "viability_before": start["viability_score"],
-        "viability_after": viability,
-        "noise_before": start["noise_loss"],
-        "viability_floor": min([*recent, viability]),
-        "discriminator_weight": state.adversarial_weight,
-        **final_metrics(run),
-    }

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from core.checkpoints.loading import load_autoencoder, load_unet
 from core.config.experiment import ExperimentConfig
 from core.config.training_sections import TrainingSection
 from core.data.latents import Latents
@@ -13,7 +14,6 @@ from core.data.layouts import CACHE_BYTES, LayoutPictures
 from core.data.manifest import read_manifest, split_by_layout
 from core.data.palette_file import read_palette
 from core.inputs.locations import Location
-from core.models.checkpoints import load_autoencoder, load_unet
 from core.models.diffusion import build_scheduler
 from core.models.perceptual import build_perceptual
 from core.networks.unet import UNet, build_unet

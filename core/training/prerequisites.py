@@ -11,6 +11,7 @@ from typing import Any
 from core.config.experiment import ExperimentConfig
 from core.data.manifest import read_rows
 from core.data.palette_file import palette_input
+from core.generation.encode_layouts import encode_layouts
 from core.houses.layout_generator import write_layouts
 from core.records.artifacts import RECORD_NAME, prerequisites_location
 from core.records.input_files import local_path
@@ -26,7 +27,6 @@ from core.runtime.processes import together
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection, join
 from core.training.diffusion_stage import train_prerequisite_stage, with_inputs
-from core.training.encode_layouts import encode_layouts
 from core.training.file_names import checkpoint_name
 from core.training.train_autoencoder import BEST_NAME, train_autoencoder
 

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from core.checkpoints.loading import load_checkpoint
 from core.config.experiment import ExperimentConfig
 from core.inputs.locations import Location, is_remote
-from core.models.checkpoints import load_checkpoint
 from core.records.created_files import CreatedFiles
 from core.records.workspace import ClaimedWorkspace, WatchedWorkspace, Workspace
 from core.runtime import distributed

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from core.checkpoints.autoencoder_sizes import build_autoencoder
+from core.checkpoints.checkpoint_palettes import palette_setting
+from core.checkpoints.loading import load_checkpoint
 from core.config.experiment import ExperimentConfig
 from core.config.training_sections import AutoencoderTrainingSection
 from core.data.layout_groups import VARIANTS
@@ -19,9 +22,6 @@ from core.data.palette import UNLABELLED, Palette
 from core.data.palette_file import read_palette
 from core.inputs.state_form import Source, checked_optimizer, checked_weights, mapping, rows
 from core.inputs.tensor_files import save_tensors
-from core.models.autoencoder_sizes import build_autoencoder
-from core.models.checkpoint_palettes import palette_setting
-from core.models.checkpoints import load_checkpoint
 from core.networks.autoencoder import Autoencoder, autoencoder_loss
 from core.records.workspace import Workspace
 from core.runtime import distributed

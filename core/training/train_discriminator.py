@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
+from core.checkpoints.discriminators import save_discriminator
 from core.inputs.locations import Location
 from core.inputs.state_form import (
     Source,
@@ -25,7 +26,6 @@ from core.inputs.state_form import (
     without_wrappers,
 )
 from core.inputs.tensor_files import load_tensors
-from core.models.checkpoints import save_discriminator
 from core.models.diffusion import add_noise
 from core.models.discriminator import ADAM_BETAS, DiscriminatorLoss, LatentDiscriminator, draw_noise_levels
 from core.models.labelled_latents import LabelledLatents

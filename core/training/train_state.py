@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from core.checkpoints.loading import load_checkpoint, refuse_other_schedule
 from core.config.experiment import ExperimentConfig
 from core.config.training_sections import OptimizationSection
 from core.inputs import state_form as form
 from core.inputs.state_form import Source, checked_optimizer, checked_weights, with_prefix
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint, refuse_other_schedule
 from core.networks.unet import UNet
 from core.records.provenance import KEYS_OF_THE_USER
 from core.runtime.device import memory_format

@@ -12,10 +12,10 @@ import pytest
 from core.audit.audit import audit_checkpoint
 from core.audit.reference import make_reference
 from core.audit.rules import RULES
+from core.checkpoints.loading import load_checkpoint
+from core.checkpoints.strength import FromStart
 from core.config.loading import config_bytes, load_config
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint
-from core.models.strength import FromStart
 from core.records.record_files import create_record, read_record
 from core.rounds.close_round import close_round
 from core.rounds.planning import next_round, stop_reason

@@ -63,7 +63,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     def no_work(*_: object) -> None:
         raise AssertionError("worked before it knew where to write")
 
-    monkeypatch.setattr("core.training.bad_latents._generate", no_work)
+    monkeypatch.setattr("core.generation.bad_latents._generate", no_work)
     monkeypatch.setattr("core.training.train_discriminator._train", no_work)
     monkeypatch.setattr("core.training.continue_stage3.build_training", no_work)
     file = tmp_path / "file"

@@ -22,18 +22,18 @@ import numpy as np
 import pandas as pd
 import torch
 
+from core.checkpoints.autoencoder_sizes import build_autoencoder
 from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
 from core.data.latents import write_packed
 from core.data.layouts import CACHE_BYTES, scaled
 from core.data.palette import DEFAULT_PALETTE
+from core.generation.encode_layouts import encode_layouts
 from core.houses.layout_generator import write_layouts
 from core.inputs.tensor_files import save_tensors
-from core.models.autoencoder_sizes import build_autoencoder
 from core.networks.autoencoder import Autoencoder
 from core.records.workspace import Workspace
 from core.training.diffusion_stage import load_splits
-from core.training.encode_layouts import encode_layouts
 from tests.benchmarks.results import machine, write_results
 
 CSV = Path(__file__).with_suffix(".csv")

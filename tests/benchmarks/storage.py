@@ -29,8 +29,8 @@ import botocore
 import s3transfer
 from botocore.config import Config
 
-from core.rounds.round_table import METRIC_TITLES
-from core.rounds.run_status import read_status
+from core.reports.round_table import METRIC_TITLES
+from core.reports.run_status import read_status
 from core.runtime.files import Entry
 from core.storage.opening import open_store
 from core.storage.s3.transfer import transfer_config

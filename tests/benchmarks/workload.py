@@ -10,8 +10,8 @@ from typing import Any
 
 from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
+from core.generation.bad_latents import BadLatentsRequest, generate_bad_latents
 from core.runtime.progress import Progress, watched
-from core.training.bad_latents import BadLatentsRequest, generate_bad_latents
 from core.training.continue_stage3 import continue_stage3
 from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
 from core.training.train_discriminator import DiscriminatorRequest, train_discriminator

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from core.checkpoints.autoencoder_sizes import build_autoencoder
 from core.config.experiment import ExperimentConfig
 from core.config.loading import config_bytes, load_config
 from core.data.palette import DEFAULT_PALETTE
-from core.models.autoencoder_sizes import build_autoencoder
 from core.runtime.errors import InputError
 
 MINIMAL = {"experiment": {"name": "x"}, "dataset": {"manifest": "manifest.csv"}}

@@ -20,14 +20,14 @@ from core.data.layouts import LayoutPictures, as_classes, as_rgb, pictures_from_
 from core.data.manifest import read_manifest, split_by_layout
 from core.data.palette import DEFAULT_PALETTE
 from core.data.variants import COUNT, variant
+from core.generation import encode_layouts as encode_layouts_module
+from core.generation.encode_layouts import encode_layouts
 from core.inputs.numpy_files import ConversionLog
 from core.networks.autoencoder import Autoencoder
 from core.records.stage_run import run_stage
 from core.records.workspace import Workspace
 from core.runtime.errors import InputError
 from core.runtime.prefetching import prefetch_map
-from core.training import encode_layouts as encode_layouts_module
-from core.training.encode_layouts import encode_layouts
 
 SHAPE = (4, 8, 8)
 
@@ -312,7 +312,7 @@ def test_the_manifest_names_the_row_of_each_picture(encoding, config, tmp_path):
     assert rows["is_augmented"].sum() == 84 and rows["original_path"].nunique() == 12
     packed = np.load(tmp_path / "latents.npy", mmap_mode="r")
     assert packed.shape == (96, *config.latent_shape) and packed.dtype == np.float32
-    from core.models.checkpoints import load_autoencoder
+    from core.checkpoints.loading import load_autoencoder
 
     autoencoder = load_autoencoder(config.autoencoder.checkpoint, config)
     for row in (0, 7, 50, 95):

@@ -12,7 +12,7 @@ from prefect import flow
 from prefect.client.schemas.filters import ArtifactFilter
 from prefect.states import AwaitingConcurrencySlot, AwaitingRetry, Cancelling, Running, Suspended
 
-from core.rounds.run_status import find_problems
+from core.reports.run_status import find_problems
 from core.storage.store import ArtifactsSection
 from deployments.automations import automations
 from flows.round_events import ROUND_COMPLETED

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.checkpoints.loading import load_autoencoder, load_checkpoint, load_unet
 from core.config.loading import load_config
-from core.models.checkpoints import load_autoencoder, load_checkpoint, load_unet
 from core.runtime.errors import InputError
 from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
 from tasks.command_line import run_command

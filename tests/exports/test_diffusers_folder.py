@@ -11,11 +11,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DModel
 
+from core.checkpoints.imported_models import load_experiment
+from core.checkpoints.loading import load_autoencoder, load_unet
 from core.config.loading import config_bytes
 from core.data.palette import DEFAULT_PALETTE
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_autoencoder, load_unet
-from core.models.imported_models import load_experiment
 from core.models.pictures import decode_classes
 from core.models.sampling import sample_latents
 from core.runtime.seeding import sample_noise

@@ -9,12 +9,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from core import load_model
+from core.checkpoints.imported_models import load_experiment
+from core.checkpoints.loading import load_autoencoder, load_unet
 from core.config.loading import config_bytes
 from core.data.palette import DEFAULT_PALETTE
 from core.inputs.safetensors_files import load_safetensors
-from core.models.checkpoints import load_autoencoder, load_unet
-from core.models.imported_models import load_experiment
-from core.rounds.config_check import check_config
+from core.reports.config_check import check_config
 from core.rounds.model_source import find_model
 from core.runtime.errors import InputError
 from core.training.prerequisites import with_prerequisites

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.checkpoints.loading import load_checkpoint, load_unet
+from core.checkpoints.strength import load_unet_from
 from core.config.loading import config_bytes, load_config
 from core.exports import diffusers_folder, exported_model
 from core.inputs.safetensors_files import load_safetensors
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint, load_unet
-from core.models.strength import load_unet_from
 from core.records import stage_run
 from core.storage import local_store
 from core.storage.opening import open_store

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.checkpoints.imported_models import load_experiment
+from core.checkpoints.loading import load_unet
 from core.config.loading import config_bytes
 from core.data.palette import DEFAULT_PALETTE
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_unet
 from core.models.diffusion import build_scheduler
-from core.models.imported_models import load_experiment
 from core.networks.autoencoder import conv_autoencoder
 from core.runtime.errors import InputError
 from tasks.export import export

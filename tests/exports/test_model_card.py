@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
+from core.checkpoints.loading import load_checkpoint
 from core.config.loading import config_bytes, load_config
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint
 from core.records.record_files import record_bytes
 from core.training.prerequisites import with_prerequisites
 from tasks.export import export

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from core.checkpoints.loading import load_checkpoint
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint
 from core.models.discriminator import LatentDiscriminator
 from tests.commands import Command, run
 from tests.prefect_databases import copy_database, database_with_tables

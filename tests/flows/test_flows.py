@@ -19,9 +19,9 @@ import flows.adversarial_round as adversarial_round_module
 import flows.gpu_slot as gpu_slot_module
 import flows.round_events as round_events_module
 import tasks.stage_task as stage_task_module
+from core.checkpoints.loading import load_checkpoint
 from core.config.loading import load_config
-from core.models.checkpoints import load_checkpoint
-from core.rounds.round_table import round_table
+from core.reports.round_table import round_table
 from core.runtime.errors import InputError, LeaseError, UnavailableError
 from core.training import training_step
 from core.training.evaluation import Evaluation

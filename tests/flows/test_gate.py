@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from core.rounds.round_table import round_table
+from core.reports.round_table import round_table
 from core.runtime.errors import InputError
 from flows import gate
 from flows.gate import Stopped, pass_gate

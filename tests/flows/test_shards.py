@@ -19,17 +19,17 @@ from prefect.settings import PREFECT_API_URL
 
 import flows.sample_bad_latents as sample_bad_latents_module
 from core.config.loading import load_config
+from core.generation.bad_latents import find_shards
 from core.models.sampling import CPU_BATCH
 from core.records.artifacts import RECORD_NAME, round_location, run_location
 from core.records.latent_parts import Shard
 from core.records.record_files import read_record
+from core.reports.run_status import find_problems, read_status
 from core.rounds.garbage import find_garbage
 from core.rounds.round import ROUND_STAGES, open_round
 from core.rounds.run import begin_run
-from core.rounds.run_status import find_problems, read_status
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
-from core.training.bad_latents import find_shards
 from flows.adversarial_round import adversarial_round
 from flows.adversarial_training import adversarial_training
 from flows.sample_bad_latents import sample_in_shards

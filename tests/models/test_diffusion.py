@@ -6,9 +6,9 @@ from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.checkpoints.loading import load_unet
 from core.config.loading import load_config
 from core.config.model_sections import SchedulerSection
-from core.models.checkpoints import load_unet
 from core.models.diffusion import add_noise, build_scheduler, ddim_timesteps, predict_x0, sample_ddim
 from core.models.sampling import CPU_BATCH, sample_latents
 from core.networks.unet import build_unet

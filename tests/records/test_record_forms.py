@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.records.record_forms import RecordError, parse_record
-from core.rounds.run_status import find_problems, read_status
+from core.reports.run_status import find_problems, read_status
 from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection
 from flows.status import status

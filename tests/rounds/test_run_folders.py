@@ -7,7 +7,7 @@ import pytest
 
 from core.config.loading import load_config
 from core.records.created_files import CreatedFiles
-from core.rounds.comparison import require_free_results
+from core.reports.comparison import require_free_results
 from core.rounds.run import begin_run, hold_run
 from core.runtime.errors import InputError, LeaseError
 from core.storage.download_cache import DownloadCache

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import escape
 
-from core.rounds.audit_table import AuditTable
-from core.rounds.report import Picture, RoundPart, render_page
+from core.reports.audit_table import AuditTable
+from core.reports.report import Picture, RoundPart, render_page
 from core.runtime.errors import LONGEST_LINE, InputError, one_line, system_line, without_secrets
 from core.runtime.escaping import markdown_code, markdown_text, mermaid_text, write_csv
 

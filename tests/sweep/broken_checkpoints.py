@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from core.checkpoints.loading import load_checkpoint
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint
 from tests.sweep.ground import Ground
 
 # Gives the file of this name in a row's folder to a command.

@@ -21,7 +21,7 @@ from core.data.manifest import originals, read_manifest, split_by_layout
 from core.data.palette import DEFAULT_PALETTE
 from core.data.picture_files import read_picture
 from core.inputs.tensor_files import load_tensors
-from core.training.label_files import labels_of, read_labels, require_both_labels
+from core.labels.label_files import labels_of, read_labels, require_both_labels
 from tests.sweep.ground import Ground, Row
 
 BACKGROUND = DEFAULT_PALETTE.background

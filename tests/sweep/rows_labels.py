@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from core.checkpoints.loading import load_autoencoder
 from core.config.loading import load_config
-from core.models.checkpoints import load_autoencoder
+from core.labels.checker import ask_checker
+from core.labels.hand_labels import read_hand_labels
+from core.labels.label_sources import label_inputs
 from core.rounds.awaited_labels import awaited_labels
-from core.training.checker import ask_checker
-from core.training.hand_labels import read_hand_labels
-from core.training.label_sources import label_inputs
 from tests.labelled_round import make_labelled, name_of
 from tests.sweep.ground import Ground, Row
 

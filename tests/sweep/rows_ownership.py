@@ -7,7 +7,7 @@ from core.config.experiment import ExperimentConfig
 from core.config.loading import load_config
 from core.records.artifacts import round_location
 from core.records.stage_run import run_stage
-from core.rounds.comparison import require_free_results
+from core.reports.comparison import require_free_results
 from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.run import begin_run, hold_run
 from core.storage.download_cache import DownloadCache

@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
+from core.checkpoints.imported_models import load_experiment
+from core.checkpoints.loading import load_autoencoder
 from core.data.palette_file import read_palette
-from core.models.checkpoints import load_autoencoder
-from core.models.imported_models import load_experiment
 from core.runtime.errors import InputError
 from core.training.prerequisites import make_prerequisite
 from tests.commands import Command

@@ -11,10 +11,10 @@ from core.records.provenance import difference
 from core.records.record_files import read_record
 from core.records.stage_run import run_stage
 from core.records.workspace import newest_state
+from core.reports.run_status import find_problems, read_status
 from core.rounds.gate_answers import read_decision
 from core.rounds.round import open_round
 from core.rounds.run import begin_run
-from core.rounds.run_status import find_problems, read_status
 from core.storage.opening import open_store
 from core.storage.store import LARGEST_SMALL_FILE, ArtifactsSection
 from core.training.prerequisites import make_prerequisite

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from core.models.checkpoints import load_autoencoder, load_checkpoint, load_unet
+from core.checkpoints.loading import load_autoencoder, load_checkpoint, load_unet
 from tests.sweep.ground import Ground, Row
 
 TITLE = "Checkpoints as safetensors"

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from core.checkpoints.autoencoder_sizes import build_autoencoder
+from core.checkpoints.discriminators import load_discriminator
+from core.checkpoints.loading import load_autoencoder, load_unet
 from core.config.discriminator_sections import DiscriminatorSection
 from core.config.experiment import ExperimentConfig
 from core.data.palette import DEFAULT_PALETTE
 from core.inputs.tensor_files import load_tensors
-from core.models.autoencoder_sizes import build_autoencoder
-from core.models.checkpoints import load_autoencoder, load_discriminator, load_unet
 from core.models.discriminator import ADAM_BETAS, LatentDiscriminator
 from core.models.trajectories import saved_trajectories
 from core.networks.unet import build_unet

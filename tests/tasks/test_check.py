@@ -12,14 +12,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DModel
 
+from core.checkpoints.loading import export_checkpoint, load_checkpoint
+from core.generation.pace import Pace
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import export_checkpoint, load_checkpoint
 from core.models.diffusion import build_scheduler
-from core.rounds.config_check import check_config
+from core.reports.config_check import check_config
 from core.rounds.round_cost import round_seconds
 from core.rounds.start_check import require_sound_start
 from core.runtime.errors import InputError
-from core.training.pace import Pace
 from tasks.check import check
 from tasks.command_line import run_command
 from tests.commands import run

@@ -10,9 +10,9 @@ from PIL import Image
 from core import load_model
 from core.config.loading import load_config
 from core.data.palette import DEFAULT_PALETTE
+from core.generation.layout_model import layout_seeds
 from core.runtime.errors import InputError
 from core.runtime.seeding import derive_seed
-from core.training.layout_model import layout_seeds
 from core.training.prerequisites import with_prerequisites
 from tasks.sample import sample
 

@@ -11,12 +11,15 @@ import torch
 from PIL import Image
 
 from core.audit.rules import RULES
+from core.checkpoints.loading import load_autoencoder, load_checkpoint, load_unet
 from core.config.loading import load_config
 from core.data.layouts import LayoutPictures
 from core.data.manifest import originals, read_manifest, split_by_layout
 from core.data.palette import DEFAULT_PALETTE, Palette
+from core.generation import draw_layouts as drawing
+from core.generation import layout_model
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_autoencoder, load_checkpoint, load_unet
+from core.labels.labelling import judge_latents
 from core.models.sampling import CPU_BATCH, sample_latents
 from core.records import stage_run
 from core.rounds.close_round import close_round
@@ -26,9 +29,6 @@ from core.rounds.run import begin_run
 from core.runtime import progress
 from core.storage import local_store
 from core.storage.opening import open_store
-from core.training import draw_layouts as drawing
-from core.training import layout_model
-from core.training.labelling import judge_latents
 from core.training.prerequisites import with_prerequisites
 from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3

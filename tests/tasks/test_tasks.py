@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
+from core.checkpoints.discriminators import load_discriminator
 from core.data.latents import Latents
 from core.data.manifest import read_manifest, split_by_layout
 from core.models import sampling
-from core.models.checkpoints import load_discriminator
 from tasks.command_line import run_command
 from tasks.generate_bad_latents import generate_bad_latents
 from tasks.retrain_discriminator import retrain_discriminator

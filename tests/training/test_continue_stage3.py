@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
+from core.checkpoints.loading import load_checkpoint
 from core.config.loading import load_config
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint
 from core.models.discriminator import LatentDiscriminator
 from core.runtime.files import sha256
 from core.training.prerequisites import with_prerequisites

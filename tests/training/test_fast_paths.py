@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from core.models.checkpoints import load_unet
+from core.checkpoints.loading import load_unet
 from core.models.diffusion import build_scheduler, denoiser
 from core.models.discriminator import LatentDiscriminator, discriminator_loss
 from core.models.sampling import CPU_BATCH, sample_latents

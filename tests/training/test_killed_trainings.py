@@ -15,7 +15,7 @@ import pytest
 from core.config.loading import load_config
 from core.records.artifacts import run_location
 from core.records.lease import is_free
-from core.rounds.run_status import find_problems
+from core.reports.run_status import find_problems
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection
 from tests.killed_training import (

@@ -20,22 +20,22 @@ from safetensors.torch import load_file
 
 from core.audit.layout_maps import read_maps
 from core.audit.reference import make_reference
+from core.checkpoints.imported_models import load_experiment
+from core.checkpoints.loading import load_autoencoder, load_checkpoint
 from core.config.loading import load_config
 from core.data.manifest import read_manifest
 from core.data.palette import DEFAULT_PALETTE, Palette
 from core.exports.base_files import write_base
+from core.generation.bad_latents import generate_bad_latents as generate
 from core.inputs.safetensors_files import load_safetensors
-from core.models.checkpoints import load_autoencoder, load_checkpoint
-from core.models.imported_models import load_experiment
 from core.records.record_files import read_record
-from core.rounds.before_and_after import keep_picture
+from core.reports.before_and_after import keep_picture
+from core.reports.report import make_report
 from core.rounds.close_round import close_round
-from core.rounds.report import make_report
 from core.rounds.round import open_round
 from core.rounds.run import begin_run
 from core.runtime.errors import InputError
 from core.storage.opening import open_store
-from core.training.bad_latents import generate_bad_latents as generate
 from core.training.prerequisites import STAGES, make_prerequisite, with_prerequisites
 from tasks.audit import audit, audit_now
 from tasks.command_line import run_command

@@ -14,11 +14,11 @@ from core.config.loading import load_config
 from core.records.artifacts import RECORD_NAME, round_location, run_location, stage3_location
 from core.records.lease import hold
 from core.records.record_files import create_record, read_record
+from core.reports.run_status import find_problems, read_status
 from core.rounds.close_round import close_round
 from core.rounds.garbage import find_garbage, remove_garbage
 from core.rounds.round import open_round
 from core.rounds.run import begin_run
-from core.rounds.run_status import find_problems, read_status
 from core.runtime.errors import InputError, LeaseError
 from core.storage.opening import open_store
 from tasks.command_line import run_command

@@ -13,11 +13,11 @@ import torch
 
 from core.audit.audit import audit_stage
 from core.config.loading import load_config
+from core.generation.bad_latents import BadLatentsRequest, generate_bad_latents
 from core.records.artifacts import prerequisites_location
 from core.runtime import distributed
 from core.runtime.errors import InputError
 from core.runtime.processes import ProcessLostError
-from core.training.bad_latents import BadLatentsRequest, generate_bad_latents
 from core.training.prerequisites import make_prerequisite
 from tests.in_process import content
 

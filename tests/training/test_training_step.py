@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from core.checkpoints.loading import load_unet
 from core.config.discriminator_sections import DiscriminatorSection
 from core.config.loss_sections import PerceptualLossSection
 from core.config.training_sections import OptimizationSection
 from core.data.layouts import Pictures
 from core.data.palette import DEFAULT_PALETTE
-from core.models.adversarial import FormParts, NegativeAware, NoisePass, build_adversarial_form
+from core.models.adversarial import NegativeAware, NoisePass
+from core.models.adversarial_forms import FormParts, build_adversarial_form
 from core.models.adversarial_weight import BALANCE_INTERVAL, adversarial_weight, gradient_norms
-from core.models.checkpoints import load_unet
 from core.models.diffusion import add_noise, build_scheduler, denoiser
 from core.models.discriminator import LatentDiscriminator
 from core.models.labelled_latents import LabelledLatents, LabelledPairs, RealLatents

@@ -1,0 +1,1 @@
+"""What people read of runs: status, tables, pages, comparisons. May import rounds and below."""
