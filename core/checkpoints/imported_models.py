@@ -16,6 +16,7 @@ from core.checkpoints.diffusers_folders import (
     has_exported_decoder,
     is_model_folder,
     is_pipeline,
+    pipeline_steps,
     read_autoencoder_folder,
     read_diffusion_folder,
 )
@@ -204,7 +205,7 @@ def _imported_diffusion(file: Path, size: int, changed: int, path: str, is_stage
     if file.is_dir():
         if not has_diffusion_model(file):
             return None
-        return _Imported(path, read_diffusion_folder(file).settings, {}, False, has_exported_decoder(file))
+        return _Imported(path, read_diffusion_folder(file).settings, {}, False, pipeline_steps(file) is not None)
     checkpoint = load_checkpoint(file, "diffusion checkpoint")
     if not is_imginav_diffusion(checkpoint):
         return None

@@ -27,6 +27,7 @@ from core.reports.check_table import ConfigCheck
 from core.rounds.round_cost import round_seconds
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError
+from core.runtime.progress import duration
 from core.training.prerequisites import unfinished, with_prerequisites
 
 log = logging.getLogger(__name__)
@@ -177,14 +178,8 @@ def _try_round(
 
 def _show_cost(config: ExperimentConfig, pace: Pace, training: int, found: ConfigCheck) -> None:
     seconds = round_seconds(config, pace, training)
-    parts = ", ".join(f"{name} {_duration(value)}" for name, value in seconds.items())
-    found.add_figure("time", f"a round takes at least {_duration(sum(seconds.values()))} here, by estimate: {parts}")
+    parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
+    found.add_figure("time", f"a round takes at least {duration(sum(seconds.values()))} here, by estimate: {parts}")
     whole = "" if pace.step_latents == pace.batch else f", with {pace.step_latents} of a batch's {pace.batch} latents"
     gibibytes = pace.peak_bytes / _GIBIBYTE
     found.add_figure("memory", f"at least {gibibytes:.1f} GiB, by estimate: as much as these steps took{whole}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -48,9 +48,9 @@ from tasks.sample import sample
 from tests.conftest import TINY
 from tests.imginav_files import write_checkpoints, write_config
 from tests.in_process import options, refusal
+from tests.labels.test_checker import GOOD, START
 from tests.made_once import made_once
 from tests.palettes import OWN, OWN_CLASSES, redraw, write_palette
-from tests.training.test_checker import GOOD, START
 
 pytest_plugins = ["tests.storage_servers"]
 
@@ -189,7 +189,7 @@ def test_drawn_layouts_are_in_the_colours_of_the_palette(made, round_1, tmp_path
 
 def test_an_exported_pipeline_knows_names_and_colours(round_1, tmp_path):
     run_command(export, options(checkpoint=round_1, output_dir=tmp_path / "model"))
-    settings = json.loads((tmp_path / "model/decoder/config.json").read_text())
+    settings = json.loads((tmp_path / "model/model_index.json").read_text())
     assert settings["class_names"] == list(OWN.names)
     assert settings["colours"] == [list(colour) for colour in OWN.colours]
     weights = load_file(tmp_path / "model/decoder/diffusion_pytorch_model.safetensors")
