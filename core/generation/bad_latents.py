@@ -19,6 +19,7 @@ from core.data.layouts import LayoutPictures
 from core.data.manifest import choose_rows, originals, read_manifest, split_by_layout
 from core.data.palette_file import palette_input, read_palette
 from core.generation.latent_check import compare_with_manifest
+from core.generation.part_filling import fill_parts
 from core.inputs.locations import Location, is_remote
 from core.inputs.tensor_files import save_tensors
 from core.labels.label_sources import label_inputs, label_settings, labeller, require_label_source
@@ -39,7 +40,7 @@ from core.runtime import distributed, processes
 from core.runtime.device import pick_device
 from core.runtime.errors import require_positive
 from core.runtime.files import atomic_write, require_writable
-from core.runtime.progress import bar, each
+from core.runtime.progress import bar
 from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
 
@@ -210,15 +211,13 @@ def _latent_parts(config: ExperimentConfig, request: BadLatentsRequest) -> Laten
 
 
 def _sample(unet: UNet, config: ExperimentConfig, request: BadLatentsRequest, parts: LatentParts, shard: Shard) -> None:
-    """Sample the missing parts of the shard; several processes as many parts at once as there are processes."""
-    missing = distributed.from_first([part for part in parts.missing() if part.start in range(*shard)])
-    several = distributed.size()
-    for chunk in each([missing[i : i + several] for i in range(0, len(missing), several)], _STAGE, "parts"):
-        seeds = [derive_seed(request.seed, _STAGE, index) for part in chunk for index in part]
-        sampled = sample_latents(unet, config, seeds, request.num_steps, request.batch_size, _STAGE, request.sampler)
-        if distributed.rank() == 0:
-            for part, latents in zip(chunk, torch.split(sampled, [len(part) for part in chunk]), strict=True):
-                parts.add(part, latents.clone())
+    """Sample the missing parts of the shard."""
+
+    def draw(positions: Sequence[int]) -> Tensor:
+        seeds = [derive_seed(request.seed, _STAGE, position) for position in positions]
+        return sample_latents(unet, config, seeds, request.num_steps, request.batch_size, _STAGE, request.sampler)
+
+    fill_parts(parts, [part for part in parts.missing() if part.start in range(*shard)], draw, _STAGE)
 
 
 def _candidates(config: ExperimentConfig, request: BadLatentsRequest, manifest: Path) -> pd.DataFrame:

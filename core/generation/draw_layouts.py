@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from core.config.round_sections import SamplerName
 from core.data.palette import Palette
 from core.data.palette_file import palette_input
 from core.generation.layout_model import DRAWING, LayoutModel, layout_model_inputs, layout_seeds, load_layout_model
+from core.generation.part_filling import fill_parts
 from core.inputs.locations import Location
 from core.models.pictures import GRID_SAMPLES, save_grid
 from core.models.sampling import CPU_BATCH, require_steps
@@ -34,6 +35,7 @@ from core.records.stage_run import remove_leftovers, run_stage
 from core.records.workspace import Workspace
 from core.runtime.errors import require_positive
 from core.runtime.files import atomic_write
+from core.runtime.processes import together
 from core.runtime.progress import each
 
 MANIFEST_NAME, METADATA_NAME = "manifest.csv", "metadata.jsonl"
@@ -79,8 +81,8 @@ def draw_layouts(config: ExperimentConfig, request: DrawRequest) -> Record:
     It holds `layouts/00000.png` and so on in the palette's colours at the working size, and with a row for each
     `manifest.csv`, as training reads it, and `metadata.jsonl`, as the datasets library does. Both name the position and
     the seed of each layout and, with `audit`, the rules that it keeps. Layout i depends on the model, the sampler and
-    (seed, i); on a CPU not on the batch size, nor on a crash in between. Metrics are `layouts`, how many are `empty`
-    and, with `audit`, how many are `viable`.
+    (seed, i); on a CPU not on the batch size, the number of processes or a crash in between. Metrics are `layouts`, how
+    many are `empty` and, with `audit`, how many are `viable`.
     Raises InputError, before anything is written, for a checkpoint that is none or does not fit the config, more steps
     than the schedule has, and a folder that holds other files or layouts of other settings.
     """
@@ -94,10 +96,11 @@ def draw_layouts(config: ExperimentConfig, request: DrawRequest) -> Record:
 
     def work(workspace: Workspace, paths: Mapping[str, Path]) -> dict[str, Any]:
         loaded = models or _load(config, request, inputs)
-        latents = _sample(loaded.drawing, config, request, provenance)
-        return _write(latents, loaded, config, request, workspace.folder)
+        parts = _sample(loaded.drawing, config, request, provenance)
+        return _write(parts.read(), loaded, config, request, workspace.folder) if workspace.writes else {}
 
-    record = run_stage(DRAWING, request.output_dir, inputs, settings, work, config.artifacts)
+    with together(config.training, draw_layouts, config, request):
+        record = run_stage(DRAWING, request.output_dir, inputs, settings, work, config.artifacts)
     remove_leftovers(store)
     return record
 
@@ -134,15 +137,18 @@ def _load(config: ExperimentConfig, request: DrawRequest, inputs: Mapping[str, L
 
 def _sample(
     drawing: LayoutModel, config: ExperimentConfig, request: DrawRequest, provenance: Mapping[str, Any]
-) -> Tensor:
-    """All latents [N, C, h, w], after sampling those whose parts are missing."""
+) -> LatentParts:
+    """The parts of all latents, after sampling those that are missing."""
     store, batch = publishing_store(request.output_dir, config.artifacts), math.lcm(CPU_BATCH, request.batch_size)
     size = -(-_LEAST_PART // batch) * batch
     parts = LatentParts(store, dict(provenance), request.num_samples, size, config.artifacts)
-    for part in each(parts.missing(), DRAWING, "parts", lines=True):
-        seeds = layout_seeds(request.seed, part)
-        parts.add(part, drawing.draw(seeds, request.num_steps, request.sampler, request.batch_size))
-    return parts.read()
+
+    def draw(positions: Sequence[int]) -> Tensor:
+        seeds = layout_seeds(request.seed, positions)
+        return drawing.draw(seeds, request.num_steps, request.sampler, request.batch_size)
+
+    fill_parts(parts, parts.missing(), draw, DRAWING, lines=True)
+    return parts
 
 
 def _write(

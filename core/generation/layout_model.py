@@ -18,7 +18,7 @@ from core.models.sampling import CPU_BATCH, require_steps, sample_latents
 from core.networks.autoencoder import Decoder
 from core.networks.unet import UNet
 from core.records.input_files import local_path
-from core.runtime.device import pick_device
+from core.runtime import distributed
 from core.runtime.errors import require_positive
 from core.runtime.seeding import derive_seed
 
@@ -91,7 +91,7 @@ def default_steps(config: ExperimentConfig) -> int:
     return (config.audit and config.audit.num_steps) or config.rounds.bad_latents.num_steps
 
 
-def layout_seeds(seed: int, positions: range) -> list[int]:
+def layout_seeds(seed: int, positions: Sequence[int]) -> list[int]:
     """The seeds of the noise of the layouts at these positions of a drawing."""
     return [derive_seed(seed, DRAWING, position) for position in positions]
 
@@ -111,5 +111,5 @@ def load_layout_model(
     inputs = layout_model_inputs(config, checkpoint, from_start)
     paths = {name: local_path(place, config.artifacts) for name, place in inputs.items()}
     unet, autoencoder = load_model(paths, from_start, config), load_autoencoder(paths["autoencoder"], config)
-    device = pick_device(config.training.device)
+    device = distributed.own_device(config.training.device)
     return LayoutModel(config, unet.to(device), autoencoder.decoder.to(device))

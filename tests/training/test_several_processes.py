@@ -14,6 +14,7 @@ import torch
 from core.audit.audit import audit_stage
 from core.config.loading import load_config
 from core.generation.bad_latents import BadLatentsRequest, generate_bad_latents
+from core.generation.draw_layouts import DrawRequest, draw_layouts
 from core.records.artifacts import prerequisites_location
 from core.runtime import distributed
 from core.runtime.errors import InputError
@@ -77,9 +78,13 @@ def test_latents_layouts_and_figures_are_the_same_bytes(experiment, config, mani
         )
         generate_bad_latents(mine, request)
         audit_stage(mine, checkpoint, folders[1], num_samples=150, seed=3)
-        written.append([content(folder) for folder in (latents, *folders)])
+        drawn = folders[0].with_name("drawn")
+        draw_layouts(mine, DrawRequest(checkpoint, drawn, num_samples=150, seed=3, num_steps=3, grid=True))
+        written.append([content(folder) for folder in (latents, drawn, *folders)])
     assert written[0] == written[1]
-    assert [len(files) for files in written[0]] == [len(files) for files in written[1]] and len(written[0][1]) > 150
+    assert len(written[0][1]) > 150 < len(written[0][2])
+        written[0][1]
+    ) > 150 < len(written[0][2])
 
 
 def test_a_killed_process_ends_the_stage_which_goes_on_from_its_state(experiment, tmp_path):
