@@ -83,8 +83,6 @@ def test_latents_layouts_and_figures_are_the_same_bytes(experiment, config, mani
         written.append([content(folder) for folder in (latents, drawn, *folders)])
     assert written[0] == written[1]
     assert len(written[0][1]) > 150 < len(written[0][2])
-        written[0][1]
-    ) > 150 < len(written[0][2])
 
 
 def test_a_killed_process_ends_the_stage_which_goes_on_from_its_state(experiment, tmp_path):
