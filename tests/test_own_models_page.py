@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.data.palette import NUM_CLASSES
+from core.data.palette import DEFAULT_PALETTE
 
 
 def test_the_lines_on_the_page_run():
@@ -14,6 +14,6 @@ def test_the_lines_on_the_page_run():
     drawn = {}
     exec(compile(block, "docs/own_models.md", "exec"), drawn)
     layouts = drawn["layouts"]
-    assert layouts.class_maps.shape == (4, 32, 32) and layouts.class_maps.max() < NUM_CLASSES
+    assert layouts.class_maps.shape == (4, 32, 32) and layouts.class_maps.max() < len(DEFAULT_PALETTE)
     assert layouts.pictures.shape == (4, 32, 32, 3)
     assert layouts.class_maps.dtype == layouts.pictures.dtype == np.uint8

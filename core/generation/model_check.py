@@ -54,13 +54,15 @@ def check_models(
 ) -> tuple[SizedAutoencoder | None, EncodedSample | None]:
     """The config's autoencoder and a few layouts that it encoded; None for what the config lacks or cannot be read.
 
-    `faults` gets a line for each thing that is wrong: a device that is not there; an autoencoder, a perceptual trunk or
+    `faults` gets a line for each thing that is wrong: a device that is not there; a sampler with more steps than the
+    schedule, which may be that of a checkpoint; an autoencoder, a perceptual trunk or
     one of the diffusion `checkpoints`, by name, that does not load or fit the config; latents that the manifest names
     and another autoencoder made. `loaded` is called with the UNet of each checkpoint, one at a time.
     """
     autoencoder, sample = None, None
     with faults.noted():
         pick_device(config.training.device)
+    _check_samplers(config, faults)
     if config.autoencoder.checkpoint is not None:
         with faults.noted():
             place = find_checkpoint(config.autoencoder.checkpoint)
@@ -78,3 +80,16 @@ def check_models(
             trunk = local_path(semantic.perceptual_loss.backbone, config.artifacts)
             build_perceptual(semantic.perceptual_loss.model_copy(update={"backbone": str(trunk)}))
     return autoencoder, sample
+
+
+def _check_samplers(config: ExperimentConfig, faults: Faults) -> None:
+    """A line for each sampler of the rounds that takes more steps than the noise schedule has."""
+    steps = {"rounds.bad_latents.num_steps": config.rounds.bad_latents.num_steps}
+    if config.discriminator.weight != 0 and config.discriminator.form != "negative_aware":
+        steps["discriminator.trajectories.num_steps"] = config.discriminator.trajectories.num_steps
+    if config.audit is not None and config.audit.num_steps is not None:
+        steps["audit.num_steps"] = config.audit.num_steps
+    most = config.scheduler.num_steps
+    for key, count in steps.items():
+        if count > most:
+            faults.add(f"{key} {count}: the noise schedule has {most} steps; set it to at most {most}")

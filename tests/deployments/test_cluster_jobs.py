@@ -43,7 +43,7 @@ def job(prepared, tmp_path):
 
 def until_stage3_has_a_state(process, log, run):
     for _ in range(1200):
-        if list(run.glob("round-01/stage3/state/*.json")):
+        if list(run.glob("round-01/stage3/state/[0-9]*.json")):
             return
         assert process.poll() is None, log.read_text()
         time.sleep(0.1)
@@ -63,6 +63,6 @@ def test_at_the_time_limit_the_state_is_kept_and_the_job_queued_again(job, tmp_p
         .rstrip()
         .endswith("interrupted; run the same command again to continue from the last checkpoint")
     )
-    assert list(run.glob("round-01/stage3/state/*.json"))
+    assert list(run.glob("round-01/stage3/state/[0-9]*.json"))
     assert (requests.read_text() if requests.exists() else "") == ("" if script == "lsf.sh" else "requeue 4711\n")
     assert [store.uri for store in find_runs(open_store(run.parent, ArtifactsSection()))] == [str(run)]

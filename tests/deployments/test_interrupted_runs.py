@@ -28,7 +28,7 @@ ANY_DEPLOYMENTS = {name: UUID(int=0) for name in ("three-rounds", "next-round", 
 def training_stage3(config, number):
     """Whether Stage 3 of the round has kept a state and is not finished."""
     stage = run_folder(config) / f"round-{number:02d}" / "stage3"
-    return any(stage.glob("state/*.json")) and not (stage / "stage.json").exists()
+    return any(stage.glob("state/[0-9]*.json")) and not (stage / "stage.json").exists()
 
 
 def three_told(prefect, config):

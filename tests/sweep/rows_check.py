@@ -45,7 +45,7 @@ def _exported(change: Callable[[Path], object]) -> Callable[[Ground], Any]:
 
 def _with(part: str, **values: Any) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
-        path = folder / part / "config.json"
+        path = folder / part / "config.json" if part else folder / "model_index.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
     return change
@@ -68,7 +68,7 @@ ROWS = [
         ("diffusion.stage1_checkpoint is missing",),
     ),
     Row("check", "a GPU that is not there", _checked("training.device=cuda:99"), ("device cuda:99",)),
-    Row("load_model", "an export of other classes", _exported(_with("decoder", class_names=["a"])), ("other classes",)),
+    Row("load_model", "an export of other classes", _exported(_with("", class_names=["a"])), ("other classes",)),
     Row(
         "load_model",
         "an export whose decoder has a size in words",

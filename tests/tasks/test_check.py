@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DModel
 
+from core.checkpoints.imported_models import load_experiment
 from core.checkpoints.loading import export_checkpoint, load_checkpoint
 from core.generation.pace import Pace
 from core.inputs.tensor_files import save_tensors
@@ -157,7 +158,8 @@ def test_latents_of_another_autoencoder_are_named(prepared, config, tmp_path):
 
 def test_imginavs_files_are_tried_and_another_decoder_is_a_fault_beside_others(tmp_path, manifest):
     theirs = write_config(*write_checkpoints(tmp_path))
-    given = f"dataset.manifest={manifest}", "training.device=cpu"
+    few_steps = "rounds.bad_latents.num_steps=20", "discriminator.trajectories.num_steps=20"
+    given = f"dataset.manifest={manifest}", "training.device=cpu", *few_steps
     status, text, lines = checked(theirs, *given)
     assert status == 2 and len(lines) == 1 and "diffusion.stage1_checkpoint is missing" in lines[0]
     assert re.match(r"ImgiNav +Unet +(\d+) of \d+ ", figure(text, "stage2"))
@@ -198,7 +200,7 @@ def test_a_folder_of_diffusers_is_tried(tmp_path, manifest):
     path.write_text(
         f"experiment: {{name: theirs}}\ndataset: {{manifest: {manifest}, image_size: 32}}\n"
         f"diffusion: {{stage1_checkpoint: {folder}, stage2_checkpoint: {folder}}}\ntraining: {{device: cpu}}\n"
-        f"artifacts: {{root: {tmp_path}/artifacts}}\n"
+        f"artifacts: {{root: {tmp_path}/artifacts}}\nrounds: {{bad_latents: {{num_steps: 20}}}}\n"
     )
     before = files(tmp_path)
     status, text, lines = checked(path)
@@ -255,6 +257,22 @@ def test_a_run_ends_before_its_first_round_if_a_model_is_wrong(experiment, confi
     for value, line in broken.items():
         assert ("autoencoder" in value) != (line in done.stderr), done.stderr
     assert not list((tmp_path / "artifacts" / "tiny").glob("round-*"))
+
+
+def test_a_run_ends_before_its_first_round_if_a_sampler_has_more_steps_than_the_schedule(experiment):
+    more = ["rounds.bad_latents.num_steps=101", "audit={num_samples: 10, num_steps: 102}"]
+    settings = [*more, "discriminator.trajectories.num_steps=103"]
+    with pytest.raises(
+        InputError, match=r"^rounds.bad_latents.num_steps 101: the noise schedule has 100 steps; set it"
+    ):
+        require_sound_start(load_experiment(experiment, settings))
+    lines = check_config(experiment, settings).faults.lines
+    assert [line.split(":")[0] for line in lines] == [
+        "rounds.bad_latents.num_steps 101",
+        "discriminator.trajectories.num_steps 103",
+        "audit.num_steps 102",
+    ]
+    assert not list((experiment.parent / "artifacts/tiny").glob("round-*"))
 
 
 def test_a_start_is_checked_by_what_its_next_round_starts_from(config, tmp_path):
