@@ -3,10 +3,11 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from core.config.loss_sections import LossSection
 from core.config.setting_effects import AddedLater, Output, Results, Speed
+from core.inputs.locations import Place, is_remote
 from core.inputs.section import (
     NUMBER,
     Batch,
@@ -53,6 +54,9 @@ def _device(name: str) -> str:
     return name.lower()
 
 
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
 class TrainingSection(OptimizationSection):
     """The training of the stage that the config is for."""
 
@@ -71,6 +75,11 @@ class TrainingSection(OptimizationSection):
     )
     save_interval: Output[Epochs] = Field(99999, description="epochs between kept epoch_NNN checkpoints")
     latest_interval: Output[Epochs] = Field(1, description="epochs between writes of the resumable checkpoint")
+    trackers: Output[tuple[Tracker, ...]] = Field(
+        (), description="experiment trackers that the figures of the training also go to"
+    )
+    tracker_dir: Output[Place] = Field("trackers", description="folder of this machine that trackers write to")
+    log_interval: Output[UpdateSteps] = Field(50, ge=1, description="steps between two points of the trackers")
     accumulation_steps: Speed[Few] = Field(
         1, description="micro-batches into which each process splits its share of a batch"
     )
@@ -80,6 +89,18 @@ class TrainingSection(OptimizationSection):
         1, description="processes of this machine that work on a stage together; auto: one for each GPU, on a CPU one"
     )
     loss: LossSection = LossSection()
+
+    @field_validator("trackers")
+    @classmethod
+    def _without_repeats(cls, trackers: tuple[Tracker, ...]) -> tuple[Tracker, ...]:
+        return tuple(dict.fromkeys(trackers))
+
+    @field_validator("tracker_dir")
+    @classmethod
+    def _require_local(cls, place: str) -> str:
+        if is_remote(place):
+            raise ValueError(f"{place} is an address: give a folder of this machine")
+        return place
 
 
 class DecoderTrainingSection(Section):

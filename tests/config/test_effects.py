@@ -36,6 +36,7 @@ OTHERS = {
     "scheduler.prediction_type": "v_prediction",
     "scheduler.trained_betas": (0.001,) * 500,
     "training.device": "cpu",
+    "training.trackers": ["tensorboard"],
     "rounds.on_regression": "stop",
     "rounds.gate": "manual",
     "rounds.bad_latents.dask_address": "tcp://host:1",

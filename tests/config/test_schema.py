@@ -93,7 +93,7 @@ def test_every_path_is_expanded_and_written_expanded(minimal, monkeypatch, tmp_p
         ("$SCRATCH_OF_TEST/a", "/scratch/a"),
         ("s3://b/p", "s3://b/p"),
     ]:
-        if key == "artifacts.cache" and given_.startswith("s3://"):
+        if key in ("artifacts.cache", "training.tracker_dir") and given_.startswith("s3://"):
             continue  # a folder of this machine
         config = load_config(minimal, [f"{key}={given_}"])
         (tmp_path / "again.yaml").write_bytes(config_bytes(config))
@@ -133,7 +133,7 @@ def test_a_path_refuses_what_is_not_a_location(minimal, monkeypatch, key):
         assert key in line and cause in line and "SECRET" not in line
 
 
-LISTS = {"rounds.viability.rules"}
+LISTS = {"rounds.viability.rules", "training.trackers"}
 # What a choice goes with.
 WITH = {
     "online": ["discriminator.form=renoise"],
@@ -166,6 +166,15 @@ def test_a_misspelt_rule_is_named_beside_those_that_there_are(minimal):
         assert "reachble" in line and "'reachable'" in line and "'enclosed'" in line
     line = refusal(minimal, "rounds.viability.shares={reachable: 0.7, enclosed: 0.7}")
     assert "rounds.viability: shares add up to 1.4: they may be 1 at most" in line
+
+
+def test_a_misspelt_tracker_is_named_beside_those_that_there_are(minimal):
+    line = refusal(minimal, "training.trackers=[tensorbord]")
+    assert "training.trackers" in line and "tensorbord" in line and "'tensorboard'" in line and "'mlflow'" in line
+
+
+def test_the_folder_of_trackers_is_one_of_this_machine(minimal):
+    assert "give a folder of this machine" in refusal(minimal, "training.tracker_dir=s3://bucket/trackers")
 
 
 def test_an_error_calls_a_section_a_section(minimal):
