@@ -4,6 +4,7 @@ from core.inputs.locations import Location
 from core.inputs.section import Batch, Epochs, Few, LearningRate, Seed
 from core.records.stage_result import StageResult
 from core.storage.store import ArtifactsSection
+from core.training.tracking import TrackedStage
 from core.training.train_discriminator import DiscriminatorRequest, train_discriminator
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task
@@ -25,6 +26,7 @@ def retrain_discriminator(
     processes: Few = 1,
     *,
     artifacts: ArtifactsSection | None = None,
+    tracked: TrackedStage | None = None,
 ) -> StageResult:
     """Train a fresh discriminator on real and fake latents, each a .pt or .npy file or a folder of them.
 
@@ -46,6 +48,7 @@ def retrain_discriminator(
         labelled_latents=labelled_latents,
         learn_labels=learn_labels,
         processes=processes,
+        tracked=tracked,
     )
     record = train_discriminator(request, artifacts)
     return {"output_dir": str(output_dir), "metrics": record["metrics"], "seconds": record["seconds"]}

@@ -1,7 +1,6 @@
 """How fast and in how much memory this machine trains and samples a config's models, by trying a few steps."""
 
 import copy
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from core.models.diffusion import build_scheduler, ddim_timesteps, sample_ddim
 from core.models.discriminator import LatentDiscriminator
 from core.models.sampling import sampling_denoiser
 from core.networks.unet import UNet
-from core.runtime.device import autocast, memory_format, reduced_dtype
+from core.runtime.device import autocast, memory_format, peak_memory, reduced_dtype
 from core.runtime.errors import InputError
 from core.runtime.seeding import generator
 
@@ -89,7 +88,7 @@ def measure_pace(unet: UNet, config: ExperimentConfig, evaluation: float) -> Pac
             f"training.batch_size {section.batch_size}: a step does not fit into the memory of {device}: raise "
             "training.accumulation_steps, or set unet.gradient_checkpointing: true"
         ) from None
-    return Pace(evaluation, step * section.accumulation_steps, discriminator, tried, batch, _peak_bytes(device))
+    return Pace(evaluation, step * section.accumulation_steps, discriminator, tried, batch, peak_memory(device))
 
 
 def _seconds(loss: Callable[[int], Tensor], model: nn.Module, batch: int, device: torch.device) -> tuple[float, int]:
@@ -111,9 +110,3 @@ def _seconds(loss: Callable[[int], Tensor], model: nn.Module, batch: int, device
     if tried == batch or seconds * batch / tried > _MOST_SECONDS:
         return seconds * batch / tried, tried
     return min(step(batch), step(batch)), batch
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

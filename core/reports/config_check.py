@@ -29,6 +29,7 @@ from core.runtime.device import pick_device
 from core.runtime.errors import InputError
 from core.runtime.progress import duration
 from core.training.prerequisites import unfinished, with_prerequisites
+from core.training.tracking import require_trackers
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def check_config(path: Location, overrides: Sequence[str] = ()) -> ConfigCheck:
         return found
     with found.faults.noted():
         config = with_prerequisites(config)
+    with found.faults.noted():
+        require_trackers(config)
     log.info("checking the data")
     training = _check_data(config, found)
     if is_complete:

@@ -19,7 +19,9 @@ from core.rounds.planning import plan_next_round
 from core.rounds.round import AUDIT, AUDIT_BEFORE, ROUND_STAGES, Round
 from core.rounds.round_settings import settings_digest
 from core.runtime.errors import InputError
-from core.storage.store import Store, split_location
+from core.storage.store import Store, join, split_location
+from core.training.step_figures import COST
+from core.training.tracking import TrackedStage, Tracking
 
 # Metrics of the discriminator's training; the others say what it knows of viability.
 _TRAINING_METRICS = ("val_acc", "val_loss", "best_epoch")
@@ -76,8 +78,22 @@ def close_round(
     }
     if after is None and before is not None:
         record["earlier_audit"] = before
+    _track_audits(opened, stage3, audits)
     create_record(record, store, ROUND_RECORD)
     return cast(RoundRecord, record)
+
+
+def _track_audits(opened: Round, stage3: StageResult, audits: Mapping[str, StageResult]) -> None:
+    """Log the figures of the round's audits at the step at which Stage 3 began or ended."""
+    # A Stage 3 of an earlier version does not say how many steps it has done.
+    end = stage3["metrics"].get("step", stage3["metrics"]["epoch"])
+    # At the address of Stage 3, so that both have the same axis.
+    tracking = Tracking(TrackedStage(opened.config, "audit", join(opened.location, "stage3")))
+    with tracking.open(end):
+        # The first is of the model that a run starts from, before any step.
+        for name, number, step in ((AUDIT_BEFORE, opened.number - 1, 0), (AUDIT, opened.number, end)):
+            if name in audits:
+                tracking.log({**audits[name]["metrics"], "round": number}, step)
 
 
 def _stage_records(store: Store, location: str, audits: Mapping[str, StageResult]) -> dict[str, Mapping[str, Any]]:
@@ -110,12 +126,13 @@ def _round_metrics(
 ) -> RoundMetrics:
     known = {name: value for name, value in discriminator["metrics"].items() if name not in _TRAINING_METRICS}
     labels = {name: value for name, value in bad_latents["metrics"].items() if name in _LABEL_METRICS}
+    made = {name: value for name, value in stage3["metrics"].items() if name not in ("step", *COST)}
     metrics = {
         "discriminator_val_acc": discriminator["metrics"]["val_acc"],
         "bad_latent_std": bad_latents["metrics"]["bad_latent_std"],
         **known,
         **labels,
-        **stage3["metrics"],
+        **made,
         "viable_before": before and before["viable"],
         "viable": after and after["viable"],
     }

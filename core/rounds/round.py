@@ -32,6 +32,7 @@ from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
 from core.storage.store import join, replace
 from core.training.prerequisites import with_prerequisites
+from core.training.tracking import TrackedStage
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class Round:
             "learn_labels": self.config.rounds.viability.labels != "generated",
             "processes": count_processes(self.config.training.processes, self.config.training.device),
             "artifacts": self.config.artifacts,
+            "tracked": TrackedStage(self.config, "discriminator", join(self.location, "discriminator")),
         }
 
     @property

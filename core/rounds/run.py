@@ -29,6 +29,7 @@ from core.storage.opening import open_store
 from core.storage.store import Store, join, replace, split_location
 from core.training.file_names import stage3_files
 from core.training.prerequisites import with_prerequisites
+from core.training.tracking import require_trackers
 
 _ROUND_CONFIG = re.compile(rf"{ROUND_FOLDER.pattern}/{re.escape(CONFIG_NAME)}")
 
@@ -48,8 +49,10 @@ _AT_ONCE = 16
 def hold_run(config: ExperimentConfig, wait: bool = False) -> Iterator[None]:
     """The lease of the experiment's run; LeaseError if another process works on it and `wait` is false.
 
-    InputError, before anything is written, if the folder holds files that are not ours and no record of a run.
+    InputError, before anything is written, if the folder holds files that are not ours and no record of a run, and if a
+    tracker of the config cannot be used.
     """
+    require_trackers(config)
     _require_own_folder(config)
     with hold(run_location(config), config.artifacts, wait):
         yield

@@ -1,5 +1,7 @@
 """Which device a run computes on."""
 
+import resource
+
 import torch
 
 from core.runtime.errors import InputError
@@ -49,3 +51,10 @@ def room_for_data(device: torch.device) -> int:
 def needs_gpu(name: str) -> bool:
     """Whether the device called `name` is a GPU on this machine."""
     return pick_device(name).type == "cuda"
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that the tensors on a GPU have taken so far; on a CPU, that this process has."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -37,6 +37,7 @@ from core.training.metrics import EarlyStop
 from core.training.online_discriminator import OnlineDiscriminator
 from core.training.stage3_figures import final_stage3_metrics, measure_start
 from core.training.stage3_folder import own_folder, resumes
+from core.training.tracking import TrackedStage, require_trackers
 from core.training.train_state import SavedState, changed_measure
 from core.training.training_step import DiffusionTraining
 
@@ -58,6 +59,7 @@ def continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: boo
 
 
 def _continue_stage3(config: ExperimentConfig, resume: bool | None, recorded: bool) -> dict[str, Any]:
+    require_trackers(config)
     location = stage3_location(config)
     recorded = recorded or is_remote(location) or _is_recorded(config, Path(location))
     inputs = _inputs(config, resume, recorded)
@@ -142,7 +144,8 @@ def _train(config: ExperimentConfig, resume: bool | None, workspace: Workspace, 
     previous = config.diffusion.stage3_checkpoint
     start = previous or (None if resumed else config.required("diffusion.stage2_checkpoint"))
     discriminator = load_discriminator(config.required("discriminator.checkpoint"), config.latent_shape)
-    run = build_training(config, config.training, config.experiment.name, workspace, start)
+    tracked = TrackedStage(config, "stage3", stage3_location(config))
+    run = build_training(config, config.training, config.experiment.name, workspace, start, tracked)
     discriminator = discriminator.to(run.device)
     run.state.online = _online_discriminator(config, discriminator)
     run.state.discriminator = weights_digest(discriminator)

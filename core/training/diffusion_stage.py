@@ -17,14 +17,16 @@ from core.inputs.locations import Location
 from core.models.diffusion import build_scheduler
 from core.models.perceptual import build_perceptual
 from core.networks.unet import UNet, build_unet
+from core.records.artifacts import prerequisites_location
 from core.records.workspace import Workspace
 from core.runtime import distributed
 from core.runtime.batch_shares import checkpointed
 from core.runtime.device import room_for_data
 from core.runtime.seeding import derive_seed
-from core.storage.store import cache_folder
+from core.storage.store import cache_folder, join
 from core.training.batches import Batches, LatentSet
 from core.training.metrics import metric_columns
+from core.training.tracking import TrackedStage
 from core.training.train_state import new_train_state
 from core.training.training_step import DiffusionTraining, LossModels
 
@@ -52,7 +54,9 @@ def train_prerequisite_stage(
 ) -> dict[str, Any]:
     """Metrics after training Stage 1 (noise loss) or Stage 2 (semantic losses too, starts from Stage 1)."""
     start = None if stage == 1 else config.required("diffusion.stage1_checkpoint")
-    run = build_training(config, training, f"stage{stage}", workspace, start)
+    name = f"stage{stage}"
+    tracked = TrackedStage(config, name, join(prerequisites_location(config), name))
+    run = build_training(config, training, name, workspace, start, tracked)
     latest = run.path("latest")
     if distributed.from_first(latest.exists()):
         run.state.restore(run.state.read(latest, config))
@@ -61,7 +65,12 @@ def train_prerequisite_stage(
 
 
 def build_training(
-    config: ExperimentConfig, training: TrainingSection, name: str, workspace: Workspace, start: str | None
+    config: ExperimentConfig,
+    training: TrainingSection,
+    name: str,
+    workspace: Workspace,
+    start: str | None,
+    tracked: TrackedStage,
 ) -> DiffusionTraining:
     """The training of a stage without an adversarial term; its UNet is from the checkpoint `start`, or untrained."""
     device = distributed.own_device(training.device)
@@ -79,7 +88,7 @@ def build_training(
     perceptual = build_perceptual(semantic.perceptual_loss).to(device) if semantic else None
     models = LossModels(scheduler, autoencoder.decoder, perceptual)
     batches = Batches(training, config.discriminator, data, validation, alpha_bars, device)
-    return DiffusionTraining(config, training, name, workspace, state, models, batches)
+    return DiffusionTraining(config, training, name, workspace, state, models, batches, tracked=tracked)
 
 
 def load_splits(config: ExperimentConfig, with_pictures: bool) -> tuple[LatentSet, LatentSet]:
@@ -102,10 +111,14 @@ def load_splits(config: ExperimentConfig, with_pictures: bool) -> tuple[LatentSe
 
 
 def final_metrics(run: DiffusionTraining) -> dict[str, Any]:
-    """The validation losses of the EMA weights, and the trunk of the perceptual loss if the stage has one."""
+    """The validation losses of the EMA weights, the trunk of the perceptual loss if the stage has one, and the cost.
+
+    The cost is what this process took: `steps_per_second`, without evaluations, and `peak_memory_gb`.
+    """
     perceptual = run.loss_models.perceptual
     trunk = {"perceptual_trunk": perceptual.trunk} if perceptual else {}
-    return {**trunk, **metric_columns("val", run.validate(), run.training.loss.weights)}
+    losses = metric_columns("val", run.validate(), run.training.loss.weights)
+    return {**trunk, **losses, **run.pace.cost(run.device)}
 
 
 def _initial_unet(config: ExperimentConfig, start: str | None) -> UNet:

@@ -13,6 +13,8 @@ from core.runtime.files import atomic_write
 
 # Metrics of an epoch by the name of their column, `epoch` among them.
 MetricsRow = dict[str, float]
+# Means over an epoch's steps of the learning rate, and of the gradient's norm before it is clipped.
+RATES = ("lr", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ def write_metrics(history: Sequence[MetricsRow], path: Path) -> None:
     trained = [str(column) for column in rows if str(column).startswith("train_")]
     validated = [f"val_{column.removeprefix('train_')}" for column in trained]
     adversarial = ["viability_score", "discriminator_weight"] if "train_discriminator_loss" in trained else []
+    columns = ["epoch", *trained, *validated, *adversarial, *RATES]
     with atomic_write(path) as file:
-        rows.reindex(columns=["epoch", *trained, *validated, *adversarial]).to_csv(file, index=False)
+        rows.reindex(columns=columns).to_csv(file, index=False)
 
 
 def require_finite(losses: Mapping[str, Tensor], stage: str, where: str) -> None:

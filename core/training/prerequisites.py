@@ -28,6 +28,7 @@ from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection, join
 from core.training.diffusion_stage import train_prerequisite_stage, with_inputs
 from core.training.file_names import checkpoint_name
+from core.training.tracking import require_trackers
 from core.training.train_autoencoder import BEST_NAME, train_autoencoder
 
 log = logging.getLogger(__name__)
@@ -78,10 +79,14 @@ class Prerequisite:
 
 @contextlib.contextmanager
 def hold_prerequisites(config: ExperimentConfig, wait: bool = False) -> Iterator[None]:
-    """Holds the lease of the prerequisites, which all experiments under the root share, if one has to be made."""
+    """Holds the lease of the prerequisites, which all experiments under the root share, if one has to be made.
+
+    InputError, before anything is written, if a tracker of the config cannot be used.
+    """
     if _all_finished(config):
         yield
         return
+    require_trackers(config)
     store = open_store(prerequisites_location(config), config.artifacts)
     own_files = OwnFiles(store)
     if not any(own_files.find(f"{stage}/{RECORD_NAME}") for stage in STAGES):

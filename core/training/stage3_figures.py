@@ -54,6 +54,7 @@ def final_stage3_metrics(run: DiffusionTraining, start: StartFigures) -> dict[st
     recent = viability_scores(state.history, start["epoch"])[-SATURATION_EVALUATIONS:]
     return {
         "epoch": state.epoch,
+        "step": state.step,
         "first_epoch": start["epoch"],
         "viability_before": start["viability_score"],
         "viability_after": viability,

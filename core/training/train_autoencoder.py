@@ -23,6 +23,7 @@ from core.data.palette_file import read_palette
 from core.inputs.state_form import Source, checked_optimizer, checked_weights, mapping, rows
 from core.inputs.tensor_files import save_tensors
 from core.networks.autoencoder import Autoencoder, autoencoder_loss
+from core.records.artifacts import prerequisites_location
 from core.records.workspace import Workspace
 from core.runtime import distributed
 from core.runtime.batch_shares import Share
@@ -30,6 +31,8 @@ from core.runtime.errors import InputError
 from core.runtime.files import atomic_write
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed, generator
+from core.storage.store import join
+from core.training.tracking import TrackedStage, Tracking
 
 BEST_NAME, LATEST_NAME = "autoencoder_checkpoint_best.pt", "autoencoder_checkpoint_latest.pt"
 
@@ -85,7 +88,9 @@ def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[st
         f"set it to a multiple of {distributed.size()}, at most {len(training)}",
     )
     steps = len(training) // batch_size
-    with EpochProgress("autoencoder", _epochs(settings), steps, len(run.history)) as progress:
+    tracking = Tracking(TrackedStage(config, "autoencoder", join(prerequisites_location(config), "autoencoder")))
+    progress = EpochProgress("autoencoder", _epochs(settings), steps, len(run.history))
+    with tracking.open(progress.done), progress:
         for epoch in range(len(run.history) + 1, _epochs(settings) + 1):
             row = {"epoch": epoch, "train_loss": _train_epoch(run, training, epoch, batch_size, steps, progress)}
             row |= _validate(run, validation, batch_size)
@@ -93,6 +98,7 @@ def train_autoencoder(config: ExperimentConfig, workspace: Workspace) -> dict[st
             if is_best and workspace.writes:
                 save_tensors(run.checkpoint(), folder / BEST_NAME)
             run.history.append(row)
+            tracking.log(row, progress.done)
             workspace.keep(LATEST_NAME, run.state, f"epoch {epoch}")
             progress.epoch(epoch, {name: row[name] for name in row if name != "epoch"})
     workspace.settle()

@@ -49,6 +49,7 @@ from core.training.discriminator_data import (
 )
 from core.training.latent_pools import pool_files, read_latent_pool
 from core.training.metrics import MetricsRow
+from core.training.tracking import TrackedStage, Tracking
 
 # Latents that are scored at a time.
 _SCORED = 512
@@ -79,6 +80,7 @@ class DiscriminatorRequest:
     labelled_latents: Location | None = None  # the generated latents with the audit's verdicts
     processes: Processes = 1  # of this machine, which train it together
     learn_labels: bool = False  # train on viable against other generated latents, not on real against generated ones
+    tracked: TrackedStage | None = None  # whose trackers get the figures of each epoch
 
 
 def train_discriminator(request: DiscriminatorRequest, artifacts: ArtifactsSection | None = None) -> dict[str, Any]:
@@ -139,7 +141,8 @@ def _train(request: DiscriminatorRequest, data: DiscriminatorData, workspace: Wo
     # An epoch is one pass over the larger class. The smaller class is seen as often, so the classes are balanced.
     steps = max(1, -(-max(len(real), len(fake)) // _class_batch_size(request)))
     losses = distributed.replicated(DiscriminatorLoss(model))
-    with EpochProgress("discriminator", request.epochs, steps, len(history)) as progress:
+    tracking, progress = Tracking(request.tracked), EpochProgress("discriminator", request.epochs, steps, len(history))
+    with tracking.open(progress.done), progress:
         for epoch in range(len(history) + 1, request.epochs + 1):
             row: MetricsRow = {"epoch": epoch}
             row |= _train_epoch(losses, optimizer, training, request, epoch, steps, progress, data.turned)
@@ -152,6 +155,7 @@ def _train(request: DiscriminatorRequest, data: DiscriminatorData, workspace: Wo
                     "saved: lower --learning_rate"
                 )
             history.append(row)
+            tracking.log(row, progress.done)
             if not best or row["val_loss"] < best["val_loss"]:
                 best = row
                 scores = {name: row[name] for name in ("epoch", "val_loss", "val_acc")}

@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from core.config.experiment import ExperimentConfig
-from core.config.training_sections import OptimizationSection, TrainingSection
+from core.config.training_sections import TrainingSection
 from core.models.adversarial import AnyForm, NoisePass, ScoredSamples
 from core.models.adversarial_weight import adversarial_weight, gradient_norms
 from core.models.diffusion import add_noise, denoiser, predict_x0
@@ -34,7 +34,10 @@ from core.training.batches import Batch, Batches
 from core.training.evaluation import Evaluation
 from core.training.file_names import checkpoint_name, metrics_name, samples_name
 from core.training.metrics import EarlyStop, MetricsRow, metric_columns, require_finite, write_metrics
+from core.training.step_figures import EpochFigures, Pace, StepFigures
+from core.training.tracking import TrackedStage, Tracking
 from core.training.train_state import TrainState
+from core.training.updates import ema_decay, learning_rate, update_ema
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,12 @@ class DiffusionTraining:
     loss_models: LossModels
     batches: Batches
     discriminator: LatentDiscriminator | None = None
+    tracked: TrackedStage | None = None
 
     def __post_init__(self) -> None:
         self.device = self.batches.device
         self.dtype = reduced_dtype(self.device, self.training.use_amp)
+        self.pace, self._tracking = Pace(), Tracking(self.tracked)
         self._losses = DiffusionLosses(self.state.unet, self.loss_models)
         self.evaluation = Evaluation(
             self.config,
@@ -79,29 +84,30 @@ class DiffusionTraining:
 
     def run(self, until_epoch: int, stop_early: EarlyStop | None = None) -> None:
         """Train until the epoch (or `stop_early`), and write the documented checkpoints, samples and metrics."""
-        first_epoch = self.state.epoch
+        first_epoch, steps = self.state.epoch, self.batches.steps_per_epoch
         model = distributed.replicated(self._losses)
-        with EpochProgress(self.name, until_epoch, self.batches.steps_per_epoch, first_epoch) as progress:
+        progress = EpochProgress(self.name, until_epoch, steps, first_epoch)
+        with self._tracking.open(self.state.step), progress:
+            self._track_samples()
             while self.state.epoch < until_epoch and not (stop_early and stop_early.reached(self.state.history)):
                 self._epoch(model, progress)
-        self._write_last(first_epoch)
+            self._write_last(first_epoch)
 
     def _epoch(self, model: nn.Module, progress: EpochProgress) -> None:
         """Train one epoch, evaluate it when that is due, and write its files."""
         state = self.state
 
         # Train on every batch.
-        totals: dict[str, Tensor] = {}
+        figures = EpochFigures(self._tracking, self.training)
         for position, rows in enumerate(self.batches.order(state.epoch)):
-            for name, value in self._step(model, rows, position).items():
-                totals[name] = totals.get(name, 0) + value
+            figures.add(self._step(model, rows, position), state.step, len(rows))
             progress.step()
         state.epoch += 1
 
         # Log the epoch: training losses, then those of the evaluation when it is due.
-        means = {name: (total / self.batches.steps_per_epoch).item() for name, total in totals.items()}
+        means, pace = figures.losses(), figures.pace()
         weights = self._term_weights(state.adversarial_weight)
-        row: MetricsRow = {"epoch": state.epoch, **metric_columns("train", means, weights)}
+        row: MetricsRow = {"epoch": state.epoch, **metric_columns("train", means, weights), **figures.rates()}
         if state.adversarial_weight is not None:
             row["discriminator_weight"] = state.adversarial_weight
         if state.epoch % self.training.eval_interval == 0:
@@ -109,13 +115,16 @@ class DiffusionTraining:
             if self.discriminator is not None:
                 row["viability_score"] = self.evaluation.viability()
         state.history = [*state.history, row]
+        self.pace += pace
+        shares = {f"{name}_weight": weight for name, weight in weights.items() if name != "adversarial"}
+        self._tracking.log({**row, **shares, **pace.rates(), **pace.memory(self.device)}, state.step)
 
         # Write checkpoints, samples and metrics.
         self._write_epoch(row)
         progress.epoch(state.epoch, means)
 
-    def _step(self, model: nn.Module, rows: Tensor, position: int) -> dict[str, Tensor]:
-        """One optimizer step on the batch of `rows`: the mean of every term over the batch, and the total `loss`."""
+    def _step(self, model: nn.Module, rows: Tensor, position: int) -> StepFigures:
+        """One optimizer step on the batch of `rows`; among its losses is the total `loss`."""
         state, parameters = self.state, list(self.state.unet.parameters())
 
         # Draw the batch: x0, eps, t and the draws of the other terms, in one part for each accumulation step.
@@ -148,8 +157,9 @@ class DiffusionTraining:
         require_finite({"gradient of the": norm}, self.name, where)
 
         # Update the UNet.
+        rate = learning_rate(self.training, state.step, self.batches.steps_per_epoch)
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(self.training, state.step, self.batches.steps_per_epoch)
+            group["lr"] = rate
         state.optimizer.step()
 
         # Train the online discriminator, if there is one, against the updated UNet.
@@ -159,7 +169,7 @@ class DiffusionTraining:
         # Update the EMA.
         state.step += 1
         update_ema(state.ema, state.unet, ema_decay(self.training.ema_decay, state.step))
-        return losses
+        return StepFigures(losses, rate, norm)
 
     def _forward(self, model: nn.Module, part: Batch) -> dict[str, Tensor]:
         """The terms of a part of the step's batch, with the UNet in training mode."""
@@ -195,6 +205,7 @@ class DiffusionTraining:
         latents = self.evaluation.samples()
         if self.workspace.writes:
             save_sample_grid(latents, self.loss_models.decoder, self._samples_path())
+            self._track_samples()
 
     def path(self, kind: str) -> Path:
         """The checkpoint file of a kind: best, latest or epoch_NNN."""
@@ -235,6 +246,9 @@ class DiffusionTraining:
     def _write_metrics(self) -> None:
         if self.workspace.writes:
             write_metrics(self.state.history, self.workspace.folder / metrics_name(self.name))
+
+    def _track_samples(self) -> None:
+        self._tracking.picture("samples", self._samples_path(), self.state.step)
 
     def _samples_path(self) -> Path:
         return self.workspace.folder / samples_name(self.name, self.state.epoch)
@@ -278,22 +292,3 @@ class DiffusionLosses(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Every term of the batch, unweighted."""
         return diffusion_losses(self.unet, self._models, batch)
-
-
-def learning_rate(section: OptimizationSection, step: int, steps_per_epoch: int) -> float:
-    """Rate of optimizer step `step` (from 0): linear warm-up, then constant or a cosine to 0 at the last epoch."""
-    rate = section.learning_rate * min(1.0, (step + 1) / max(1, section.warmup_steps))
-    if section.scheduler is None:
-        return rate
-    return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, step / (section.epochs * steps_per_epoch))))
-
-
-def ema_decay(decay: float, step: int) -> float:
-    """Decay after `step` optimizer steps: at most `decay`, less at first, when the EMA averages few steps."""
-    return min(decay, (1 + step) / (10 + step))
-
-
-@torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
-    """ema = decay * ema + (1 - decay) * model, for every parameter in place."""
-    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)

@@ -26,7 +26,8 @@ from core.models.trajectories import Trajectories
 from core.networks.autoencoder import ConvDecoder
 from core.runtime.batch_shares import Share
 from core.training.batches import Batch, SemanticDraws
-from core.training.training_step import LossModels, diffusion_losses, ema_decay, learning_rate, update_ema
+from core.training.training_step import LossModels, diffusion_losses
+from core.training.updates import ema_decay, learning_rate, update_ema
 
 FORMS = {
     "renoise": DiscriminatorSection(form="renoise"),
