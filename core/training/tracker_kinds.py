@@ -1,9 +1,11 @@
 """The experiment trackers that a training may log to, through the classes of accelerate, and what each needs."""
 
+import contextlib
 import importlib.util
 import netrc
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,16 @@ class _MLflow(TrackerRun):
 
 
 class _Trackio(TrackerRun):
+    """It prints what it does, but stdout is for what a command says."""
+
+    def __init__(self, tracker: Any):
+        with contextlib.redirect_stdout(sys.stderr):
+            super().__init__(tracker)
+
+    def finish(self) -> None:
+        with contextlib.redirect_stdout(sys.stderr):
+            super().finish()
+
     def picture(self, name: str, path: Path, step: int) -> None:
         import trackio
 
@@ -147,14 +159,21 @@ def open_run(kind: Tracker, experiment: str, folder: Path, prefix: str, run_id: 
         return _MLflow(tracking.MLflowTracker(experiment, run_id=run_id, run_name=experiment))
     if kind == "trackio":
         os.environ.setdefault("TRACKIO_DIR", str(folder))
-        return _Trackio(tracking.TrackioTracker(experiment, name=experiment, resume="allow"))
+        quiet = {"auto_log_cpu": False, "auto_log_gpu": False}
+        return _Trackio(tracking.TrackioTracker(experiment, name=experiment, resume="allow", **quiet))
+    return _Wandb(_wandb_tracker(experiment, folder), prefix)
+
+
+def _wandb_tracker(experiment: str, folder: Path) -> Any:
+    from accelerate.tracking import WandBTracker
+
     options = {"console": "off", "silent": True, "disable_git": True, "disable_code": True}
     # Its id is the same for every process, so that `wandb sync` puts the offline parts together.
     own_id = re.sub(r"[^A-Za-z0-9_-]", "-", experiment)
-    tracker = tracking.WandBTracker(
-        experiment, name=experiment, id=own_id, resume="allow", dir=folder, mode=_wandb_mode(), settings=options
+    place = folder.parent  # it makes a folder `wandb` there
+    return WandBTracker(
+        experiment, name=experiment, id=own_id, resume="allow", dir=place, mode=_wandb_mode(), settings=options
     )
-    return _Wandb(tracker, prefix)
 
 
 def _pixels(path: Path) -> np.ndarray:
