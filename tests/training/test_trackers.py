@@ -23,6 +23,7 @@ from core.rounds.run import hold_run
 from core.runtime.errors import InputError
 from core.training import tracker_kinds, training_step
 from core.training.prerequisites import make_prerequisite
+from core.training.step_figures import EpochFigures, StepFigures
 from core.training.tracking import PICTURES, STEPS, TrackedStage, Tracking
 from tasks.audit import audit
 from tasks.command_line import run_command
@@ -273,6 +274,19 @@ def test_a_stage_that_begins_again_goes_on_after_the_end_of_its_axis(prepared, t
     assert steps_of(read, "discriminator/x") == [5, 10, 15, 20, 25]
     assert [event.value for event in read.Scalars("discriminator/x")] == [5, 10, 5, 10, 5]
     assert set(read.Tags()["scalars"]) == {"discriminator/x", "discriminator/steps/x"}
+
+
+def test_between_two_points_nothing_waits_for_the_device(prepared, tmp_path):
+    """A tensor without values, of the device `meta`, cannot be read."""
+    config = load_config(prepared, [TENSORBOARD, f"training.tracker_dir={tmp_path}"])
+    unread = StepFigures({"loss": torch.zeros((), device="meta")}, 0.1, torch.zeros((), device="meta"))
+    tracking = Tracking(TrackedStage(config, "stage3", str(tmp_path / "stage3")))
+    with tracking.open(0):
+        figures = EpochFigures(tracking, config.training)
+        for step in range(1, config.training.log_interval):
+            figures.add(unread, step, 16)
+        with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+            figures.add(unread, config.training.log_interval, 16)
 
 
 def test_only_the_first_of_several_processes_logs(prepared, tmp_path, monkeypatch):
