@@ -4,7 +4,7 @@ from core.inputs.locations import Location
 from core.inputs.section import Batch, Epochs, Few, LearningRate, Seed
 from core.records.stage_result import StageResult
 from core.storage.store import ArtifactsSection
-from core.training.tracking import TrackedStage
+from core.trackers.tracking import TrackedStage
 from core.training.train_discriminator import DiscriminatorRequest, train_discriminator
 from tasks.command_line import run_command, say
 from tasks.stage_task import stage_task

@@ -28,8 +28,8 @@ from core.rounds.round_cost import round_seconds
 from core.runtime.device import pick_device
 from core.runtime.errors import InputError
 from core.runtime.progress import duration
+from core.trackers.tracking import require_trackers
 from core.training.prerequisites import unfinished, with_prerequisites
-from core.training.tracking import require_trackers
 
 log = logging.getLogger(__name__)
 

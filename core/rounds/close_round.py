@@ -20,8 +20,8 @@ from core.rounds.round import AUDIT, AUDIT_BEFORE, ROUND_STAGES, Round
 from core.rounds.round_settings import settings_digest
 from core.runtime.errors import InputError
 from core.storage.store import Store, join, split_location
+from core.trackers.tracking import TrackedStage, Tracking
 from core.training.step_figures import COST
-from core.training.tracking import TrackedStage, Tracking
 
 # Metrics of the discriminator's training; the others say what it knows of viability.
 _TRAINING_METRICS = ("val_acc", "val_loss", "best_epoch")

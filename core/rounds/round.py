@@ -31,8 +31,8 @@ from core.runtime.processes import count_processes
 from core.runtime.seeding import derive_seed
 from core.storage.opening import open_store
 from core.storage.store import join, replace
+from core.trackers.tracking import TrackedStage
 from core.training.prerequisites import with_prerequisites
-from core.training.tracking import TrackedStage
 
 log = logging.getLogger(__name__)
 

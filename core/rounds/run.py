@@ -27,9 +27,9 @@ from core.runtime.errors import InputError, UnavailableError
 from core.storage.foreign_files import foreign_file_error, matches
 from core.storage.opening import open_store
 from core.storage.store import Store, join, replace, split_location
+from core.trackers.tracking import require_trackers
 from core.training.file_names import stage3_files
 from core.training.prerequisites import with_prerequisites
-from core.training.tracking import require_trackers
 
 _ROUND_CONFIG = re.compile(rf"{ROUND_FOLDER.pattern}/{re.escape(CONFIG_NAME)}")
 

@@ -31,13 +31,13 @@ from core.runtime.errors import InputError
 from core.runtime.processes import start_others, together
 from core.storage.opening import open_store
 from core.storage.store import join
+from core.trackers.tracking import TrackedStage, require_trackers
 from core.training.diffusion_stage import build_training, with_inputs
 from core.training.file_names import TRAJECTORIES_NAME, checkpoint_name
 from core.training.metrics import EarlyStop
 from core.training.online_discriminator import OnlineDiscriminator
 from core.training.stage3_figures import final_stage3_metrics, measure_start
 from core.training.stage3_folder import own_folder, resumes
-from core.training.tracking import TrackedStage, require_trackers
 from core.training.train_state import SavedState, changed_measure
 from core.training.training_step import DiffusionTraining
 

@@ -24,9 +24,9 @@ from core.runtime.batch_shares import checkpointed
 from core.runtime.device import room_for_data
 from core.runtime.seeding import derive_seed
 from core.storage.store import cache_folder, join
+from core.trackers.tracking import TrackedStage
 from core.training.batches import Batches, LatentSet
 from core.training.metrics import metric_columns
-from core.training.tracking import TrackedStage
 from core.training.train_state import new_train_state
 from core.training.training_step import DiffusionTraining, LossModels
 

@@ -26,9 +26,9 @@ from core.runtime.errors import InputError
 from core.runtime.processes import together
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection, join
+from core.trackers.tracking import require_trackers
 from core.training.diffusion_stage import train_prerequisite_stage, with_inputs
 from core.training.file_names import checkpoint_name
-from core.training.tracking import require_trackers
 from core.training.train_autoencoder import BEST_NAME, train_autoencoder
 
 log = logging.getLogger(__name__)

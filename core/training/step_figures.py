@@ -9,8 +9,8 @@ from torch import Tensor
 
 from core.config.training_sections import TrainingSection
 from core.runtime.device import peak_memory
+from core.trackers.tracking import STEPS, Tracking
 from core.training.metrics import MetricsRow, metric_columns
-from core.training.tracking import STEPS, Tracking
 
 # What a record says of the pace of a training. It differs from one run to the next, so it is in no table.
 COST = ("steps_per_second", "peak_memory_gb")

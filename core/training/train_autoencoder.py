@@ -32,7 +32,7 @@ from core.runtime.files import atomic_write
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed, generator
 from core.storage.store import join
-from core.training.tracking import TrackedStage, Tracking
+from core.trackers.tracking import TrackedStage, Tracking
 
 BEST_NAME, LATEST_NAME = "autoencoder_checkpoint_best.pt", "autoencoder_checkpoint_latest.pt"
 

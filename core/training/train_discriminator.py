@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 from core.checkpoints.discriminators import save_discriminator
+from core.data.latent_pools import pool_files, read_latent_pool
 from core.inputs.locations import Location
 from core.inputs.state_form import (
     Source,
@@ -40,6 +41,7 @@ from core.runtime.processes import Processes
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed, generator
 from core.storage.store import ArtifactsSection
+from core.trackers.tracking import TrackedStage, Tracking
 from core.training.discriminator_data import (
     DiscriminatorData,
     knowledge_of_viability,
@@ -47,9 +49,7 @@ from core.training.discriminator_data import (
     turned_at_random,
     viable_against_others,
 )
-from core.training.latent_pools import pool_files, read_latent_pool
 from core.training.metrics import MetricsRow
-from core.training.tracking import TrackedStage, Tracking
 
 # Latents that are scored at a time.
 _SCORED = 512

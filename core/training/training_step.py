@@ -22,6 +22,7 @@ from core.models.discriminator import LatentDiscriminator
 from core.models.losses import noise_loss, perceptual_loss, segmentation_loss, weighted_mean, weighted_sum
 from core.models.perceptual import Perceptual
 from core.models.pictures import save_sample_grid
+from core.models.updates import ema_decay, learning_rate, update_ema
 from core.networks.autoencoder import Decoder
 from core.networks.unet import UNet
 from core.records.workspace import Workspace
@@ -30,14 +31,13 @@ from core.runtime.batch_shares import whole_batch_dropout
 from core.runtime.device import autocast, reduced_dtype
 from core.runtime.progress import EpochProgress
 from core.runtime.seeding import derive_seed
+from core.trackers.tracking import TrackedStage, Tracking
 from core.training.batches import Batch, Batches
 from core.training.evaluation import Evaluation
 from core.training.file_names import checkpoint_name, metrics_name, samples_name
 from core.training.metrics import EarlyStop, MetricsRow, metric_columns, require_finite, write_metrics
 from core.training.step_figures import EpochFigures, Pace, StepFigures
-from core.training.tracking import TrackedStage, Tracking
 from core.training.train_state import TrainState
-from core.training.updates import ema_decay, learning_rate, update_ema
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,22 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 import torch
+from core.models.checkpoints import load_checkpoint
+from core.rounds.config_check import check_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from core.config.loading import load_config
 from core.inputs.tensor_files import save_tensors
-from core.models.checkpoints import load_checkpoint
 from core.models.discriminator import LatentDiscriminator
 from core.rounds.close_round import close_round
-from core.rounds.config_check import check_config
 from core.rounds.round import open_round
 from core.rounds.run import hold_run
 from core.runtime.errors import InputError
+from core.trackers.tracking import PICTURES, STEPS, TrackedStage, Tracking
 from core.training import tracker_kinds, training_step
 from core.training.prerequisites import make_prerequisite
 from core.training.step_figures import EpochFigures, StepFigures
-from core.training.tracking import PICTURES, STEPS, TrackedStage, Tracking
 from tasks.audit import audit
 from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3
@@ -203,7 +203,7 @@ def test_a_tracker_that_does_not_start_stops_nothing(flags, tmp_path, monkeypatc
     def fails(*_):
         raise OSError("no such host")
 
-    monkeypatch.setattr("core.training.tracking.open_run", fails)
+    monkeypatch.setattr("core.trackers.tracking.open_run", fails)
     run_command(continue_stage3.fn, [*flags, f"--set={TENSORBOARD}", "--set=training.epochs=1"])
     assert capsys.readouterr().err.count("tracker tensorboard failed") == 1
     assert (tmp_path / "out" / "tiny_metrics.csv").exists()

@@ -23,11 +23,11 @@ from core.models.labelled_latents import LabelledLatents, LabelledPairs, RealLat
 from core.models.losses import weighted_mean, weighted_sum
 from core.models.perceptual import build_perceptual
 from core.models.trajectories import Trajectories
+from core.models.updates import ema_decay, learning_rate, update_ema
 from core.networks.autoencoder import ConvDecoder
 from core.runtime.batch_shares import Share
 from core.training.batches import Batch, SemanticDraws
 from core.training.training_step import LossModels, diffusion_losses
-from core.training.updates import ema_decay, learning_rate, update_ema
 
 FORMS = {
     "renoise": DiscriminatorSection(form="renoise"),

@@ -16,7 +16,7 @@ from core.inputs.locations import is_remote
 from core.runtime import distributed
 from core.runtime.errors import HIDDEN, InputError, without_secrets
 from core.runtime.files import save_json
-from core.training.tracker_kinds import TrackerRun, open_run, require_usable
+from core.trackers.tracker_kinds import TrackerRun, open_run, require_usable
 
 log = logging.getLogger(__name__)
 

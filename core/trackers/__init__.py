@@ -1,0 +1,1 @@
+"""Experiment trackers that follow a training: TensorBoard, MLflow and others. May import config and below."""
