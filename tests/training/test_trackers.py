@@ -21,8 +21,9 @@ from core.rounds.close_round import close_round
 from core.rounds.round import open_round
 from core.rounds.run import hold_run
 from core.runtime.errors import InputError
+from core.trackers import tracker_kinds
 from core.trackers.tracking import PICTURES, STEPS, TrackedStage, Tracking
-from core.training import tracker_kinds, training_step
+from core.training import training_step
 from core.training.prerequisites import make_prerequisite
 from core.training.step_figures import EpochFigures, StepFigures
 from tasks.audit import audit
