@@ -9,14 +9,14 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 import torch
-from core.models.checkpoints import load_checkpoint
-from core.rounds.config_check import check_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from core.checkpoints.loading import load_checkpoint
 from core.config.loading import load_config
 from core.inputs.tensor_files import save_tensors
 from core.models.discriminator import LatentDiscriminator
+from core.reports.config_check import check_config
 from core.rounds.close_round import close_round
 from core.rounds.round import open_round
 from core.rounds.run import hold_run
