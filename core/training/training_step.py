@@ -88,7 +88,7 @@ class DiffusionTraining:
         model = distributed.replicated(self._losses)
         progress = EpochProgress(self.name, until_epoch, steps, first_epoch)
         with self._tracking.open(self.state.step), progress:
-            self._track_samples()
+            self._tracking.picture("samples", self._samples_path(), self.state.step)
             while self.state.epoch < until_epoch and not (stop_early and stop_early.reached(self.state.history)):
                 self._epoch(model, progress)
             self._write_last(first_epoch)
@@ -205,7 +205,7 @@ class DiffusionTraining:
         latents = self.evaluation.samples()
         if self.workspace.writes:
             save_sample_grid(latents, self.loss_models.decoder, self._samples_path())
-            self._track_samples()
+            self._tracking.picture("samples", self._samples_path(), self.state.step)
 
     def path(self, kind: str) -> Path:
         """The checkpoint file of a kind: best, latest or epoch_NNN."""
@@ -246,9 +246,6 @@ class DiffusionTraining:
     def _write_metrics(self) -> None:
         if self.workspace.writes:
             write_metrics(self.state.history, self.workspace.folder / metrics_name(self.name))
-
-    def _track_samples(self) -> None:
-        self._tracking.picture("samples", self._samples_path(), self.state.step)
 
     def _samples_path(self) -> Path:
         return self.workspace.folder / samples_name(self.name, self.state.epoch)
