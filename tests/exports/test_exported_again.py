@@ -163,7 +163,11 @@ def test_the_config_that_it_was_made_with_starts_from_it_too(exported, kind, man
     path, checkpoint, folder = exported[kind]
     named = [f"diffusion={{stage1_checkpoint: {folder}, stage2_checkpoint: {folder}}}", "training.device=cpu"]
     if kind == "theirs":
-        named.append(f"dataset.manifest={manifest}")
+        named += [
+            f"dataset.manifest={manifest}",
+            "rounds.bad_latents.num_steps=9",
+            "discriminator.trajectories.num_steps=9",
+        ]
     assert check_config(path, named).faults.lines == []
     config = with_prerequisites(load_experiment(path, named))
     assert config.unet == load_experiment(path).unet and config.scheduler == load_experiment(path).scheduler

@@ -1,8 +1,10 @@
 """Labels by a command of the user's: what it is given, what its table means, and how it fails in one line."""
 
+import contextlib
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -197,9 +199,16 @@ def test_a_command_that_takes_too_long_is_killed_with_what_it_started(checked, t
 
 
 def has_ended(pid):
-    state = Path("/proc", pid.read_text(), "stat")
-    # Where nobody collects it, a killed process stays as a zombie.
-    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX"
+    """Whether the process ends within seconds: a killed one may take a moment to go."""
+    state, until = Path("/proc", pid.read_text(), "stat"), time.monotonic() + 5
+    while time.monotonic() < until:
+        # Where nobody collects it, a killed process stays as a zombie.
+        with contextlib.suppress(FileNotFoundError):
+            if state.read_text().rpartition(")")[2].split()[0] not in "ZX":
+                time.sleep(0.05)
+                continue
+        return True
+    return False
 
 
 def test_an_interrupted_run_ends_the_command_too(checked, tmp_path):
