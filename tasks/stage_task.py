@@ -1,6 +1,7 @@
 """What all tasks of stages share: they show progress, and are retried if that can help."""
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,6 +16,9 @@ from tasks.progress_artifact import ProgressArtifact
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+# A child of the logger `core`, so that its lines are part of a run's logs too.
+log = logging.getLogger("core.tasks")
 
 _RETRIES, _SECONDS_BETWEEN = 2, 30.0
 
@@ -45,5 +49,10 @@ def stage_task(name: str) -> Callable[[Callable[Parameters, Result]], Task[Param
     return decorate
 
 
-def _is_transient(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
-    return isinstance(state.result(raise_on_failure=False), UnavailableError)
+def _is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    error = state.result(raise_on_failure=False)
+    if not isinstance(error, UnavailableError):
+        return False
+    if run.run_count <= _RETRIES:
+        log.warning("%s: %s; it is tried again in %.0f s", task.name, error, _SECONDS_BETWEEN)
+    return True

@@ -277,7 +277,7 @@ def test_a_round_that_loses_its_lease_has_failed(experiment, monkeypatch):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_only_what_may_pass_is_tried_again(error, again, monkeypatch):
+def test_only_what_may_pass_is_tried_again(error, again, monkeypatch, caplog):
     attempts = []
 
     def fails():
@@ -289,6 +289,8 @@ def test_only_what_may_pass_is_tried_again(error, again, monkeypatch):
     with pytest.raises(type(error)):
         flow(lambda: failing(), name="fails")()
     assert len(attempts) == (3 if again else 1)
+    said = [line for line in caplog.messages if "it is tried again" in line]
+    assert said == ([f"fails: {error}; it is tried again in 0 s"] * 2 if again else [])
 
 
 def test_two_runs_do_not_share_a_gpu(config, monkeypatch):
