@@ -26,6 +26,9 @@ def load_model(path: "Location", config: "Location | None" = None, overrides: Se
     `path` and `config` are what `tasks.sample` takes as `--checkpoint` and `--config`, `overrides` what it takes with
     `--set`. Raises InputError (`core.runtime.errors`), one line, for what is no model.
     """
-    from core.rounds.load_model import load_model  # takes seconds, which most importers of `core` can save
+    # These take seconds, which most importers of `core` can save.
+    from core.generation.layout_model import load_layout_model
+    from core.rounds.model_source import find_model
 
-    return load_model(path, config, overrides)
+    named = find_model(path, config, overrides)
+    return load_layout_model(named.config, named.checkpoint)

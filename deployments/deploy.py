@@ -49,11 +49,11 @@ def deploy(directory: str = str(_ROOT)) -> None:
     url = configured_server() or LOCAL_SERVER
     require_server(url)
     with temporary_settings({PREFECT_API_URL: url}), server_errors(), get_client(sync_client=True) as client:
+        block = _notification_block(client)
         steps = [_address(url), _work_pool(client), _gpu_limit(client), _deployments(client, directory)]
-        changes = [change for step in [*steps, _automations(client)] for change in step]
-        is_heard = _notification_block(client) is not None
+        changes = [change for step in [*steps, _automations(client, block)] for change in step]
     say(f"{url}: {', '.join(changes) if changes else 'nothing to change'}")
-    if not is_heard:
+    if block is None:
         say(f"nobody is told of alarms: create a notification block called {NOTIFY_BLOCK} and repeat this")
 
 
@@ -113,10 +113,9 @@ def _refuse_unknown_parameters(client: SyncPrefectClient, deployment: Deployment
     client.update_deployment(deployment.id, wanted)
 
 
-def _automations(client: SyncPrefectClient) -> Iterator[str]:
+def _automations(client: SyncPrefectClient, block: UUID | None) -> Iterator[str]:
     ids = {name: deployment.id for name, deployment in _ours(client).items()}
     known = {automation.name: automation for automation in client.read_automations()}
-    block = _notification_block(client)
     for wanted in [*automations(ids), *(notifications(block) if block else [])]:
         existing = known.get(wanted.name)
         if existing is None:

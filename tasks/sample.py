@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from core.checkpoints.strength import choose_start
 from core.config.round_sections import SamplerName
 from core.generation.draw_layouts import DrawRequest, draw_layouts
-from core.generation.layout_model import default_steps
 from core.inputs.locations import Location
 from core.inputs.section import Batch, Samples, Seed, Steps, Strength
 from core.rounds.model_source import find_model, find_start
@@ -41,7 +40,7 @@ def sample(
         output_dir=output_dir,
         num_samples=num_samples,
         seed=seed,
-        num_steps=num_steps or default_steps(model.config),
+        num_steps=num_steps or model.config.audit_steps,
         sampler=sampler,
         batch_size=batch_size or model.config.rounds.bad_latents.batch_size,
         grid=grid,

@@ -12,18 +12,21 @@ from pathlib import Path
 PAGE = b"<!doctype html><title>Console</title>"
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 
-# Status, headers and body for a path.
+# Status, headers and body.
 Reply = tuple[int, Mapping[str, str], bytes]
 
 
 @contextlib.contextmanager
-def answering(reply: Reply | Callable[[str], Reply], certificate: Path | None = None) -> Iterator[str]:
-    """Address of an HTTP server that answers everything so, until the end of the block; by TLS with a certificate."""
+def answering(reply: Reply | Callable[[str, bytes], Reply], certificate: Path | None = None) -> Iterator[str]:
+    """Address of an HTTP server that answers everything so, until the end of the block; by TLS with a certificate.
+
+    A function gets the path and the body of each request.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, headers, body = reply(self.path) if callable(reply) else reply
+            given = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, headers, body = reply(self.path, given) if callable(reply) else reply
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)

@@ -159,7 +159,7 @@ def _sample(
     """The latents [N, C, h, w] that are audited; of several processes all get all."""
     unet = load_model(paths, from_start, config).to(distributed.own_device(config.training.device))
     seeds = [derive_seed(seed, "audit", index) for index in range(num_samples)]
-    return sample_latents(unet, config, seeds, _num_steps(config), config.rounds.bad_latents.batch_size, "audit")
+    return sample_latents(unet, config, seeds, config.audit_steps, config.rounds.bad_latents.batch_size, "audit")
 
 
 def _audit_latents(config: ExperimentConfig, paths: Mapping[str, Path], latents: Tensor, seed: int) -> Audit:
@@ -173,7 +173,7 @@ def _settings(config: ExperimentConfig, num_samples: int, seed: int, from_start:
     model = config.fingerprint()
     settings = {name: model[name] for name in ("dataset", "unet", "scheduler")}
     settings["split"] = {name: model["training"][name] for name in ("train_split", "split_seed")}
-    settings["num_steps"] = _num_steps(config)
+    settings["num_steps"] = config.audit_steps
     section: AuditSection = config.required("audit")
     settings["audit"] = section.model_dump(exclude={"every", "num_steps", "strengths"}) | {
         "num_samples": num_samples,
@@ -182,12 +182,6 @@ def _settings(config: ExperimentConfig, num_samples: int, seed: int, from_start:
     if from_start is not None:
         settings["strength"] = from_start.strength
     return settings
-
-
-def _num_steps(config: ExperimentConfig) -> int:
-    """DDIM steps of the audited layouts."""
-    section: AuditSection = config.required("audit")
-    return section.num_steps or config.rounds.bad_latents.num_steps
 
 
 def _inputs(config: ExperimentConfig) -> dict[str, Location]:

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel, VQModel
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from core.checkpoints.autoencoder_sizes import AutoencoderSizes
+from core.checkpoints.building import checked_for
 from core.checkpoints.exported_decoders import DECODER_CLASS, read_exported_decoder
 from core.config.model_sections import UNetSection
 from core.data.palette import Palette
@@ -18,7 +18,7 @@ from core.inputs import state_form as form
 from core.inputs.config_keys import first_problem
 from core.inputs.locations import Location
 from core.inputs.safetensors_files import load_safetensors
-from core.inputs.state_form import are_weights, checked_weights
+from core.inputs.state_form import are_weights
 from core.inputs.tensor_files import load_tensors
 from core.networks.autoencoder import Autoencoder
 from core.networks.diffusers_autoencoder import kl_autoencoder, no_autoencoder, vq_autoencoder
@@ -188,14 +188,8 @@ def _refuse_other_classes(folder: Path, palette: Palette) -> None:
 
 
 def _checked(build: Callable[[], nn.Module], weights: dict[str, Tensor], part: Path) -> dict[str, Tensor]:
-    """`weights` checked for a model whose memory is not allocated; InputError if its config does not give one."""
-    try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            sketch = build()
-    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError, AttributeError) as error:
-        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"{part}: diffusers cannot build the model of its {_CONFIG} ({cause}): correct it") from None
-    return checked_weights(weights, sketch, part)
+    """`weights` checked for a model of diffusers; InputError if its config does not give one."""
+    return checked_for(build, weights, part, f"diffusers cannot build the model of its {_CONFIG}", "correct it")
 
 
 def _part(folder: Path, *kinds: str) -> Path | None:

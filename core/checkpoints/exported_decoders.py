@@ -9,16 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from core.checkpoints.autoencoder_sizes import AutoencoderSizes, SavedHalvings, SavedSize, build_autoencoder
+from core.checkpoints.building import checked_for
 from core.data.palette import Palette
 from core.inputs import state_form as form
-from core.inputs.state_form import checked_weights
 from core.networks.autoencoder import Autoencoder
 from core.networks.imginav_autoencoder import CLASSES, FLOOR, ImgiNavSizes, imginav_autoencoder
 from core.runtime.errors import InputError
 
 # Name of the class of each of them.
 DECODER_CLASS = "LayoutDecoder"
-_BUILDING_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError, AttributeError)
 
 
 class ExportedDecoder(NamedTuple):
@@ -113,18 +112,9 @@ def _of_imginav(saved: _ImgiNav, weights: dict[str, Tensor], part: Path) -> Expo
 
 def _decoder_alone(build: Callable[[], Autoencoder], weights: dict[str, Tensor], part: Path) -> Autoencoder:
     """The decoder of an autoencoder. Memory is only allocated once the weights are known to fit."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        checked = checked_weights(weights, _built(build, part).decoder, part)
+    fault = "no decoder has the sizes of its config"
+    checked = checked_for(lambda: build().decoder, weights, part, fault, "export it again")
     with torch.random.fork_rng(devices=[]):
         decoder = build().decoder
     decoder.load_state_dict(checked)
     return Autoencoder(_NoEncoder(part), decoder)
-
-
-def _built(build: Callable[[], Autoencoder], part: Path) -> Autoencoder:
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return build()
-    except _BUILDING_ERRORS as error:
-        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"{part}: no decoder has the sizes of its config ({cause}): export it again") from None

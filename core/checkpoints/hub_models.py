@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from core.runtime.errors import InputError
+from core.runtime.errors import InputError, first_line
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _FILES = ["*.json", "*.safetensors"]
@@ -23,8 +23,7 @@ def hub_folder(name: str) -> str:
     try:
         return str(snapshot_download(name, allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        cause = next(iter(str(error).splitlines()), "")[:160] or type(error).__name__
         raise InputError(
             f"{name} is no folder of this machine, and the Hugging Face hub did not give a model of this name "
-            f"({cause}): give a path, or download the model's folder and name that"
+            f"({first_line(error)}): give a path, or download the model's folder and name that"
         ) from None

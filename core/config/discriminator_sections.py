@@ -74,6 +74,16 @@ class DiscriminatorSection(Section):
     )
     trajectories: Annotated[TrajectorySection, OnlyWith("form", ("renoise", "draft_k", "ddo"))] = TrajectorySection()
 
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether the term shows the model labelled latents."""
+        return self.form == "negative_aware" and self.weight != 0
+
+    @property
+    def keeps_trajectories(self) -> bool:
+        """Whether Stage 3 samples trajectories for the term before its first epoch."""
+        return self.weight != 0 and not self.learns_from_labels
+
     @model_validator(mode="after")
     def _sub_batch_fits(self) -> "DiscriminatorSection":
         most = _MOST_LABELLED if self.form == "negative_aware" else 1

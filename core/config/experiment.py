@@ -153,6 +153,11 @@ class ExperimentConfig(Section):
         return (self.autoencoder.latent_channels, self.latent_size, self.latent_size)
 
     @property
+    def audit_steps(self) -> int:
+        """Steps of the sampler of audited layouts: those of the audit if it names some, else of bad latents."""
+        return (self.audit and self.audit.num_steps) or self.rounds.bad_latents.num_steps
+
+    @property
     def loss_weights(self) -> dict[str, float]:
         """Weight of every Stage 3 term, by the term's name."""
         return self.training.loss.weights | {"adversarial": self.discriminator.weight}

@@ -154,7 +154,7 @@ def _card(
     lines += stage_table(records)
     if figures:
         audit = config.required("audit")
-        steps = audit.num_steps or config.rounds.bad_latents.num_steps
+        steps = config.audit_steps
         lines += ["", f"Audit of {audit.num_samples:,} generated layouts ({steps} steps of DDIM, 95 % intervals):"]
         lines += card_table(("figure", "value"), figures)
     return "\n".join(lines) + "\n"

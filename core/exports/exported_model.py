@@ -19,7 +19,6 @@ from core.exports.hub_upload import push_files
 from core.exports.imginav_file import IMGINAV, imginav_name, read_decoder, write_imginav
 from core.exports.lineage import trace_lineage
 from core.exports.model_card import CardRequest, model_card
-from core.generation.layout_model import default_steps
 from core.inputs.locations import Location
 from core.networks.unet import UNet
 from core.records.artifacts import RECORD_NAME, ROUND_RECORD
@@ -113,7 +112,7 @@ def _inputs(config: ExperimentConfig, request: ExportRequest) -> dict[str, Locat
 
 
 def _settings(config: ExperimentConfig, request: ExportRequest) -> dict[str, Any]:
-    model, steps = config.fingerprint(), default_steps(config)
+    model, steps = config.fingerprint(), config.audit_steps
     settings = {"form": request.form, "strength": request.from_start and request.from_start.strength}
     settings |= {name: model[name] for name in ("unet", "scheduler")}
     return settings | {"latent_shape": config.latent_shape, "steps": min(steps, config.scheduler.num_steps)}

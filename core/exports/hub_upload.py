@@ -9,7 +9,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from core.runtime.errors import InputError
+from core.runtime.errors import InputError, first_line
 from core.runtime.files import Entry
 
 # The hub adds it to every repository.
@@ -73,15 +73,11 @@ def _refusals(name: str) -> Iterator[None]:
     except LocalTokenNotFoundError:
         raise InputError(f"--push {name}: there is no token of the Hugging Face hub: run hf auth login") from None
     except HFValidationError as error:
-        raise InputError(f"--push {name} is no name of a repository ({_first_line(error)}): choose another") from None
+        raise InputError(f"--push {name} is no name of a repository ({first_line(error)}): choose another") from None
     except Exception as error:
         if not isinstance(error, HfHubHTTPError | OSError) and type(error).__module__.split(".")[0] not in _TRANSPORTS:
             raise
         raise InputError(
-            f"--push {name}: the Hugging Face hub did not take it ({_first_line(error)}): check the network, and that "
+            f"--push {name}: the Hugging Face hub did not take it ({first_line(error)}): check the network, and that "
             "your token may write there (hf auth whoami); the same command goes on from the exported folder"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:160] or type(error).__name__

@@ -64,7 +64,7 @@ class LayoutModel:
         (seed, i); on a CPU not on the batch size. Raises InputError for a number that is not above 0, and for more
         steps than the schedule has.
         """
-        steps = default_steps(self.config) if num_steps is None else num_steps
+        steps = self.config.audit_steps if num_steps is None else num_steps
         batch = self.config.rounds.bad_latents.batch_size if batch_size is None else batch_size
         require_positive(num_samples=num_samples, batch_size=batch, num_steps=steps)
         require_steps(steps, self.config)
@@ -84,11 +84,6 @@ class LayoutModel:
         padded = torch.cat([latents, latents[-1:].expand(CPU_BATCH - len(latents), -1, -1, -1)])
         maps = decode_maps(padded, self.decoder, CPU_BATCH)
         return LayoutMaps(maps.classes[: len(latents)], maps.off_palette[: len(latents)])
-
-
-def default_steps(config: ExperimentConfig) -> int:
-    """Steps of the sampler of a drawing that names none: those of an audit, else of bad latents."""
-    return (config.audit and config.audit.num_steps) or config.rounds.bad_latents.num_steps
 
 
 def layout_seeds(seed: int, positions: Sequence[int]) -> list[int]:

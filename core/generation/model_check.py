@@ -85,7 +85,7 @@ def check_models(
 def _check_samplers(config: ExperimentConfig, faults: Faults) -> None:
     """A line for each sampler of the rounds that takes more steps than the noise schedule has."""
     steps = {"rounds.bad_latents.num_steps": config.rounds.bad_latents.num_steps}
-    if config.discriminator.weight != 0 and config.discriminator.form != "negative_aware":
+    if config.discriminator.keeps_trajectories:
         steps["discriminator.trajectories.num_steps"] = config.discriminator.trajectories.num_steps
     if config.audit is not None and config.audit.num_steps is not None:
         steps["audit.num_steps"] = config.audit.num_steps

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from core.config.loss_sections import PerceptualLossSection
 from core.inputs.tensor_files import load_tensors
 from core.models.lpips_trunk import INSTALLED
-from core.runtime.errors import InputError
+from core.runtime.errors import InputError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def build_perceptual(section: PerceptualLossSection) -> Perceptual:
             "perceptual loss uses a RANDOM %s trunk: torchvision's weights are not cached and cannot be downloaded "
             "(%s); name a file in training.loss.semantic_loss.perceptual_loss.backbone",
             section.net,
-            str(error).splitlines()[0],
+            first_line(error),
         )
     finally:
         socket.setdefaulttimeout(timeout)

@@ -12,6 +12,7 @@ from core.checkpoints.model_facts import model_facts
 from core.config.experiment import ExperimentConfig
 from core.data.layouts import LayoutPictures
 from core.data.manifest import read_manifest, split_by_layout
+from core.data.palette import UNLABELLED
 from core.data.palette_file import read_palette
 from core.data.variants import COUNT
 from core.generation.latent_check import EncodedSample, require_latent_files
@@ -33,7 +34,6 @@ from core.training.prerequisites import unfinished, with_prerequisites
 
 log = logging.getLogger(__name__)
 
-_UNLABELLED = 255
 _GIBIBYTE = 2**30
 
 
@@ -156,7 +156,7 @@ def _show_sample(autoencoder: SizedAutoencoder, sample: EncodedSample, found: Co
         difference = figures["latent_difference"]
         found.add_figure("agreement", f"the manifest's latents of these differ by {difference:.4f} of the spread")
     classes = torch.from_numpy(decode_classes(sample.latents, autoencoder.model.decoder)).long()
-    same = (classes == sample.classes)[sample.classes != _UNLABELLED].double().mean().item()
+    same = (classes == sample.classes)[sample.classes != UNLABELLED].double().mean().item()
     found.add_figure("decoded", f"{100 * same:.2f} % of their pixels keep their class through encoding and decoding")
 
 

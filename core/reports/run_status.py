@@ -17,14 +17,12 @@ from core.reports.round_table import METRIC_TITLES
 from core.reports.time_left import time_left
 from core.rounds.finished_rounds import RoundRecord
 from core.rounds.round import ROUND_STAGES
-from core.rounds.run import find_runs, read_run_record
+from core.rounds.run import REQUESTS_AT_ONCE, find_runs, read_run_record
 from core.runtime.errors import InputError, UnavailableError
 from core.runtime.files import Entry
 from core.storage.opening import open_store
 from core.storage.store import ArtifactsSection, Store, split_location
 
-# Requests to a bucket at the same time.
-_AT_ONCE = 16
 _UNREADABLE = "unreadable"
 
 Value = TypeVar("Value")
@@ -59,7 +57,7 @@ def find_problems(uri: str, artifacts: ArtifactsSection) -> list[str]:
     """A line for each file that a record under `uri` names, input or output, and that is missing or altered."""
     damaged: list[str] = []
     named = dict.fromkeys(_named_files(open_store(uri, artifacts), damaged))
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         problems = pool.map(lambda file: _problem(file, artifacts), named)
         return damaged + [line for line in problems if line is not None]
 
@@ -87,7 +85,7 @@ def _run_text(run: Store, reading: _Reading) -> str:
     if begun is None:
         raise InputError(f"{run.uri} holds no run: give an artefact root, or a run's folder in it")
     names = sorted(name for name in run.folders() if ROUND_FOLDER.fullmatch(name))
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         records = dict(zip(names, pool.map(lambda name: _round_of(run.below(name), reading), names), strict=True))
     unfinished = [name for name, record in records.items() if record is None]
     progress = {name: _progress_of(run.below(name), reading) for name in unfinished}

@@ -5,9 +5,6 @@ from core.generation.pace import Pace
 from core.models.pictures import GRID_SAMPLES
 from core.training.discriminator_data import VALIDATION_SHARE
 
-# Forms of the adversarial term that keep trajectories of the model.
-_WITH_TRAJECTORIES = ("renoise", "draft_k", "ddo")
-
 
 def round_seconds(config: ExperimentConfig, pace: Pace, latents: int) -> dict[str, float]:
     """Estimated seconds of each part of a round that trains on `latents` latents of the training split.
@@ -23,7 +20,7 @@ def round_seconds(config: ExperimentConfig, pace: Pace, latents: int) -> dict[st
     passes, trajectories = 1.0, 0.0
     if adversarial.weight > 0:
         passes += adversarial.batch_fraction
-        if adversarial.form in _WITH_TRAJECTORIES:
+        if adversarial.keeps_trajectories:
             kept = adversarial.trajectories
             trajectories = kept.num_samples * kept.num_steps * pace.evaluation
     looks = 1 + epochs // training.eval_interval
@@ -38,5 +35,5 @@ def round_seconds(config: ExperimentConfig, pace: Pace, latents: int) -> dict[st
         "evaluations": looks * looked_at * pace.evaluation,
     }
     if config.audit is not None:
-        seconds["an audit"] = config.audit.num_samples * (config.audit.num_steps or drawn.num_steps) * pace.evaluation
+        seconds["an audit"] = config.audit.num_samples * config.audit_steps * pace.evaluation
     return seconds

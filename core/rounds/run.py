@@ -42,7 +42,7 @@ class RunRecord(TypedDict):
 
 
 # Requests to a bucket at the same time.
-_AT_ONCE = 16
+REQUESTS_AT_ONCE = 16
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def find_runs(root: Store, foreign: list[str] | None = None) -> list[Store]:
     A folder whose run.json has another form is not a run of ours; a line on it is added to `foreign`.
     """
     runs, lines = [], []
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         stores = [root.below(name) for name in root.folders()]
         for store, begun in zip(stores, pool.map(_begun, stores), strict=True):
             if isinstance(begun, InputError):

@@ -7,6 +7,7 @@ import re
 
 # Longer messages are cut in the middle: the start names the thing, the end says what to do.
 LONGEST_LINE = 500
+_LONGEST_CAUSE = 200
 # Longer text is cut before patterns are searched in it.
 _LONGEST_TEXT = 20_000
 HIDDEN = "***"
@@ -65,6 +66,11 @@ def one_line(text: str) -> str:
         return text
     end = LONGEST_LINE * 2 // 5
     return f"{text[: LONGEST_LINE - end - 5]} ... {text[-end:]}"
+
+
+def first_line(error: Exception) -> str:
+    """The start of an error's text, to name as a cause; the name of its class if it has no text."""
+    return next(iter(str(error).splitlines()), "")[:_LONGEST_CAUSE] or type(error).__name__
 
 
 def printable(text: str) -> str:

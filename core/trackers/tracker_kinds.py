@@ -17,15 +17,13 @@ from PIL import Image
 from core.config.training_sections import Tracker, TrainingSection
 from core.runtime.errors import InputError
 
-# The module that each tracker needs besides accelerate.
-_MODULES: dict[Tracker, str] = {name: name for name in ("tensorboard", "wandb", "mlflow", "trackio")}
 _EXTRA = "pip install 'adversarial-layouts[trackers]'"
 
 
 def require_usable(section: TrainingSection) -> None:
     """InputError for the first of the section's trackers that is not installed, or is online without a login."""
     for name in section.trackers:
-        for module in ("accelerate", _MODULES[name]):
+        for module in ("accelerate", name):  # each is called as its module
             if not _is_installed(module):
                 raise InputError(f"training.trackers: {name} needs the package {module}: {_EXTRA}")
     if "wandb" in section.trackers and _wandb_mode() == "online" and not _is_logged_in():

@@ -120,7 +120,7 @@ def _inputs(config: ExperimentConfig, resume: bool | None, recorded: bool) -> di
         inputs["stage3"] = find_checkpoint(config.diffusion.stage3_checkpoint)
     elif recorded or not has_latest or resume is False or _needs_reference(config):
         inputs["stage2"] = find_checkpoint(config.required("diffusion.stage2_checkpoint"))
-    if _learns_from_labels(config):
+    if config.discriminator.learns_from_labels:
         inputs["labelled"] = config.required("discriminator.labelled_latents")
     semantic = config.training.loss.semantic_loss
     if semantic is not None and semantic.perceptual_loss.backbone is not None:
@@ -131,11 +131,6 @@ def _inputs(config: ExperimentConfig, resume: bool | None, recorded: bool) -> di
 def _needs_reference(config: ExperimentConfig) -> bool:
     """Whether the adversarial term compares with the model that the stage started from, even when it resumes."""
     return config.discriminator.form in ("ddo", "negative_aware") and config.discriminator.weight != 0
-
-
-def _learns_from_labels(config: ExperimentConfig) -> bool:
-    """Whether the adversarial term shows the model labelled latents."""
-    return config.discriminator.form == "negative_aware" and config.discriminator.weight != 0
 
 
 def _train(config: ExperimentConfig, resume: bool | None, workspace: Workspace, recorded: bool) -> dict[str, Any]:
@@ -217,7 +212,7 @@ def _with_discriminator(
         config.scheduler.prediction_type == "v_prediction",
         reference=_reference(run) if _needs_reference(config) else None,
     )
-    if _learns_from_labels(config):
+    if config.discriminator.learns_from_labels:
         parts = dataclasses.replace(parts, pairs=_labelled_pairs(run), real=_real_latents(run))
     else:
         path = run.workspace.folder / TRAJECTORIES_NAME

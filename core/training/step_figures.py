@@ -1,4 +1,4 @@
-"""Figures of optimizer steps, their means, and the pace; tensors stay on the device until they are needed."""
+"""Figures of optimizer steps, their means, and the throughput; tensors stay on the device until they are needed."""
 
 import time
 from dataclasses import dataclass
@@ -53,15 +53,15 @@ class StepMeans:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """What training took in this process: optimizer steps, samples, and the seconds of both, without evaluations."""
 
     steps: int = 0
     samples: int = 0
     seconds: float = 0.0
 
-    def __add__(self, other: "Pace") -> "Pace":
-        return Pace(self.steps + other.steps, self.samples + other.samples, self.seconds + other.seconds)
+    def __add__(self, other: "Throughput") -> "Throughput":
+        return Throughput(self.steps + other.steps, self.samples + other.samples, self.seconds + other.seconds)
 
     def rates(self) -> MetricsRow:
         """`steps_per_second` and `samples_per_second`; empty before the first step."""
@@ -110,6 +110,6 @@ class EpochFigures:
         """The means of `lr` and `grad_norm` over the epoch."""
         return self._all.rates()
 
-    def pace(self) -> Pace:
+    def pace(self) -> Throughput:
         """What the epoch took until now; call it after `losses`, which waits for the device."""
-        return Pace(self._all.steps, self._samples, time.monotonic() - self._began)
+        return Throughput(self._all.steps, self._samples, time.monotonic() - self._began)

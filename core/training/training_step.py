@@ -36,7 +36,7 @@ from core.training.batches import Batch, Batches
 from core.training.evaluation import Evaluation
 from core.training.file_names import checkpoint_name, metrics_name, samples_name
 from core.training.metrics import EarlyStop, MetricsRow, metric_columns, require_finite, write_metrics
-from core.training.step_figures import EpochFigures, Pace, StepFigures
+from core.training.step_figures import EpochFigures, StepFigures, Throughput
 from core.training.train_state import TrainState
 
 
@@ -70,7 +70,7 @@ class DiffusionTraining:
     def __post_init__(self) -> None:
         self.device = self.batches.device
         self.dtype = reduced_dtype(self.device, self.training.use_amp)
-        self.pace, self._tracking = Pace(), Tracking(self.tracked)
+        self.pace, self._tracking = Throughput(), Tracking(self.tracked)
         self._losses = DiffusionLosses(self.state.unet, self.loss_models)
         self.evaluation = Evaluation(
             self.config,

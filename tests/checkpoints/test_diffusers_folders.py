@@ -16,6 +16,7 @@ from core.networks.diffusers_autoencoder import palette_logits
 from core.records.input_files import describe_input, local_path
 from core.runtime.errors import InputError
 from core.storage.store import ArtifactsSection
+from tests.hub_cache import put_into_cache
 from tests.palettes import OWN, write_palette
 
 BLOCKS = {"block_out_channels": (4, 8), "norm_num_groups": 2}
@@ -225,15 +226,9 @@ def test_a_folder_that_cannot_be_used_is_refused_with_the_reason(pipeline, exper
 
 def test_a_name_on_the_hub_is_found_in_its_cache(pipeline, experiment, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    cached = tmp_path / "cache" / "models--someone--rooms"
-    (cached / "refs").mkdir(parents=True)
-    (cached / "refs" / "main").write_text("0" * 40)
-    (cached / "snapshots").mkdir()
-    pipeline.rename(cached / "snapshots" / ("0" * 40))
+    cached = put_into_cache(monkeypatch, tmp_path / "cache", pipeline)
     config = experiment("someone/rooms")
-    assert config.diffusion.stage2_checkpoint == str(cached / "snapshots" / ("0" * 40))
+    assert config.diffusion.stage2_checkpoint == str(cached)
     assert config.unet.config["block_out_channels"] == [4, 8]
     with pytest.raises(
         InputError, match=r"^someone/flats is no folder of this machine, and the Hugging Face hub did not"

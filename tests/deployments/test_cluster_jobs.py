@@ -34,8 +34,12 @@ def job(prepared, tmp_path):
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(
                 ["bash", ROOT / "deployments" / script, *arguments],
-                cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                cwd=ROOT,
+                env=os.environ | environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         return process, tmp_path / "log", requests, tmp_path / "artifacts" / "tiny"
 
     return start
@@ -50,9 +54,13 @@ def until_stage3_has_a_state(process, log, run):
     raise AssertionError(log.read_text())
 
 
-@pytest.mark.parametrize(("script", "number", "to_all"), [
-    ("slurm.sh", signal.SIGUSR1, False), ("lsf.sh", signal.SIGTERM, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("script", "number", "to_all"),
+    [
+        ("slurm.sh", signal.SIGUSR1, False),
+        ("lsf.sh", signal.SIGTERM, True),
+    ],
+)
 def test_at_the_time_limit_the_state_is_kept_and_the_job_queued_again(job, tmp_path, script, number, to_all):
     process, log, requests, run = job(script, *([] if script == "lsf.sh" else [str(tmp_path / "tiny.yaml")]))
     until_stage3_has_a_state(process, log, run)

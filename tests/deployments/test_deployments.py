@@ -2,12 +2,10 @@
 
 import contextlib
 import datetime
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from flows.round_events import ALARM, DATA_CHANGED, RUN_FAILED, RUN_FINISHED, VI
 from flows.suspension import RUN_LEFT
 from tests import commands
 from tests.deployed_experiments import NEXT, TRAINING, rounds_done, run_folder
+from tests.web_servers import answering
 
 pytest_plugins = ["tests.prefect_server"]
 pytestmark = pytest.mark.timeout(600)
@@ -181,20 +180,12 @@ def received_messages():
     """Address of a server that answers 500 to every message, and the messages."""
     messages = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(500)
-            self.end_headers()
+    def refuse(_, body):
+        messages.append(json.loads(body))
+        return 500, {}, b""
 
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/", messages
-    server.shutdown()
-    server.server_close()
+    with answering(refuse) as address:
+        yield address, messages
 
 
 def test_prefect_stores_no_results_of_a_round(prefect, failed, tiny):

@@ -23,6 +23,7 @@ from tasks.command_line import run_command
 from tasks.export import export
 from tasks.sample import sample
 from tests.exports.test_diffusers_folder import of_diffusers
+from tests.hub_cache import put_into_cache
 from tests.imginav_files import SIZES, write_checkpoints, write_config
 from tests.in_process import options
 
@@ -112,12 +113,7 @@ def test_a_pipeline_in_a_bucket_and_one_on_the_hub_draw(exported, moto_place, tm
     there = load_model(f"{moto_place.uri}/rooms", overrides=cache)
     assert np.array_equal(there.sample(2, seed=1, num_steps=2).class_maps, here)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    cached = tmp_path / "cache" / "models--someone--rooms"
-    (cached / "refs").mkdir(parents=True)
-    (cached / "refs" / "main").write_text("0" * 40)
-    shutil.copytree(folder, cached / "snapshots" / ("0" * 40))
+    put_into_cache(monkeypatch, tmp_path / "cache", folder)
     assert np.array_equal(load_model("someone/rooms").sample(2, seed=1, num_steps=2).class_maps, here)
     with pytest.raises(InputError, match=r"^someone/flats is no folder of this machine, and the Hugging Face hub did"):
         load_model("someone/flats")

@@ -2,9 +2,7 @@
 
 import base64
 import hashlib
-import http.server
 import json
-import threading
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -14,6 +12,7 @@ from core.training.prerequisites import with_prerequisites
 from tasks.command_line import run_command
 from tasks.export import export
 from tests.in_process import content, options, refusal
+from tests.web_servers import answering
 
 NAME = "me/flats"
 
@@ -24,7 +23,7 @@ class Hub:
     def __init__(self):
         self.files, self.private, self.status = None, None, 0
 
-    def answer(self, method, path, body):
+    def answer(self, path, body):
         if self.status:
             return self.status, {"error": "the hub has its reasons"}
         if path == "/api/whoami-v2":
@@ -65,31 +64,15 @@ class Hub:
 def hub(monkeypatch):
     hub = Hub()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def reply(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, found = hub.answer(self.command, unquote(urlsplit(self.path).path), body)
-            sent = json.dumps(found).encode()
-            self.send_response(status)
-            if status == 404:
-                self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(sent)))
-            self.end_headers()
-            self.wfile.write(sent)
+    def reply(path, body):
+        status, found = hub.answer(unquote(urlsplit(path).path), body)
+        headers = {"Content-Type": "application/json", **({"X-Error-Code": "RepoNotFound"} if status == 404 else {})}
+        return status, headers, json.dumps(found).encode()
 
-        do_GET = do_POST = reply
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
-    monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 20)
-    yield hub
-    server.shutdown()
-    server.server_close()
+    with answering(reply) as address:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 20)
+        yield hub
 
 
 @pytest.fixture

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from core.checkpoints.loading import load_checkpoint
-from core.inputs.tensor_files import save_tensors
-from core.models.discriminator import LatentDiscriminator
 from tests.commands import Command, run
 from tests.prefect_databases import copy_database, database_with_tables
 from tests.processes import descendants
+from tests.untrained import write_discriminator
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,10 +24,7 @@ def _tables_of_temporary_servers(tmp_path_factory):
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory):
     """Checkpoint of an untrained discriminator, for a Stage 3 without the stages before it."""
-    path = tmp_path_factory.mktemp("judge") / "discriminator.pt"
-    sizes = {"latent_channels": 4, "latent_size": 8}
-    save_tensors({"state_dict": LatentDiscriminator(**sizes).state_dict(), "config": sizes}, path)
-    return path
+    return write_discriminator(tmp_path_factory.mktemp("judge") / "discriminator.pt")
 
 
 def test_a_server_that_is_gone_ends_in_one_line(prepared, monkeypatch):

@@ -28,7 +28,7 @@ def with_settings(**values):
 def served(api):
     """A server as Prefect's is: a page, and an API below /api."""
 
-    def reply(path):
+    def reply(path, _):
         if not path.startswith("/api/"):
             return 200, HTML, PAGE
         return api if path == "/api/admin/version" else (404, JSON, b"{}")

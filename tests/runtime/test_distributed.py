@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from core.config.loading import load_config
-from core.inputs.tensor_files import save_tensors
-from core.models.discriminator import LatentDiscriminator
 from core.runtime.files import sha256
 from core.training.prerequisites import with_prerequisites
 from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3
 from tasks.retrain_discriminator import retrain_discriminator
 from tests.commands import Command
+from tests.untrained import write_discriminator
 
 # On a CPU in fp32: sums in another order round differently.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-6}
@@ -51,8 +50,7 @@ def in_two(module: str, *arguments: object) -> None:
 @pytest.fixture(scope="module")
 def options(shared_experiment, tmp_path_factory):
     """Command line of continue-stage-3 on the tiny experiment, into a folder, with settings."""
-    torch.manual_seed(1)
-    discriminator = tmp_path_factory.mktemp("discriminator") / "discriminator_best.pt"
+    discriminator = write_discriminator(tmp_path_factory.mktemp("discriminator") / "discriminator_best.pt")
     made = with_prerequisites(load_config(shared_experiment))
     # Given by name: other settings would ask for other prerequisites.
     given = {
@@ -62,8 +60,6 @@ def options(shared_experiment, tmp_path_factory):
         "discriminator.checkpoint": discriminator,
         "training.use_amp": False,
     }
-    sizes = {"latent_channels": 4, "latent_size": 8}
-    save_tensors({"state_dict": LatentDiscriminator(**sizes).state_dict(), "config": sizes}, discriminator)
 
     def line(folder, **settings):
         values = given | {"experiment.save_path": folder, "training.epochs": 2, **settings}

@@ -102,7 +102,7 @@ def test_a_proxys_page_is_transient_after_s3_answers(actions):
     found = b"<ListBucketResult><Name>b</Name></ListBucketResult>"
     replies = [(200, XML, found), *[(200, HTML, PAGE)] * 2, (404, HTML, PAGE), (200, XML, found)]
     left = list(replies)
-    with answering(lambda path: left.pop(0)) as endpoint:
+    with answering(lambda path, body: left.pop(0)) as endpoint:
         listing = actions(endpoint, patience_minutes=1)[2]
         assert listing() == [] and listing() == []
     assert not left
@@ -111,7 +111,7 @@ def test_a_proxys_page_is_transient_after_s3_answers(actions):
 def test_a_gateway_whose_server_is_down_is_waited_for(actions, monkeypatch):
     monkeypatch.setattr(retries, "FIRST_ANSWER_SECONDS", 0.1)
     left = [(502, HTML, PAGE)] * 3 + [(200, XML, b"<ListBucketResult/>")]
-    with answering(lambda path: left.pop(0)) as endpoint:
+    with answering(lambda path, body: left.pop(0)) as endpoint:
         assert actions(endpoint, patience_minutes=1)[2]() == []
 
 
@@ -277,7 +277,7 @@ OBJECT = {"ETag": '"1"', "Last-Modified": "Fri, 27 Nov 2026 12:00:00 GMT", "x-am
 
 def test_wrong_bytes_are_read_again(actions):
     left = [b"b", b"", b"a"]
-    with answering(lambda path: (200, OBJECT, left.pop(0))) as endpoint:
+    with answering(lambda path, body: (200, OBJECT, left.pop(0))) as endpoint:
         assert actions(endpoint)[0]().data == b"a"
     assert not left
 

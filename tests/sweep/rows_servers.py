@@ -87,7 +87,7 @@ def _refused(code: str, status: int) -> Callable[[Ground], Any]:
     return give
 
 
-def _prefect(reply: Reply | Callable[[str], Reply], path: str = "/api") -> Callable[[Ground], Any]:
+def _prefect(reply: Reply | Callable[[str, bytes], Reply], path: str = "/api") -> Callable[[Ground], Any]:
     def give(ground: Ground) -> Any:
         with answering(reply) as url:
             return require_server(url + path) or True
@@ -95,7 +95,7 @@ def _prefect(reply: Reply | Callable[[str], Reply], path: str = "/api") -> Calla
     return give
 
 
-def _below_api(path: str) -> Reply:
+def _below_api(path: str, _: bytes) -> Reply:
     """A Prefect server: a page, and its API below /api."""
     if not path.startswith("/api/"):
         return 200, HTML, PAGE

@@ -15,15 +15,12 @@ from core.runtime.files import sha256
 from core.training.prerequisites import with_prerequisites
 from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3
+from tests.untrained import write_discriminator
 
 
 @pytest.fixture
 def discriminator(tmp_path):
-    torch.manual_seed(1)
-    path = tmp_path / "discriminator_best.pt"
-    sizes = {"latent_channels": 4, "latent_size": 8}
-    save_tensors({"state_dict": LatentDiscriminator(**sizes).state_dict(), "config": sizes}, path)
-    return path
+    return write_discriminator(tmp_path / "discriminator_best.pt")
 
 
 @pytest.fixture

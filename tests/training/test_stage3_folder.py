@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from core.config.loading import load_config
-from core.inputs.tensor_files import save_tensors
-from core.models.discriminator import LatentDiscriminator
 from core.rounds.run import begin_run, hold_run
 from core.runtime.errors import LeaseError
 from core.runtime.scratch import locked_folder
@@ -17,13 +15,12 @@ from flows.collect_garbage import collect_garbage
 from tasks.command_line import run_command
 from tasks.continue_stage3 import continue_stage3
 from tests.records.user_files import LONG_AGO, content, files_below, put
+from tests.untrained import write_discriminator
 
 
 @pytest.fixture(scope="module")
 def discriminator(tmp_path_factory) -> Path:
-    path, sizes = tmp_path_factory.mktemp("discriminator") / "best.pt", {"latent_channels": 4, "latent_size": 8}
-    save_tensors({"state_dict": LatentDiscriminator(**sizes).state_dict(), "config": sizes}, path)
-    return path
+    return write_discriminator(tmp_path_factory.mktemp("discriminator") / "best.pt")
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from core.checkpoints.loading import load_checkpoint
 from core.config.loading import load_config
-from core.inputs.tensor_files import save_tensors
-from core.models.discriminator import LatentDiscriminator
 from core.reports.config_check import check_config
 from core.rounds.close_round import close_round
 from core.rounds.round import open_round
@@ -32,6 +30,7 @@ from tasks.continue_stage3 import continue_stage3
 from tasks.generate_bad_latents import generate_bad_latents
 from tasks.retrain_discriminator import retrain_discriminator
 from tests.processes import killed_at
+from tests.untrained import write_discriminator
 
 TENSORBOARD = "training.trackers=[tensorboard]"
 
@@ -128,11 +127,7 @@ def test_prerequisites_are_tracked(prepared, config, tmp_path):
 
 @pytest.fixture
 def discriminator(tmp_path):
-    torch.manual_seed(1)
-    path = tmp_path / "discriminator_best.pt"
-    sizes = {"latent_channels": 4, "latent_size": 8}
-    save_tensors({"state_dict": LatentDiscriminator(**sizes).state_dict(), "config": sizes}, path)
-    return path
+    return write_discriminator(tmp_path / "discriminator_best.pt")
 
 
 @pytest.fixture
